@@ -1,0 +1,3 @@
+"""Scow: images, a registry and containers, spoken in Docker's protocols."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""Docker Engine API over HTTP: decode, call the engine, encode."""

@@ -1,0 +1,1 @@
+"""The client: arguments, tables, progress, terminal; speaks HTTP only."""

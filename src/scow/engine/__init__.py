@@ -1,0 +1,1 @@
+"""What the daemon does: containers, images, exec, events, recovery."""

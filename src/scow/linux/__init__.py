@@ -1,0 +1,1 @@
+"""One thin typed function for each kernel call."""

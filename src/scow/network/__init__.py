@@ -1,0 +1,1 @@
+"""Links, addresses, firewall and published ports."""

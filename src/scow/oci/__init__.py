@@ -1,0 +1,1 @@
+"""Digests, descriptors, manifests, image configs, references and platforms: pure data, no I/O."""

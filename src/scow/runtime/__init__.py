@@ -1,0 +1,1 @@
+"""Bundles, conmon and the OCI runtime."""

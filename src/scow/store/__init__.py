@@ -1,0 +1,1 @@
+"""Content, layers, snapshots and the names of images."""

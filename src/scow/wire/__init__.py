@@ -1,0 +1,1 @@
+"""Messages of the Engine API: pure data."""
