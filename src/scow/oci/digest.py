@@ -1,4 +1,4 @@
-"""Digests of content, diff IDs of layers and chain IDs of stacks. image-spec descriptor.md#digests, config.md#layer-chainid."""
+"""Digests of content, diff IDs of layers, chain IDs of stacks. image-spec descriptor.md#digests, config.md."""
 
 import hashlib
 import re

@@ -87,7 +87,10 @@ def decode(data: bytes, media_type: str = "") -> Manifest | Index:
     kind = media_type if known else own
     document: Manifest | Index
     try:
-        document = msgspec.json.decode(data, type=Index if media_types.is_index(kind) else Manifest)
+        if media_types.is_index(kind):
+            document = msgspec.json.decode(data, type=Index)
+        else:
+            document = msgspec.json.decode(data, type=Manifest)
     except (msgspec.DecodeError, RecursionError) as error:
         raise ManifestInvalid(str(error)) from error
     if not (media_types.is_manifest(kind) or media_types.is_index(kind)):

@@ -37,9 +37,39 @@ _ARCHITECTURE_ALIASES: Final = {
     "i686": ("386", ""),
 }
 _ARCHITECTURES: Final = frozenset(
-    "386 amd64 arm arm64 loong64 mips mips64 mips64le mipsle ppc64 ppc64le riscv64 s390x wasm".split()
+    [
+        "386",
+        "amd64",
+        "arm",
+        "arm64",
+        "loong64",
+        "mips",
+        "mips64",
+        "mips64le",
+        "mipsle",
+        "ppc64",
+        "ppc64le",
+        "riscv64",
+        "s390x",
+        "wasm",
+    ]
 )
-_SYSTEMS: Final = frozenset("linux windows darwin freebsd netbsd openbsd solaris illumos aix android js wasip1".split())
+_SYSTEMS: Final = frozenset(
+    [
+        "linux",
+        "windows",
+        "darwin",
+        "freebsd",
+        "netbsd",
+        "openbsd",
+        "solaris",
+        "illumos",
+        "aix",
+        "android",
+        "js",
+        "wasip1",
+    ]
+)
 
 
 class InvalidPlatform(InvalidArgument):
@@ -71,7 +101,7 @@ def normalize(platform: Platform) -> Platform:
 
 
 def parse_platform(text: str) -> Platform:
-    """Read `os/architecture[/variant]`, or one of the two alone, the rest being this machine's. Raises InvalidPlatform."""
+    """Read `os/architecture[/variant]`, or one of the two alone: the rest is this machine's. Raises InvalidPlatform."""
     parts = text.strip().split("/")
     if not 1 <= len(parts) <= 3 or not all(part.replace("_", "").replace("-", "").isalnum() for part in parts):
         raise InvalidPlatform(text)
