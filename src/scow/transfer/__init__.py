@@ -1,1 +1,1 @@
-"""Registry client: pull and push."""
+"""Images over the network: the client of registries, pull and push."""
