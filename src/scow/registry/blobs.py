@@ -1,0 +1,115 @@
+"""Blobs: HEAD, GET with ranges, DELETE. distribution-spec spec.md#pulling-blobs, #deleting-blobs; RFC 9110."""
+
+import re
+import time
+from http import HTTPStatus
+from typing import Final
+
+from scow.oci.digest import Digest
+from scow.registry.calls import Call
+from scow.registry.errors import BlobUnknown, MethodUnsupported, SizeInvalid
+from scow.registry.metadata import LinkedBlob, Metadata
+from scow.registry.names import parse_blob_digest
+from scow.registry.objects import Objects
+from scow.registry.replies import Reply, Slice
+
+SOON_S: Final = 3600
+"""A blob whose review is due within this time is put off when somebody is told that it exists."""
+
+_RANGE: Final = re.compile(r"bytes=\s*([0-9]{0,19})\s*-\s*([0-9]{0,19})\s*\Z")
+
+
+class RangeOutside(SizeInvalid):
+    """No byte of the range is in the blob."""
+
+    status = HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE
+
+
+class Blobs:
+    """The endpoint `/v2/<name>/blobs/<digest>`."""
+
+    def __init__(self, objects: Objects, metadata: Metadata) -> None:
+        self._objects = objects
+        self._metadata = metadata
+
+    async def answer(self, call: Call) -> Reply:
+        """Answer a request for one blob."""
+        digest = parse_blob_digest(call.route.reference)
+        if call.method in ("GET", "HEAD"):
+            return await self._read(call, digest)
+        if call.method == "DELETE":
+            if not await self._metadata.delete_blob(call.repository, digest):
+                raise BlobUnknown(digest)
+            return Reply(HTTPStatus.ACCEPTED)
+        raise MethodUnsupported(call.method, ("GET", "HEAD", "DELETE"))
+
+    async def _read(self, call: Call, digest: Digest) -> Reply:
+        blob = await self._find(call.repository, digest)
+        etag = f'"{digest}"'
+        headers = [
+            ("Content-Type", "application/octet-stream"),
+            ("Accept-Ranges", "bytes"),
+            ("Docker-Content-Digest", digest),
+            ("ETag", etag),
+            ("Cache-Control", "max-age=31536000"),
+        ]
+        if is_unmodified(call, digest):
+            return Reply(HTTPStatus.NOT_MODIFIED, headers[2:])
+        if call.method == "HEAD":
+            return Reply(HTTPStatus.OK, headers, length=blob.size)
+        offset, count = 0, blob.size
+        status = HTTPStatus.OK
+        wanted = call.headers.get("Range")
+        if wanted is not None and call.headers.get("If-Range", etag) == etag:
+            part = parse_range(wanted, blob.size)
+            if part is not None:
+                offset, count = part
+                status = HTTPStatus.PARTIAL_CONTENT
+                headers.append(("Content-Range", f"bytes {offset}-{offset + count - 1}/{blob.size}"))
+        source = self._objects.open_now(digest) or await self._objects.open(digest)
+        if source is None or source.size != blob.size:
+            if source is not None:
+                source.release()
+            raise OSError(f"the object of blob {digest} is missing or damaged")
+        return Reply(status, headers, Slice(source, offset, count))
+
+    async def _find(self, repository: str, digest: Digest) -> LinkedBlob:
+        blob = self._metadata.blob_now(repository, digest) or await self._metadata.blob(repository, digest)
+        if blob is None:
+            raise BlobUnknown(digest)
+        if (
+            blob.review_after is not None
+            and blob.review_after - time.time() < SOON_S
+            and not await self._metadata.keep_blob(repository, digest)
+        ):
+            raise BlobUnknown(digest)
+        return blob
+
+
+def parse_range(text: str, size: int) -> tuple[int, int] | None:
+    """Offset and count of one byte range of `size` bytes; None where the whole is to be sent. Raises RangeOutside.
+
+    As RFC 9110 section 14 has it, a unit or form that isn't understood is ignored; several ranges get the whole.
+    """
+    match = _RANGE.match(text.strip())
+    if match is None or match.groups() == ("", ""):
+        return None
+    first, last = match.groups()
+    if first == "":
+        offset, end = max(size - int(last), 0), size
+    else:
+        offset, end = int(first), min(int(last) + 1, size) if last else size
+        if last and int(last) < int(first):
+            return None
+    if offset >= size:
+        raise RangeOutside("no byte of the range is in the blob", None, (("Content-Range", f"bytes */{size}"),))
+    return offset, end - offset
+
+
+def is_unmodified(call: Call, digest: Digest) -> bool:
+    """Whether the client has this content already. RFC 9110 section 13.1.2."""
+    known = call.headers.get("If-None-Match")
+    if known is None:
+        return False
+    tags = [tag.strip().removeprefix("W/").strip('"') for tag in known.split(",")]
+    return digest in tags or tags == ["*"]

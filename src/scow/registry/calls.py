@@ -1,0 +1,124 @@
+"""One request as the endpoints see it: its route, query, headers and body."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Final
+from urllib.parse import parse_qs, quote, unquote
+
+import msgspec
+from aiohttp import web
+
+from scow.registry.errors import BlobUploadInvalid, PageUnknown, QueryInvalid, TimedOut
+
+if TYPE_CHECKING:
+    from multidict import CIMultiDictProxy
+
+READ_TIMEOUT_S: Final = 60
+"""A client that sends nothing for so long in the middle of a body has stalled."""
+
+
+class Route(msgspec.Struct, frozen=True):
+    """What a path names. `kind` is one of ping, catalog, manifest, blob, uploads, upload, tags, referrers."""
+
+    kind: str
+    repository: str = ""  # not yet checked
+    reference: str = ""  # tag, digest or upload ID, not yet checked
+
+
+_PING: Final = Route("ping")
+
+
+def parse_path(path: str) -> Route:
+    """Take a path apart. Repositories have slashes, so it is read from its end. Raises PageUnknown."""
+    if "%" in path:
+        path = unquote(path)
+    if path in ("/v2/", "/v2"):
+        return _PING
+    if not path.startswith("/v2/"):
+        raise PageUnknown(path)
+    rest = path[4:]
+    if rest == "_catalog":
+        return Route("catalog")
+    head, _, last = rest.rpartition("/")
+    name, _, noun = head.rpartition("/")
+    if noun == "manifests" and name:
+        return Route("manifest", name, last)
+    if noun == "uploads" and name.endswith("/blobs"):
+        name = name[: -len("/blobs")]
+        return Route("upload", name, last) if last else Route("uploads", name)
+    if noun == "blobs" and name:
+        return Route("uploads", name) if last == "uploads" else Route("blob", name, last)
+    if noun == "tags" and last == "list" and name:
+        return Route("tags", name)
+    if noun == "referrers" and name:
+        return Route("referrers", name, last)
+    raise PageUnknown(path)
+
+
+class Call:
+    """A request that was routed."""
+
+    def __init__(self, request: web.BaseRequest, route: Route, query: str) -> None:
+        self._request = request
+        self.method = request.method
+        self.headers: CIMultiDictProxy[str] = request.headers
+        self.route = route
+        self.repository = route.repository  # checked by the server before an endpoint sees it
+        self.query: dict[str, list[str]] = parse_qs(query, keep_blank_values=True, max_num_fields=200) if query else {}
+
+    def parameter(self, name: str) -> str | None:
+        """The first value of a query parameter; None if it is absent."""
+        values = self.query.get(name)
+        return values[0] if values else None
+
+    def count(self, name: str) -> int | None:
+        """A query parameter that is a count. Raises QueryInvalid."""
+        text = self.parameter(name)
+        if text is None:
+            return None
+        if not (text.isascii() and text.isdigit() and len(text) < 10):
+            raise QueryInvalid(f"{name} must be a non-negative number", {name: text[:100]})
+        return int(text)
+
+    @property
+    def content_length(self) -> int | None:
+        """Bytes of the body; None if the client did not say."""
+        length = self.headers.get("Content-Length")
+        return int(length) if length is not None else None
+
+    @property
+    def has_body(self) -> bool:
+        """Whether a body, perhaps an empty one of unknown length, follows."""
+        return self._request.body_exists
+
+    async def body(self) -> AsyncIterator[bytes]:
+        """The body as it arrives. Raises TimedOut for a stalled client, ConnectionError for one that has gone."""
+        request = self._request
+        if not request.body_exists:
+            return
+        if self.headers.get("Expect", "").lower() == "100-continue" and request.transport is not None:
+            request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        content = request.content
+        while True:
+            try:
+                async with asyncio.timeout(READ_TIMEOUT_S):
+                    data = await content.readany()
+            except TimeoutError as error:
+                raise TimedOut(f"nothing was sent for {READ_TIMEOUT_S} s") from error
+            except web.RequestPayloadError as error:
+                raise BlobUploadInvalid("the body is malformed") from error
+            if not data:
+                if content.is_eof():
+                    return
+                continue
+            yield data
+
+    @property
+    def body_is_read(self) -> bool:
+        """Whether nothing of the body is left, so that the connection can go on."""
+        return not self._request.body_exists or self._request.content.is_eof()
+
+
+def quoted(text: str) -> str:
+    """A value as it goes into a URL's query."""
+    return quote(text, safe="")

@@ -1,0 +1,159 @@
+"""The registry's SQLite file: one writer thread that groups commits, reader threads, and a cheap change counter.
+
+It differs from the engine's database in two ways that a registry needs: a 201 promises durability, so a commit can be
+asked to be synced (`durable`; one sync serves all that waited for it), and hot reads are answered from memory
+as long as `version()` says that no process has changed anything.
+"""
+
+import asyncio
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from scow.registry.errors import StorageFull
+
+T = TypeVar("T")
+
+GROUP_LIMIT: Final = 64
+"""Most calls that share one transaction."""
+READERS: Final = 2
+
+
+@dataclass(slots=True)
+class _Call:
+    run: Callable[[sqlite3.Connection], Any]
+    durable: bool
+    done: "Future[Any]"
+
+
+class Database:
+    """A SQLite file in WAL mode. Make it by `open`; `aclose` ends its threads."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._calls: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
+        self._local = threading.local()
+        self._connections: list[sqlite3.Connection] = []
+        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="metadata-read")
+        self._writer = threading.Thread(target=self._write_all, name="metadata-write", daemon=True)
+        self._watch = self._connect()
+
+    @classmethod
+    def open(cls, path: Path, steps: Sequence[str]) -> "Database":
+        """Open or make the file and bring its schema up to date. Blocks: to be called at start."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        database = cls(path)
+        connection = database._watch
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            done = connection.execute("PRAGMA user_version").fetchone()[0]
+            for step in steps[done:]:
+                for statement in step.split(";\n"):
+                    if statement.strip():
+                        connection.execute(statement)
+            connection.execute(f"PRAGMA user_version={max(done, len(steps))}")
+            connection.execute("COMMIT")
+        except BaseException:
+            connection.execute("ROLLBACK")
+            raise
+        database._writer.start()
+        return database
+
+    def version(self) -> int:
+        """A number that changes when any process has committed anything. No disk access: a look into shared memory."""
+        return int(self._watch.execute("PRAGMA data_version").fetchone()[0])
+
+    async def read(self, call: Callable[[sqlite3.Connection], T]) -> T:
+        """Run `call` with a connection of its own thread, for reading."""
+        return await asyncio.get_running_loop().run_in_executor(self._readers, self._run_read, call)
+
+    async def write(self, call: Callable[[sqlite3.Connection], T], *, durable: bool = True) -> T:
+        """Run `call` in a write transaction and commit; synced to disk before it returns if `durable`.
+
+        A call that raises is undone alone. Raises StorageFull. Once queued it runs, even if the caller is cancelled.
+        """
+        done: Future[T] = Future()
+        self._calls.put(_Call(call, durable, done))
+        try:
+            return await asyncio.wrap_future(done)
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
+                raise StorageFull from error
+            raise
+
+    async def aclose(self) -> None:
+        """Finish what is queued and close."""
+        self._calls.put(None)
+        await asyncio.to_thread(self._writer.join)
+        await asyncio.to_thread(self._readers.shutdown)
+        for connection in self._connections:
+            connection.close()
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self._path, isolation_level=None, timeout=30, check_same_thread=False)
+        for pragma in ("busy_timeout=30000", "foreign_keys=ON", "cache_size=-8192", "mmap_size=268435456"):
+            connection.execute(f"PRAGMA {pragma}").close()
+        self._connections.append(connection)
+        return connection
+
+    def _run_read(self, call: Callable[[sqlite3.Connection], T]) -> T:
+        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        if connection is None:
+            connection = self._local.connection = self._connect()
+        return call(connection)
+
+    def _write_all(self) -> None:
+        connection = self._connect()
+        ending = False
+        while not ending:
+            group: list[_Call] = []
+            call = self._calls.get()
+            while call is not None:
+                group.append(call)
+                if len(group) == GROUP_LIMIT:
+                    break
+                try:
+                    call = self._calls.get_nowait()
+                except queue.Empty:
+                    break
+            else:
+                ending = True
+            if group:
+                _commit_group(connection, group)
+
+
+def _commit_group(connection: sqlite3.Connection, group: list[_Call]) -> None:
+    outcomes: list[tuple[_Call, Any, BaseException | None]] = []
+    try:
+        # In WAL mode NORMAL syncs at checkpoints only, FULL at each commit; it cannot be changed inside a transaction.
+        connection.execute(f"PRAGMA synchronous={'FULL' if any(call.durable for call in group) else 'NORMAL'}")
+        connection.execute("BEGIN IMMEDIATE")
+        for call in group:
+            connection.execute("SAVEPOINT one")
+            try:
+                outcomes.append((call, call.run(connection), None))
+            except Exception as error:
+                if not connection.in_transaction:  # SQLite gave up the whole transaction: the disk is full
+                    raise
+                connection.execute("ROLLBACK TO one")
+                outcomes.append((call, None, error))
+            connection.execute("RELEASE one")
+        connection.execute("COMMIT")
+    except BaseException as error:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        for call in group:
+            call.done.set_exception(error)
+        return
+    for call, value, failure in outcomes:
+        if failure is None:
+            call.done.set_result(value)
+        else:
+            call.done.set_exception(failure)

@@ -1,0 +1,205 @@
+"""What the registry refuses, each with its code of distribution-spec spec.md#error-codes."""
+
+from http import HTTPStatus
+from typing import ClassVar
+
+from scow.errors import (
+    Conflict,
+    Forbidden,
+    InvalidArgument,
+    NotFound,
+    NotSupported,
+    ScowError,
+    Unauthorized,
+    Unavailable,
+)
+
+
+class Refusal(ScowError):
+    """Base of what is answered with an error document: one or several entries, a status and headers."""
+
+    code: ClassVar[str]
+    status: ClassVar[HTTPStatus]
+
+    def __init__(
+        self, message: str, detail: "str | dict[str, object] | None" = None, headers: tuple[tuple[str, str], ...] = ()
+    ) -> None:
+        super().__init__(message)
+        self.detail = detail
+        self.headers = headers
+
+    def entries(self) -> list[dict[str, object]]:
+        """The errors of the document, as the specification lays them out."""
+        return [{"code": self.code, "message": str(self), "detail": self.detail}]
+
+
+class NameInvalid(Refusal, InvalidArgument):
+    """The repository's name does not match the grammar."""
+
+    code, status = "NAME_INVALID", HTTPStatus.BAD_REQUEST
+
+    def __init__(self, name: str) -> None:
+        super().__init__("invalid repository name", {"name": name[:300]})
+
+
+class TagInvalid(Refusal, InvalidArgument):
+    """The tag does not match the grammar."""
+
+    code, status = "TAG_INVALID", HTTPStatus.BAD_REQUEST
+
+    def __init__(self, tag: str) -> None:
+        super().__init__("invalid tag", {"tag": tag[:300]})
+
+
+class DigestInvalid(Refusal, InvalidArgument):
+    """The digest is malformed, of an unsupported algorithm, or not that of the content."""
+
+    code, status = "DIGEST_INVALID", HTTPStatus.BAD_REQUEST
+
+
+class SizeInvalid(Refusal, InvalidArgument):
+    """Fewer or more bytes came than were announced."""
+
+    code, status = "SIZE_INVALID", HTTPStatus.BAD_REQUEST
+
+
+class BlobUploadInvalid(Refusal, InvalidArgument):
+    """The upload cannot go on in this way."""
+
+    code, status = "BLOB_UPLOAD_INVALID", HTTPStatus.BAD_REQUEST
+
+
+class RangeRefused(BlobUploadInvalid):
+    """A chunk does not begin where the last one ended, or a range lies outside of the blob."""
+
+    status = HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE
+
+
+class UploadBusy(Refusal, Conflict):
+    """Another request is writing to the same upload."""
+
+    code, status = "BLOB_UPLOAD_INVALID", HTTPStatus.CONFLICT
+
+    def __init__(self, upload_id: str) -> None:
+        super().__init__("another request is writing to this upload", {"upload": upload_id})
+
+
+class UploadUnknown(Refusal, NotFound):
+    """There is no such upload in this repository: never begun, ended, cancelled or expired."""
+
+    code, status = "BLOB_UPLOAD_UNKNOWN", HTTPStatus.NOT_FOUND
+
+    def __init__(self, upload_id: str) -> None:
+        super().__init__("blob upload unknown to registry", {"upload": upload_id[:100]})
+
+
+class BlobUnknown(Refusal, NotFound):
+    """The repository does not have the blob."""
+
+    code, status = "BLOB_UNKNOWN", HTTPStatus.NOT_FOUND
+
+    def __init__(self, digest: str) -> None:
+        super().__init__("blob unknown to registry", {"digest": digest})
+
+
+class ManifestUnknown(Refusal, NotFound):
+    """The repository does not have the manifest or tag."""
+
+    code, status = "MANIFEST_UNKNOWN", HTTPStatus.NOT_FOUND
+
+    def __init__(self, repository: str, reference: str) -> None:
+        super().__init__("manifest unknown", {"name": repository, "reference": reference})
+
+
+class NameUnknown(Refusal, NotFound):
+    """There is no such repository."""
+
+    code, status = "NAME_UNKNOWN", HTTPStatus.NOT_FOUND
+
+    def __init__(self, name: str) -> None:
+        super().__init__("repository name not known to registry", {"name": name})
+
+
+class PageUnknown(Refusal, NotFound):
+    """The path belongs to no endpoint of the API."""
+
+    code, status = "UNSUPPORTED", HTTPStatus.NOT_FOUND
+
+    def __init__(self, path: str) -> None:
+        super().__init__("no such endpoint", {"path": path[:300]})
+
+
+class ManifestRefused(Refusal, InvalidArgument):
+    """The manifest is malformed or not what it was announced as."""
+
+    code, status = "MANIFEST_INVALID", HTTPStatus.BAD_REQUEST
+
+
+class ManifestTooLarge(ManifestRefused):
+    """The manifest is larger than the registry takes."""
+
+    status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+
+
+class ReferencesUnknown(Refusal, InvalidArgument):
+    """The manifest refers to content that the repository does not have; one entry for each."""
+
+    code, status = "MANIFEST_BLOB_UNKNOWN", HTTPStatus.NOT_FOUND
+
+    def __init__(self, digests: list[str]) -> None:
+        super().__init__("manifest references a manifest or blob unknown to registry")
+        self.digests = digests
+
+    def entries(self) -> list[dict[str, object]]:
+        return [{"code": self.code, "message": str(self), "detail": {"digest": digest}} for digest in self.digests]
+
+
+class QueryInvalid(Refusal, InvalidArgument):
+    """A query parameter is not what it has to be."""
+
+    code, status = "UNSUPPORTED", HTTPStatus.BAD_REQUEST
+
+
+class MethodUnsupported(Refusal, NotSupported):
+    """The endpoint exists and does not take this method."""
+
+    code, status = "UNSUPPORTED", HTTPStatus.METHOD_NOT_ALLOWED
+
+    def __init__(self, method: str, allowed: tuple[str, ...]) -> None:
+        super().__init__(f"{method} is not supported here", headers=(("Allow", ", ".join(allowed)),))
+
+
+class AuthenticationRequired(Refusal, Unauthorized):
+    """Credentials are missing or wrong."""
+
+    code, status = "UNAUTHORIZED", HTTPStatus.UNAUTHORIZED
+
+    def __init__(self, realm: str) -> None:
+        super().__init__("authentication required", headers=(("WWW-Authenticate", f'Basic realm="{realm}"'),))
+
+
+class AccessDenied(Refusal, Forbidden):
+    """The caller is known, and may not do this."""
+
+    code, status = "DENIED", HTTPStatus.FORBIDDEN
+
+
+class StorageFull(Refusal, Unavailable):
+    """The disk has no room; what is stored goes on being served."""
+
+    code, status = "UNSUPPORTED", HTTPStatus.INSUFFICIENT_STORAGE
+
+    def __init__(self) -> None:
+        super().__init__("no space left in the registry's storage")
+
+
+class TimedOut(Refusal, Unavailable):
+    """The client stopped sending."""
+
+    code, status = "BLOB_UPLOAD_INVALID", HTTPStatus.REQUEST_TIMEOUT
+
+
+class Draining(Refusal, Unavailable):
+    """The registry is shutting down."""
+
+    code, status = "UNSUPPORTED", HTTPStatus.SERVICE_UNAVAILABLE

@@ -1,0 +1,275 @@
+"""Blobs in a folder: `blobs/<algorithm>/<2 hex>/<hex>`, uploads in `uploads/<id>`.
+
+A blob appears by one link(2) after its bytes are synced, so there is no half blob; the directory is synced too before
+anybody is told. Several processes can share the folder: a stage is held by flock(2), which ends with its holder.
+"""
+
+import asyncio
+import errno
+import fcntl
+import hashlib
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Final, ParamSpec, TypeVar
+
+from scow.oci.digest import Digest, algorithm, encoded
+from scow.registry.errors import StorageFull, UploadBusy, UploadUnknown
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+READ_SIZE: Final = 1 << 20
+OPEN_LIMIT: Final = 128
+"""Blobs that are kept open for the next reader."""
+FULL: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+class FolderObject:
+    """One open blob, shared by its readers; the last one to leave a blob that is no longer kept closes it."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+        self.size = os.fstat(file.fileno()).st_size
+        self._users = 0
+
+    def acquire(self) -> "FolderObject":
+        self._users += 1
+        return self
+
+    def release(self) -> None:
+        self._users -= 1
+        if self._users == 0:
+            self.file.close()
+
+
+class FolderStage:
+    """An upload's file, locked for this holder."""
+
+    def __init__(self, folder: "Folder", upload_id: str, fd: int) -> None:
+        self._folder = folder
+        self._upload_id = upload_id
+        self._fd: int | None = fd
+        self.size = os.fstat(fd).st_size
+
+    @property
+    def _open_fd(self) -> int:
+        assert self._fd is not None, "the stage is closed"
+        return self._fd
+
+    async def append(self, chunks: Sequence[bytes], hashes: "Sequence[_Hash]") -> None:
+        fd, offset = self._open_fd, self.size
+
+        def write() -> int:
+            data = b"".join(chunks) if len(chunks) > 1 else chunks[0]
+            view = memoryview(data)
+            try:
+                while view:
+                    view = view[os.pwrite(fd, view, offset + len(data) - len(view)) :]
+            except OSError as error:
+                if error.errno in FULL:
+                    with suppress(OSError):
+                        os.ftruncate(fd, offset)
+                    raise StorageFull from error
+                raise
+            for state in hashes:
+                state.update(data)
+            return len(data)
+
+        self.size += await self._folder.run(write)
+
+    async def feed(self, state: "_Hash", start: int) -> None:
+        fd, end = self._open_fd, self.size
+
+        def read() -> None:
+            offset = start
+            while offset < end and (data := os.pread(fd, min(READ_SIZE, end - offset), offset)):
+                state.update(data)
+                offset += len(data)
+
+        await self._folder.run(read)
+
+    async def truncate(self, size: int) -> None:
+        await self._folder.run(os.ftruncate, self._open_fd, size)
+        self.size = size
+
+    async def publish(self, digest: Digest) -> None:
+        fd, target = self._open_fd, self._folder.path(digest)
+
+        def link() -> None:
+            try:
+                os.fsync(fd)
+                self._folder.make_parent(target)
+                # Not rename(2): the stage has to survive until the names are committed. An equal blob stays.
+                with suppress(FileExistsError):
+                    os.link(self._folder.stage_path(self._upload_id), target)
+                _sync_directory(target.parent)
+            except OSError as error:
+                if error.errno in FULL:
+                    raise StorageFull from error
+                raise
+
+        await self._folder.run(link)
+
+    async def close(self) -> None:
+        fd, self._fd = self._fd, None
+        if fd is not None:
+            os.close(fd)
+
+
+class Folder:
+    """Objects in the file system beneath `root`."""
+
+    def __init__(self, root: Path, threads: int = 8) -> None:
+        self._blobs = root / "blobs"
+        self._uploads = root / "uploads"
+        self._open: OrderedDict[Digest, FolderObject] = OrderedDict()
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="objects")
+        for path in (self._blobs, self._uploads):
+            path.mkdir(parents=True, exist_ok=True)
+
+    def path(self, digest: Digest) -> Path:
+        """Where the blob of `digest` lies."""
+        digits = encoded(digest)
+        return self._blobs / algorithm(digest) / digits[:2] / digits
+
+    def stage_path(self, upload_id: str) -> Path:
+        """Where the bytes of an upload lie."""
+        return self._uploads / upload_id
+
+    async def run(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run `call` in a thread of this folder; it is never abandoned half-way, even if the caller is cancelled."""
+        future = asyncio.get_running_loop().run_in_executor(self._threads, lambda: call(*args, **kwargs))
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            # The thread goes on with our file descriptor: closing it now would hand its number to somebody else.
+            with suppress(Exception):
+                await future
+            raise
+
+    def make_parent(self, target: Path) -> None:
+        """Make the directories of a blob, durably."""
+        parent = target.parent
+        if not parent.is_dir():
+            parent.mkdir(parents=True, exist_ok=True)
+            _sync_directory(parent.parent)
+            _sync_directory(self._blobs)
+
+    async def open_stage(self, upload_id: str, *, create: bool = False) -> FolderStage:
+        path = self.stage_path(upload_id)
+        flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT | os.O_EXCL if create else 0)
+
+        def hold() -> int:
+            try:
+                fd = os.open(path, flags, 0o600)
+            except FileNotFoundError as error:
+                raise UploadUnknown(upload_id) from error
+            except OSError as error:
+                if error.errno in FULL:
+                    raise StorageFull from error
+                raise
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.fstat(fd).st_nlink == 0:  # discarded between open and flock
+                    raise UploadUnknown(upload_id)
+            except BlockingIOError as error:
+                os.close(fd)
+                raise UploadBusy(upload_id) from error
+            except BaseException:
+                os.close(fd)
+                raise
+            return fd
+
+        return FolderStage(self, upload_id, await self.run(hold))
+
+    async def staged_size(self, upload_id: str) -> int:
+        try:
+            return (await self.run(os.stat, self.stage_path(upload_id))).st_size
+        except FileNotFoundError as error:
+            raise UploadUnknown(upload_id) from error
+
+    async def discard(self, upload_id: str) -> None:
+        def unlink() -> None:
+            with suppress(FileNotFoundError):
+                self.stage_path(upload_id).unlink()
+
+        await self.run(unlink)
+
+    async def staged(self) -> list[tuple[str, float]]:
+        def scan() -> list[tuple[str, float]]:
+            found = []
+            with os.scandir(self._uploads) as entries:
+                for entry in entries:
+                    with suppress(FileNotFoundError):
+                        found.append((entry.name, entry.stat().st_mtime))
+            return found
+
+        return await self.run(scan)
+
+    def open_now(self, digest: Digest) -> FolderObject | None:
+        found = self._open.get(digest)
+        if found is None:
+            return None
+        self._open.move_to_end(digest)
+        return found.acquire()
+
+    async def open(self, digest: Digest) -> FolderObject | None:
+        if (found := self.open_now(digest)) is not None:
+            return found
+
+        def open_file() -> FolderObject | None:
+            try:
+                return FolderObject(open(self.path(digest), "rb", buffering=0))
+            except FileNotFoundError:
+                return None
+
+        opened = await self.run(open_file)
+        if opened is None:
+            return None
+        if (raced := self.open_now(digest)) is not None:
+            opened.file.close()
+            return raced
+        self._open[digest] = opened.acquire()
+        if len(self._open) > OPEN_LIMIT:
+            self._open.popitem(last=False)[1].release()
+        return opened.acquire()
+
+    async def verify(self, digest: Digest) -> bool:
+        def read() -> bool:
+            try:
+                with open(self.path(digest), "rb") as file:
+                    return hashlib.file_digest(file, algorithm(digest)).hexdigest() == encoded(digest)
+            except FileNotFoundError:
+                return False
+
+        return await self.run(read)
+
+    async def remove(self, digest: Digest) -> None:
+        if (kept := self._open.pop(digest, None)) is not None:
+            kept.release()
+
+        def unlink() -> None:
+            with suppress(FileNotFoundError):
+                self.path(digest).unlink()
+
+        await self.run(unlink)
+
+    async def aclose(self) -> None:
+        while self._open:
+            self._open.popitem()[1].release()
+        await asyncio.to_thread(self._threads.shutdown)
+
+
+def _sync_directory(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

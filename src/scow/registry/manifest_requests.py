@@ -1,0 +1,111 @@
+"""Manifests over HTTP: by tag and by digest.
+
+distribution-spec spec.md#pulling-manifests, #pushing-manifests, #deleting-manifests.
+"""
+
+import asyncio
+from http import HTTPStatus
+from typing import Final
+
+from scow.oci.digest import Digest, digest_of
+from scow.registry.blobs import is_unmodified
+from scow.registry.calls import Call
+from scow.registry.errors import DigestInvalid, ManifestTooLarge, ManifestUnknown, MethodUnsupported, QueryInvalid
+from scow.registry.manifests import SIZE_LIMIT, read_manifest
+from scow.registry.metadata import Metadata, NewManifest, StoredManifest
+from scow.registry.names import parse_reference, parse_tag
+from scow.registry.replies import Reply
+
+INLINE_SIZE: Final = 64 << 10
+"""Manifests up to this size are read on the loop: a thread would cost more."""
+TAGS_LIMIT: Final = 100
+
+
+class TooManyTags(QueryInvalid):
+    """One request wants more tags than a request line holds."""
+
+    status = HTTPStatus.REQUEST_URI_TOO_LONG
+
+
+class ManifestRequests:
+    """The endpoint `/v2/<name>/manifests/<reference>`."""
+
+    def __init__(self, metadata: Metadata) -> None:
+        self._metadata = metadata
+
+    async def answer(self, call: Call) -> Reply:
+        """Answer a request for one manifest."""
+        reference, is_digest = parse_reference(call.route.reference)
+        match call.method:
+            case "GET" | "HEAD":
+                return await self._read(call, reference, is_digest)
+            case "PUT":
+                return await self._put(call, reference, is_digest)
+            case "DELETE":
+                if is_digest:
+                    gone = await self._metadata.delete_manifest(call.repository, Digest(reference))
+                else:
+                    gone = await self._metadata.delete_tag(call.repository, reference)
+                if not gone:
+                    raise ManifestUnknown(call.repository, reference)
+                return Reply(HTTPStatus.ACCEPTED)
+            case _:
+                raise MethodUnsupported(call.method, ("GET", "HEAD", "PUT", "DELETE"))
+
+    async def _read(self, call: Call, reference: str, is_digest: bool) -> Reply:
+        # Accept is ignored on purpose: what was pushed is served, since a conversion would have another digest.
+        found = self._metadata.manifest_now(call.repository, reference)
+        if found is None:
+            found = await self._metadata.manifest(call.repository, reference, is_digest)
+        if found is None:
+            raise ManifestUnknown(call.repository, reference)
+        headers = _headers(found)
+        if is_unmodified(call, found.digest):
+            return Reply(HTTPStatus.NOT_MODIFIED, headers[1:])
+        return Reply(HTTPStatus.OK, headers, found.data)
+
+    async def _put(self, call: Call, reference: str, is_digest: bool) -> Reply:
+        tags = [parse_tag(tag) for tag in dict.fromkeys(call.query.get("tag", []))] if is_digest else [reference]
+        if len(tags) > TAGS_LIMIT:
+            raise TooManyTags(f"at most {TAGS_LIMIT} tags in one request")
+        data = await _read_body(call)
+        like = reference if is_digest else "sha256:"
+        content_type = call.headers.get("Content-Type", "")
+
+        def read() -> NewManifest:
+            digest = digest_of(data, like)
+            if is_digest and digest != reference:
+                raise DigestInvalid("provided digest did not match uploaded content", {"digest": reference})
+            return read_manifest(data, content_type, digest)
+
+        manifest = read() if len(data) <= INLINE_SIZE else await asyncio.to_thread(read)
+        await self._metadata.put_manifest(call.repository, manifest, tags)
+        headers = [
+            ("Location", f"/v2/{call.repository}/manifests/{manifest.digest}"),
+            ("Docker-Content-Digest", manifest.digest),
+        ]
+        if manifest.subject is not None:
+            headers.append(("OCI-Subject", manifest.subject))
+        if is_digest:
+            headers += [("OCI-Tag", tag) for tag in tags]
+        return Reply(HTTPStatus.CREATED, headers)
+
+
+async def _read_body(call: Call) -> bytes:
+    refusal = ManifestTooLarge("manifest too large", {"limit": SIZE_LIMIT})
+    if (call.content_length or 0) > SIZE_LIMIT:
+        raise refusal
+    data = bytearray()
+    async for piece in call.body():
+        data += piece
+        if len(data) > SIZE_LIMIT:
+            raise refusal
+    return bytes(data)
+
+
+def _headers(found: StoredManifest) -> tuple[tuple[str, str], ...]:
+    return (
+        ("Content-Type", found.media_type),
+        ("Docker-Content-Digest", found.digest),
+        ("ETag", f'"{found.digest}"'),
+    )

@@ -1,0 +1,125 @@
+"""What the registry reads in a pushed manifest: its type, what it refers to, its subject. image-spec manifest.md.
+
+A registry is less particular than an engine: artifacts of any media type are welcome as long as they are JSON objects
+whose descriptors are well-formed. The bytes are stored as they came; this view is never written back.
+"""
+
+from typing import Final
+
+import msgspec
+
+from scow.oci import media_types
+from scow.oci.digest import Digest, InvalidDigest, parse_digest
+from scow.registry.errors import ManifestRefused
+from scow.registry.metadata import NewManifest
+
+SIZE_LIMIT: Final = 4 << 20
+"""Largest manifest, in bytes."""
+REFERENCES_LIMIT: Final = 20_000
+_MAX_SIZE: Final = (1 << 63) - 1
+# Types that clients send when they know nothing better; the document's own word counts then.
+_VAGUE: Final = {"", "application/json", "application/octet-stream", "application/x-www-form-urlencoded", "text/plain"}
+
+
+class _Descriptor(msgspec.Struct, rename="camel"):
+    media_type: str
+    digest: str
+    size: int
+    urls: list[str] | None = None
+
+
+class _Document(msgspec.Struct, rename="camel"):
+    schema_version: int | None = None
+    media_type: str | None = None
+    artifact_type: str | None = None
+    config: _Descriptor | None = None
+    layers: list[_Descriptor] | None = None
+    blobs: list[_Descriptor] | None = None
+    manifests: list[_Descriptor] | None = None
+    subject: _Descriptor | None = None
+    annotations: dict[str, str] | None = None
+
+
+_DECODER: Final = msgspec.json.Decoder(_Document)
+
+
+def read_manifest(data: bytes, content_type: str, digest: Digest) -> NewManifest:
+    """Read a pushed manifest. `content_type` is the request's, parameters and all. Raises ManifestRefused."""
+    announced = content_type.partition(";")[0].strip().lower()
+    try:
+        # msgspec skips over strings that it doesn't need without looking whether they are UTF-8.
+        data.decode()
+        document = _DECODER.decode(data)
+    except UnicodeDecodeError as error:
+        raise ManifestRefused("manifest invalid", "not UTF-8") from error
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise ManifestRefused("manifest invalid", str(error) or "nested too deeply") from error
+    media_type = _media_type(document, announced)
+    is_index, is_manifest = media_types.is_index(media_type), media_types.is_manifest(media_type)
+    if is_index or is_manifest:
+        _check_shape(document, is_index)
+    layers = [*(document.layers or ()), *(document.blobs or ())]
+    blobs = ([document.config] if document.config else []) + [layer for layer in layers if not _is_foreign(layer)]
+    children = document.manifests or []
+    every = [*blobs, *layers, *children, *([document.subject] if document.subject else [])]
+    if len(every) > REFERENCES_LIMIT:
+        raise ManifestRefused("manifest invalid", f"more than {REFERENCES_LIMIT} references")
+    for descriptor in every:
+        _check_descriptor(descriptor)
+    artifact_type = document.artifact_type or None
+    if artifact_type is None and document.config and not is_index:
+        artifact_type = document.config.media_type
+    return NewManifest(
+        digest=digest,
+        media_type=media_type,
+        data=data,
+        artifact_type=artifact_type,
+        subject=Digest(document.subject.digest) if document.subject else None,
+        annotations=document.annotations,
+        blobs=tuple(dict.fromkeys(Digest(blob.digest) for blob in blobs)),
+        manifests=tuple(dict.fromkeys(Digest(child.digest) for child in children)),
+    )
+
+
+def _media_type(document: _Document, announced: str) -> str:
+    own = document.media_type or ""
+    if document.schema_version == 1 or {own, announced} & set(media_types.SCHEMA1):
+        raise ManifestRefused("manifest invalid", "docker schema 1 is not supported: push in a newer format")
+    if own and announced not in _VAGUE and own != announced:
+        raise ManifestRefused("manifest invalid", f"mediaType is {own}, Content-Type is {announced}")
+    media_type = own or (announced if announced not in _VAGUE else "")
+    if not media_type:
+        media_type = media_types.OCI_INDEX if document.manifests is not None else media_types.OCI_MANIFEST
+    if not media_type.isascii() or not media_type.isprintable() or " " in media_type or media_type.count("/") != 1:
+        raise ManifestRefused("manifest invalid", "mediaType is not a media type")
+    return media_type
+
+
+def _check_shape(document: _Document, is_index: bool) -> None:
+    if document.schema_version != 2:
+        raise ManifestRefused("manifest invalid", "schemaVersion must be 2")
+    if is_index:
+        if document.manifests is None:
+            raise ManifestRefused("manifest invalid", "an index needs manifests")
+        # One document read as both is CVE-2021-41190.
+        if document.config is not None or document.layers is not None:
+            raise ManifestRefused("manifest invalid", "an index has neither config nor layers")
+        return
+    if document.config is None or document.layers is None:
+        raise ManifestRefused("manifest invalid", "an image manifest needs config and layers")
+    if document.manifests is not None:
+        raise ManifestRefused("manifest invalid", "an image manifest has no manifests")
+
+
+def _check_descriptor(descriptor: _Descriptor) -> None:
+    try:
+        parse_digest(descriptor.digest)
+    except InvalidDigest as error:
+        raise ManifestRefused("manifest invalid", str(error)) from error
+    if not 0 <= descriptor.size <= _MAX_SIZE:
+        raise ManifestRefused("manifest invalid", f"the size of {descriptor.digest} is {descriptor.size}")
+
+
+def _is_foreign(layer: _Descriptor) -> bool:
+    # Such layers are fetched from their urls and need not be here; `urls` alone exempts too, as in docker's registry.
+    return bool(layer.urls) or media_types.is_foreign(layer.media_type)

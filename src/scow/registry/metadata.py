@@ -1,0 +1,156 @@
+"""The names of a registry: repositories, manifests, tags, who has which blob, uploads, users.
+
+`Metadata` is what the server needs of whoever keeps them, SQLite here; the records are what crosses that line. Every
+method that changes something has committed it, durably where a client is told so, when it returns.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import msgspec
+
+from scow.oci.digest import Digest
+
+
+class StoredManifest(msgspec.Struct, frozen=True):
+    """A manifest as it was pushed."""
+
+    digest: Digest
+    media_type: str
+    data: bytes
+
+
+class NewManifest(msgspec.Struct, frozen=True, kw_only=True):
+    """A manifest to be stored, with what its document says."""
+
+    digest: Digest
+    media_type: str
+    data: bytes
+    artifact_type: str | None
+    subject: Digest | None
+    annotations: dict[str, str] | None
+    blobs: tuple[Digest, ...]  # that the repository must have
+    manifests: tuple[Digest, ...]  # that the repository must have
+
+
+class Referrer(msgspec.Struct, frozen=True, kw_only=True):
+    """A manifest that names another one as its subject."""
+
+    digest: Digest
+    media_type: str
+    size: int
+    artifact_type: str | None
+    annotations: dict[str, str] | None
+
+
+class LinkedBlob(msgspec.Struct, frozen=True):
+    """A blob that a repository has."""
+
+    size: int
+    review_after: float | None  # when garbage collection will ask whether it is used; seconds since the epoch
+
+
+class Upload(msgspec.Struct, frozen=True):
+    """A blob on its way in."""
+
+    upload_id: str
+    repository: str
+    algorithm: str
+
+
+class Metadata(Protocol):
+    """Where names are kept."""
+
+    def manifest_now(self, repository: str, reference: str) -> StoredManifest | None:
+        """The manifest if it is at hand in memory and still current; None says nothing about whether it exists."""
+
+    async def manifest(self, repository: str, reference: str, is_digest: bool) -> StoredManifest | None:
+        """Find a manifest by tag or digest."""
+
+    def blob_now(self, repository: str, digest: Digest) -> LinkedBlob | None:
+        """The blob's record if it is at hand in memory and still current; None says nothing."""
+
+    async def blob(self, repository: str, digest: Digest) -> LinkedBlob | None:
+        """Find a blob that the repository has."""
+
+    async def keep_blob(self, repository: str, digest: Digest) -> bool:
+        """Put off the blob's review by the grace time, for a push was told that it exists; False if it is gone."""
+
+    async def put_manifest(self, repository: str, manifest: NewManifest, tags: Sequence[str]) -> None:
+        """Store a manifest and point `tags` at it. Raises ReferencesUnknown with everything that is missing."""
+
+    async def delete_tag(self, repository: str, tag: str) -> bool:
+        """Remove a tag; False if there was none."""
+
+    async def delete_manifest(self, repository: str, digest: Digest) -> bool:
+        """Remove a manifest and the tags that point at it; False if there was none."""
+
+    async def delete_blob(self, repository: str, digest: Digest) -> bool:
+        """Take a blob away from the repository; False if it did not have it."""
+
+    async def repository_exists(self, repository: str) -> bool:
+        """Tell whether anything was ever pushed to it."""
+
+    async def tags(self, repository: str, after: str, limit: int) -> list[str]:
+        """Tags behind `after` in bytewise order, `limit` of them or all if it is negative."""
+
+    async def repositories(self, after: str, limit: int) -> list[str]:
+        """Names of repositories that have manifests, behind `after`, bytewise."""
+
+    async def referrers(
+        self, repository: str, subject: Digest, artifact_type: str | None, after: str, limit: int
+    ) -> list[Referrer]:
+        """Manifests whose subject is `subject`, in the order of their digests, behind `after`."""
+
+    async def begin_upload(self, upload: Upload) -> None:
+        """Record an upload, before its bytes."""
+
+    async def upload(self, repository: str, upload_id: str) -> Upload | None:
+        """Find an upload of this repository."""
+
+    async def end_upload(self, upload_id: str) -> None:
+        """Forget an upload. Idempotent."""
+
+    async def close_upload(self, upload_id: str, digest: Digest) -> bool:
+        """Announce that the upload's bytes are about to become the blob `digest`, which keeps collection away from it.
+
+        False if the blob is being deleted at this moment: try again.
+        """
+
+    async def commit_blob(self, upload: Upload, digest: Digest, size: int) -> None:
+        """Give the repository the blob that was published, and forget the upload."""
+
+    async def mount_blob(self, repository: str, source: str, digest: Digest) -> bool:
+        """Give the repository a blob that `source` has; False if it does not."""
+
+    async def expired_uploads(self, before: float) -> list[str]:
+        """IDs of uploads begun before `before` (seconds since the epoch)."""
+
+    async def due_reviews(self, limit: int) -> "list[Review]":
+        """What garbage collection should look at now."""
+
+    async def review(self, review: "Review") -> Digest | None:
+        """Decide one review. A digest means: nobody uses this blob, its object is to be removed, then `forget_blob`."""
+
+    async def forget_blob(self, digest: Digest) -> None:
+        """The blob's object is gone."""
+
+    async def all_blobs(self, after: str, limit: int) -> list[tuple[Digest, int]]:
+        """Every blob with its size, in the order of digests, behind `after`."""
+
+    async def put_user(self, name: str, password_hash: str) -> None:
+        """Add a user or change the password."""
+
+    async def users(self) -> dict[str, str]:
+        """Names and password hashes."""
+
+    async def aclose(self) -> None:
+        """Finish and close."""
+
+
+class Review(msgspec.Struct, frozen=True):
+    """A candidate of garbage collection: a repository's blob (`link`), or a blob of nobody (`blob`)."""
+
+    kind: str
+    repository_id: int
+    digest: Digest

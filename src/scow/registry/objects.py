@@ -1,0 +1,83 @@
+"""The bytes of blobs, behind the interface that a folder and, later, an object store share.
+
+An upload's life: `open_stage` (again after each interruption), `append`, `close`; then `publish`, which makes the
+staged bytes durable under their digest while the stage stays, and `discard` once the names are committed, or to
+cancel. Objects are written once and never change. Nothing here knows repositories.
+"""
+
+from collections.abc import Sequence
+from typing import IO, TYPE_CHECKING, Protocol
+
+from scow.oci.digest import Digest
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
+
+
+class Stage(Protocol):
+    """The bytes of one upload, held by one writer at a time."""
+
+    @property
+    def size(self) -> int:
+        """Bytes staged so far."""
+
+    async def append(self, chunks: Sequence[bytes], hashes: "Sequence[_Hash]") -> None:
+        """Add `chunks` to the end and feed them to `hashes`. Raises StorageFull."""
+
+    async def feed(self, state: "_Hash", start: int) -> None:
+        """Feed the staged bytes from `start` on to `state`."""
+
+    async def truncate(self, size: int) -> None:
+        """Drop what lies behind `size`."""
+
+    async def publish(self, digest: Digest) -> None:
+        """Make the staged bytes the object of `digest`, durably. Idempotent. Raises StorageFull."""
+
+    async def close(self) -> None:
+        """Let the next writer in. Idempotent."""
+
+
+class OpenObject(Protocol):
+    """An object that is being read. It stays readable even if it is removed meanwhile."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of the object."""
+
+    @property
+    def file(self) -> IO[bytes]:
+        """A real file, for sendfile; its position means nothing, for readers share it."""
+
+    def release(self) -> None:
+        """Say that this reader is done; to be called once."""
+
+
+class Objects(Protocol):
+    """Where blobs are kept."""
+
+    async def open_stage(self, upload_id: str, *, create: bool = False) -> Stage:
+        """Hold an upload's bytes for writing. Raises UploadUnknown, UploadBusy and StorageFull."""
+
+    async def staged_size(self, upload_id: str) -> int:
+        """Bytes staged so far. Raises UploadUnknown."""
+
+    async def discard(self, upload_id: str) -> None:
+        """Remove what was staged. Idempotent."""
+
+    async def staged(self) -> list[tuple[str, float]]:
+        """IDs of all uploads that hold bytes, with the time of their last change (seconds since the epoch)."""
+
+    async def open(self, digest: Digest) -> OpenObject | None:
+        """Open an object for reading, None if there is none."""
+
+    def open_now(self, digest: Digest) -> OpenObject | None:
+        """The same without waiting, if the object is at hand; None says nothing about whether it exists."""
+
+    async def verify(self, digest: Digest) -> bool:
+        """Read an object and tell whether its bytes are those of its digest; False if it is missing."""
+
+    async def remove(self, digest: Digest) -> None:
+        """Remove an object. Idempotent."""
+
+    async def aclose(self) -> None:
+        """Close what is open."""

@@ -1,0 +1,172 @@
+"""Answers, written by hand: exact headers, no charset, files by sendfile.
+
+aiohttp's own responses add parameters to Content-Type and cost more than the rest of a manifest's request; its file
+response hops to threads for each range. An answer here is a status, headers and a body; `HttpReply` is what aiohttp is
+handed to send it.
+"""
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Sequence
+from email.utils import formatdate
+from functools import lru_cache
+from http import HTTPStatus
+from typing import Any, Final, cast
+
+import msgspec
+from aiohttp import web
+
+from scow.registry.errors import Refusal
+from scow.registry.objects import OpenObject
+
+Headers = Sequence[tuple[str, str]]
+
+SLICE_SIZE: Final = 8 << 20
+"""Bytes that are sent between two looks at the clock."""
+SEND_TIMEOUT_S: Final = 300
+"""A client that takes longer for one slice has stalled: its connection is closed."""
+COPY_SIZE: Final = 256 << 10
+JSON: Final = ("Content-Type", "application/json")
+
+
+class Slice:
+    """A part of an object as a body. Whoever sends it releases it."""
+
+    def __init__(self, source: OpenObject, offset: int, count: int) -> None:
+        self.source = source
+        self.offset = offset
+        self.count = count
+
+
+class Reply:
+    """An answer: what goes out, independent of the server's library."""
+
+    __slots__ = ("body", "headers", "length", "status")
+
+    def __init__(
+        self, status: int, headers: Headers = (), body: bytes | Slice = b"", length: int | None = None
+    ) -> None:
+        """`length` overrides the body's in Content-Length: for HEAD, which has no body."""
+        self.status = status
+        self.headers = headers
+        self.body = body
+        self.length = length if length is not None else body.count if isinstance(body, Slice) else len(body)
+
+
+def json_reply(status: int, document: object, headers: Headers = ()) -> Reply:
+    """An answer with a JSON body."""
+    return Reply(status, (JSON, *headers), msgspec.json.encode(document))
+
+
+def refusal_reply(refusal: Refusal) -> Reply:
+    """The error document of a refusal. distribution-spec spec.md#error-codes."""
+    return json_reply(refusal.status, {"errors": refusal.entries()}, refusal.headers)
+
+
+class HttpReply(web.StreamResponse):
+    """Sends a Reply over aiohttp's connection."""
+
+    def __init__(self, reply: Reply, *, keep_alive: bool, done: Callable[[], None]) -> None:
+        # Deliberately not super().__init__(): its header map and state are not used, and this is the hot path.
+        self._reply = reply
+        self._keeps_alive = keep_alive
+        self._done = done  # called once, when everything is sent or the client has gone
+        self._request: web.BaseRequest | None = None
+
+    @property
+    def status(self) -> int:
+        return self._reply.status
+
+    @property
+    def keep_alive(self) -> bool:
+        return self._keeps_alive
+
+    @property
+    def body_length(self) -> int:
+        return self._reply.length
+
+    @property
+    def prepared(self) -> bool:
+        return self._request is not None
+
+    async def prepare(self, request: web.BaseRequest) -> None:
+        self._request = request
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        request, reply = self._request, self._reply
+        assert request is not None
+        body = reply.body
+        transport = request.transport
+        try:
+            if transport is None or transport.is_closing():
+                raise ConnectionResetError("the client has gone")
+            head = self._head(request)
+            if isinstance(body, bytes):
+                transport.write(head + body if request.method != "HEAD" else head)
+                if len(body) > COPY_SIZE:
+                    async with asyncio.timeout(SEND_TIMEOUT_S):
+                        await request.writer.drain()
+                return
+            transport.write(head)
+            await _send(transport, request, body)
+        except TimeoutError as error:
+            if transport is not None:
+                transport.abort()
+            raise ConnectionResetError("the client has stalled") from error
+        finally:
+            if isinstance(body, Slice):
+                body.source.release()
+            self._done()
+
+    def _head(self, request: web.BaseRequest) -> bytes:
+        reply = self._reply
+        lines = [
+            f"HTTP/1.1 {reply.status} {_reason(reply.status)}",
+            f"Date: {_date(int(time.time()))}",
+            "Docker-Distribution-Api-Version: registry/2.0",
+        ]
+        lines += [f"{name}: {value}" for name, value in reply.headers]
+        if reply.status not in (204, 304):
+            lines.append(f"Content-Length: {reply.length}")
+        if not self._keeps_alive:
+            lines.append("Connection: close")
+        elif request.version < (1, 1):
+            lines.append("Connection: keep-alive")
+        return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+
+
+async def _send(transport: asyncio.Transport, request: web.BaseRequest, body: Slice) -> None:
+    loop = asyncio.get_running_loop()
+    offset, end = body.offset, body.offset + body.count
+    plain = transport.get_extra_info("sslcontext") is None
+    while offset < end:
+        async with asyncio.timeout(SEND_TIMEOUT_S):
+            if plain:
+                count = min(SLICE_SIZE, end - offset)
+                # sendfile(2) is given the offset, so that readers can share one file.
+                sent = await loop.sendfile(transport, cast(Any, body.source.file), offset, count, fallback=False)
+                if sent != count:
+                    raise ConnectionResetError("the object is shorter than it was")
+            else:
+                data = await asyncio.to_thread(_pread, body.source, offset, min(COPY_SIZE, end - offset))
+                sent = len(data)
+                if not sent:
+                    raise ConnectionResetError("the object is shorter than it was")
+                transport.write(data)
+                await request.writer.drain()
+        offset += sent
+
+
+def _pread(source: OpenObject, offset: int, count: int) -> bytes:
+    return os.pread(source.file.fileno(), count, offset)
+
+
+@lru_cache(maxsize=8)
+def _date(now: int) -> str:
+    return formatdate(now, usegmt=True)
+
+
+@lru_cache(maxsize=64)
+def _reason(status: int) -> str:
+    return HTTPStatus(status).phrase

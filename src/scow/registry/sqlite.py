@@ -1,0 +1,421 @@
+"""The registry's names in SQLite, behind `Metadata`.
+
+Manifests lie in the database as bytes: pulling by tag is one query, and none while nothing changes, since answers are
+kept until the database's version moves. Review rows (`gc_queue`) are written by whatever may orphan a blob, so garbage
+collection costs as much as there was churn and scans nothing.
+"""
+
+import json
+import sqlite3
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from scow.oci.digest import Digest
+from scow.registry.database import Database
+from scow.registry.errors import ReferencesUnknown
+from scow.registry.metadata import LinkedBlob, NewManifest, Referrer, Review, StoredManifest, Upload
+
+STEPS: Final = (
+    """
+CREATE TABLE repository (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
+CREATE TABLE manifest (
+    repository INTEGER NOT NULL REFERENCES repository(id), digest TEXT NOT NULL, media_type TEXT NOT NULL,
+    artifact_type TEXT, subject TEXT, annotations TEXT, size INTEGER NOT NULL, pushed_at REAL NOT NULL,
+    data BLOB NOT NULL,
+    PRIMARY KEY (repository, digest));
+CREATE INDEX manifest_subject ON manifest (repository, subject, digest) WHERE subject IS NOT NULL;
+CREATE TABLE manifest_ref (
+    repository INTEGER NOT NULL, manifest TEXT NOT NULL, digest TEXT NOT NULL, kind TEXT NOT NULL,
+    PRIMARY KEY (repository, manifest, digest),
+    FOREIGN KEY (repository, manifest) REFERENCES manifest (repository, digest) ON DELETE CASCADE) WITHOUT ROWID;
+CREATE INDEX manifest_ref_digest ON manifest_ref (repository, digest);
+CREATE TABLE tag (
+    repository INTEGER NOT NULL, name TEXT NOT NULL, digest TEXT NOT NULL, updated_at REAL NOT NULL,
+    PRIMARY KEY (repository, name),
+    FOREIGN KEY (repository, digest) REFERENCES manifest (repository, digest) ON DELETE CASCADE) WITHOUT ROWID;
+CREATE INDEX tag_digest ON tag (repository, digest);
+CREATE TABLE tag_history (repository INTEGER NOT NULL, name TEXT NOT NULL, digest TEXT, changed_at REAL NOT NULL);
+CREATE INDEX tag_history_name ON tag_history (repository, name);
+CREATE TABLE blob (digest TEXT PRIMARY KEY, size INTEGER NOT NULL, deleting INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID;
+CREATE TABLE repository_blob (
+    repository INTEGER NOT NULL REFERENCES repository(id), digest TEXT NOT NULL REFERENCES blob(digest),
+    PRIMARY KEY (repository, digest)) WITHOUT ROWID;
+CREATE INDEX repository_blob_digest ON repository_blob (digest);
+CREATE TABLE upload (
+    id TEXT PRIMARY KEY, repository TEXT NOT NULL, algorithm TEXT NOT NULL, begun_at REAL NOT NULL,
+    closing TEXT) WITHOUT ROWID;
+CREATE INDEX upload_closing ON upload (closing) WHERE closing IS NOT NULL;
+CREATE TABLE gc_queue (
+    kind TEXT NOT NULL, repository INTEGER NOT NULL, digest TEXT NOT NULL, review_after REAL NOT NULL,
+    PRIMARY KEY (kind, repository, digest)) WITHOUT ROWID;
+CREATE INDEX gc_queue_due ON gc_queue (review_after);
+CREATE TABLE user (name TEXT PRIMARY KEY, password TEXT NOT NULL) WITHOUT ROWID
+""",
+)
+
+VIEWS_LIMIT: Final = 4096
+VIEWS_DATA_LIMIT: Final = 32 << 20
+"""Bytes of manifests that are kept in memory."""
+
+_BY_DIGEST: Final = (
+    "SELECT m.digest, m.media_type, m.data FROM repository r JOIN manifest m ON m.repository = r.id "
+    "WHERE r.name = ? AND m.digest = ?"
+)
+_BY_TAG: Final = (
+    "SELECT m.digest, m.media_type, m.data FROM repository r JOIN tag t ON t.repository = r.id "
+    "JOIN manifest m ON m.repository = r.id AND m.digest = t.digest WHERE r.name = ? AND t.name = ?"
+)
+_BLOB: Final = (
+    "SELECT b.size, q.review_after FROM repository r JOIN repository_blob l ON l.repository = r.id "
+    "JOIN blob b ON b.digest = l.digest "
+    "LEFT JOIN gc_queue q ON q.kind = 'link' AND q.repository = r.id AND q.digest = l.digest "
+    "WHERE r.name = ? AND l.digest = ?"
+)
+
+
+class SqliteMetadata:
+    """Names in one SQLite file; `grace_s` is how long what nobody refers to is kept."""
+
+    def __init__(self, path: Path, grace_s: float) -> None:
+        self._db = Database.open(path, STEPS)
+        self._grace_s = grace_s
+        self._views: OrderedDict[tuple[str, str], StoredManifest | LinkedBlob] = OrderedDict()
+        self._views_data = 0
+        self._views_version = -1
+
+    # Answers kept in memory, by (repository, reference). A manifest can be a blob too, so blobs' keys begin with "b ".
+
+    def _current(self) -> int:
+        if (version := self._db.version()) != self._views_version:
+            self._views.clear()
+            self._views_data = 0
+            self._views_version = version
+        return version
+
+    def _keep(self, version: int, key: tuple[str, str], view: StoredManifest | LinkedBlob) -> None:
+        if version != self._views_version or key in self._views:
+            return
+        self._views[key] = view
+        self._views_data += _weight(view)
+        while len(self._views) > VIEWS_LIMIT or self._views_data > VIEWS_DATA_LIMIT:
+            self._views_data -= _weight(self._views.popitem(last=False)[1])
+
+    def manifest_now(self, repository: str, reference: str) -> StoredManifest | None:
+        self._current()
+        view = self._views.get((repository, reference))
+        return view if isinstance(view, StoredManifest) else None
+
+    async def manifest(self, repository: str, reference: str, is_digest: bool) -> StoredManifest | None:
+        version = self._current()
+        query = _BY_DIGEST if is_digest else _BY_TAG
+        row = await self._db.read(lambda db: db.execute(query, (repository, reference)).fetchone())
+        if row is None:
+            return None
+        found = StoredManifest(*row)
+        self._keep(version, (repository, reference), found)
+        return found
+
+    def blob_now(self, repository: str, digest: Digest) -> LinkedBlob | None:
+        self._current()
+        view = self._views.get((repository, f"b {digest}"))
+        return view if isinstance(view, LinkedBlob) else None
+
+    async def blob(self, repository: str, digest: Digest) -> LinkedBlob | None:
+        version = self._current()
+        row = await self._db.read(lambda db: db.execute(_BLOB, (repository, digest)).fetchone())
+        if row is None:
+            return None
+        found = LinkedBlob(*row)
+        self._keep(version, (repository, f"b {digest}"), found)
+        return found
+
+    async def keep_blob(self, repository: str, digest: Digest) -> bool:
+        def keep(db: sqlite3.Connection) -> bool:
+            row = db.execute(_BLOB, (repository, digest)).fetchone()
+            if row is None:
+                return False
+            if row[1] is not None:
+                self._queue(db, "link", _repository(db, repository), digest)
+            return True
+
+        return await self._db.write(keep, durable=False)
+
+    def _queue(self, db: sqlite3.Connection, kind: str, repository: int, digest: str) -> None:
+        db.execute(
+            "INSERT INTO gc_queue VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET review_after = excluded.review_after",
+            (kind, repository, digest, time.time() + self._grace_s),
+        )
+
+    # Manifests and tags
+
+    async def put_manifest(self, repository: str, manifest: NewManifest, tags: Sequence[str]) -> None:
+        annotations = json.dumps(manifest.annotations) if manifest.annotations else None
+
+        def put(db: sqlite3.Connection) -> None:
+            row = db.execute("SELECT id FROM repository WHERE name = ?", (repository,)).fetchone()
+            owner = row[0] if row else -1
+            missing = [
+                digest
+                for table, digests in (("repository_blob", manifest.blobs), ("manifest", manifest.manifests))
+                for digest in digests
+                if db.execute(f"SELECT 1 FROM {table} WHERE repository = ? AND digest = ?", (owner, digest)).fetchone()
+                is None
+            ]
+            if missing:
+                raise ReferencesUnknown(list(missing))
+            owner = _ensure_repository(db, repository)
+            db.execute(
+                "INSERT INTO manifest VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) "
+                "ON CONFLICT DO UPDATE SET media_type = excluded.media_type, artifact_type = excluded.artifact_type",
+                (
+                    owner,
+                    manifest.digest,
+                    manifest.media_type,
+                    manifest.artifact_type,
+                    manifest.subject,
+                    annotations,
+                    len(manifest.data),
+                    time.time(),
+                    manifest.data,
+                ),
+            )
+            db.executemany(
+                "INSERT OR IGNORE INTO manifest_ref VALUES (?, ?, ?, ?)",
+                [(owner, manifest.digest, digest, "blob") for digest in manifest.blobs]
+                + [(owner, manifest.digest, digest, "manifest") for digest in manifest.manifests],
+            )
+            for tag in tags:
+                _point(db, owner, tag, manifest.digest)
+
+        await self._db.write(put)
+
+    async def delete_tag(self, repository: str, tag: str) -> bool:
+        def delete(db: sqlite3.Connection) -> bool:
+            owner = _repository(db, repository)
+            gone = db.execute("DELETE FROM tag WHERE repository = ? AND name = ?", (owner, tag)).rowcount > 0
+            if gone:
+                db.execute("INSERT INTO tag_history VALUES (?, ?, NULL, ?)", (owner, tag, time.time()))
+            return gone
+
+        return await self._db.write(delete)
+
+    async def delete_manifest(self, repository: str, digest: Digest) -> bool:
+        def delete(db: sqlite3.Connection) -> bool:
+            owner = _repository(db, repository)
+            key = (owner, digest)
+            blobs = db.execute(
+                "SELECT digest FROM manifest_ref WHERE repository = ? AND manifest = ? AND kind = 'blob'", key
+            ).fetchall()
+            db.execute(
+                "INSERT INTO tag_history SELECT repository, name, NULL, ? FROM tag WHERE repository = ? AND digest = ?",
+                (time.time(), *key),
+            )
+            gone = db.execute("DELETE FROM manifest WHERE repository = ? AND digest = ?", key).rowcount > 0
+            for (blob,) in blobs:
+                self._queue(db, "link", owner, blob)
+            return gone
+
+        return await self._db.write(delete)
+
+    async def repository_exists(self, repository: str) -> bool:
+        return await self._db.read(lambda db: _repository(db, repository) != _NOBODY)
+
+    async def tags(self, repository: str, after: str, limit: int) -> list[str]:
+        return await self._column(
+            "SELECT t.name FROM repository r JOIN tag t ON t.repository = r.id "
+            "WHERE r.name = ? AND t.name > ? ORDER BY t.name LIMIT ?",
+            (repository, after, limit),
+        )
+
+    async def repositories(self, after: str, limit: int) -> list[str]:
+        return await self._column(
+            "SELECT r.name FROM repository r WHERE r.name > ? "
+            "AND EXISTS (SELECT 1 FROM manifest m WHERE m.repository = r.id) ORDER BY r.name LIMIT ?",
+            (after, limit),
+        )
+
+    async def _column(self, query: str, values: tuple[str | int, ...]) -> list[str]:
+        return await self._db.read(lambda db: [row[0] for row in db.execute(query, values)])
+
+    async def referrers(
+        self, repository: str, subject: Digest, artifact_type: str | None, after: str, limit: int
+    ) -> list[Referrer]:
+        query = (
+            "SELECT m.digest, m.media_type, m.size, m.artifact_type, m.annotations "
+            "FROM repository r JOIN manifest m ON m.repository = r.id WHERE r.name = ? AND m.subject = ? "
+            "AND m.digest > ? AND (? IS NULL OR m.artifact_type = ?) ORDER BY m.digest LIMIT ?"
+        )
+        values = (repository, subject, after, artifact_type, artifact_type, limit)
+        rows = await self._db.read(lambda db: db.execute(query, values).fetchall())
+        return [
+            Referrer(
+                digest=digest,
+                media_type=media_type,
+                size=size,
+                artifact_type=kind,
+                annotations=json.loads(annotations) if annotations else None,
+            )
+            for digest, media_type, size, kind, annotations in rows
+        ]
+
+    # Blobs and uploads
+
+    async def delete_blob(self, repository: str, digest: Digest) -> bool:
+        def delete(db: sqlite3.Connection) -> bool:
+            owner = _repository(db, repository)
+            gone = _unlink(db, owner, digest)
+            if gone:
+                self._queue(db, "blob", 0, digest)
+            return gone
+
+        return await self._db.write(delete)
+
+    async def begin_upload(self, upload: Upload) -> None:
+        values = (upload.upload_id, upload.repository, upload.algorithm, time.time())
+        await self._do("INSERT INTO upload VALUES (?, ?, ?, ?, NULL)", values, durable=False)
+
+    async def upload(self, repository: str, upload_id: str) -> Upload | None:
+        query = "SELECT id, repository, algorithm FROM upload WHERE id = ? AND repository = ?"
+        row = await self._db.read(lambda db: db.execute(query, (upload_id, repository)).fetchone())
+        return Upload(*row) if row else None
+
+    async def end_upload(self, upload_id: str) -> None:
+        await self._do("DELETE FROM upload WHERE id = ?", (upload_id,), durable=False)
+
+    async def close_upload(self, upload_id: str, digest: Digest) -> bool:
+        def close(db: sqlite3.Connection) -> bool:
+            if db.execute("SELECT 1 FROM blob WHERE digest = ? AND deleting", (digest,)).fetchone():
+                return False
+            db.execute("UPDATE upload SET closing = ? WHERE id = ?", (digest, upload_id))
+            return True
+
+        return await self._db.write(close, durable=False)
+
+    async def commit_blob(self, upload: Upload, digest: Digest, size: int) -> None:
+        def commit(db: sqlite3.Connection) -> None:
+            db.execute("INSERT INTO blob VALUES (?, ?, 0) ON CONFLICT DO NOTHING", (digest, size))
+            self._link(db, _ensure_repository(db, upload.repository), digest)
+            db.execute("DELETE FROM upload WHERE id = ?", (upload.upload_id,))
+
+        await self._db.write(commit)
+
+    async def mount_blob(self, repository: str, source: str, digest: Digest) -> bool:
+        def mount(db: sqlite3.Connection) -> bool:
+            if db.execute(_BLOB, (source, digest)).fetchone() is None:
+                return False
+            self._link(db, _ensure_repository(db, repository), digest)
+            return True
+
+        return await self._db.write(mount)
+
+    def _link(self, db: sqlite3.Connection, owner: int, digest: Digest) -> None:
+        db.execute("INSERT OR IGNORE INTO repository_blob VALUES (?, ?)", (owner, digest))
+        self._queue(db, "link", owner, digest)
+
+    async def expired_uploads(self, before: float) -> list[str]:
+        query = "SELECT id FROM upload WHERE begun_at < ?"
+        return await self._db.read(lambda db: [row[0] for row in db.execute(query, (before,))])
+
+    # Garbage collection
+
+    async def due_reviews(self, limit: int) -> list[Review]:
+        query = "SELECT kind, repository, digest FROM gc_queue WHERE review_after <= ? ORDER BY review_after LIMIT ?"
+        return await self._db.read(lambda db: [Review(*row) for row in db.execute(query, (time.time(), limit))])
+
+    async def review(self, review: Review) -> Digest | None:
+        key = (review.kind, review.repository_id, review.digest)
+
+        def decide(db: sqlite3.Connection) -> Digest | None:
+            due = db.execute(
+                "SELECT 1 FROM gc_queue WHERE kind = ? AND repository = ? AND digest = ? AND review_after <= ?",
+                (*key, time.time()),
+            ).fetchone()
+            if due is None:
+                return None  # somebody has used it since, or another process was quicker
+            if review.kind == "blob":
+                users = (
+                    "SELECT 1 FROM repository_blob WHERE digest = ? UNION ALL SELECT 1 FROM upload WHERE closing = ?"
+                )
+                if db.execute(users, (review.digest, review.digest)).fetchone() is None:
+                    # Row and review stay until the object is gone, so that a crash in between is taken up again.
+                    db.execute("UPDATE blob SET deleting = 1 WHERE digest = ?", (review.digest,))
+                    return review.digest
+            else:
+                used = "SELECT 1 FROM manifest_ref WHERE repository = ? AND digest = ?"
+                owner = review.repository_id
+                if db.execute(used, (owner, review.digest)).fetchone() is None and _unlink(db, owner, review.digest):
+                    db.execute("INSERT OR IGNORE INTO gc_queue VALUES ('blob', 0, ?, 0)", (review.digest,))
+            db.execute("DELETE FROM gc_queue WHERE kind = ? AND repository = ? AND digest = ?", key)
+            return None
+
+        return await self._db.write(decide)
+
+    async def forget_blob(self, digest: Digest) -> None:
+        def forget(db: sqlite3.Connection) -> None:
+            db.execute("DELETE FROM blob WHERE digest = ? AND deleting", (digest,))
+            db.execute("DELETE FROM gc_queue WHERE kind = 'blob' AND digest = ?", (digest,))
+
+        await self._db.write(forget)
+
+    async def all_blobs(self, after: str, limit: int) -> list[tuple[Digest, int]]:
+        query = "SELECT digest, size FROM blob WHERE digest > ? AND NOT deleting ORDER BY digest LIMIT ?"
+        return await self._db.read(lambda db: [(row[0], row[1]) for row in db.execute(query, (after, limit))])
+
+    # Users
+
+    async def put_user(self, name: str, password_hash: str) -> None:
+        await self._do("INSERT OR REPLACE INTO user VALUES (?, ?)", (name, password_hash), durable=True)
+
+    async def users(self) -> dict[str, str]:
+        return await self._db.read(lambda db: dict(db.execute("SELECT name, password FROM user").fetchall()))
+
+    async def _do(self, statement: str, values: tuple[str | float, ...], *, durable: bool) -> None:
+        def run(db: sqlite3.Connection) -> None:
+            db.execute(statement, values)
+
+        await self._db.write(run, durable=durable)
+
+    def version(self) -> int:
+        """Changes whenever any process has changed anything."""
+        return self._db.version()
+
+    async def aclose(self) -> None:
+        await self._db.aclose()
+
+
+_NOBODY: Final = -1
+
+
+def _repository(db: sqlite3.Connection, name: str) -> int:
+    row = db.execute("SELECT id FROM repository WHERE name = ?", (name,)).fetchone()
+    return int(row[0]) if row else _NOBODY
+
+
+def _ensure_repository(db: sqlite3.Connection, name: str) -> int:
+    if (found := _repository(db, name)) != _NOBODY:
+        return found
+    return int(db.execute("INSERT INTO repository (name) VALUES (?) RETURNING id", (name,)).fetchone()[0])
+
+
+def _point(db: sqlite3.Connection, owner: int, tag: str, digest: Digest) -> None:
+    now = time.time()
+    before = db.execute("SELECT digest FROM tag WHERE repository = ? AND name = ?", (owner, tag)).fetchone()
+    if before is None or before[0] != digest:
+        db.execute("INSERT INTO tag_history VALUES (?, ?, ?, ?)", (owner, tag, digest, now))
+    db.execute(
+        "INSERT INTO tag VALUES (?, ?, ?, ?) "
+        "ON CONFLICT DO UPDATE SET digest = excluded.digest, updated_at = excluded.updated_at",
+        (owner, tag, digest, now),
+    )
+
+
+def _unlink(db: sqlite3.Connection, owner: int, digest: Digest) -> bool:
+    statement = "DELETE FROM repository_blob WHERE repository = ? AND digest = ?"
+    return db.execute(statement, (owner, digest)).rowcount > 0
+
+
+def _weight(view: StoredManifest | LinkedBlob) -> int:
+    return len(view.data) if isinstance(view, StoredManifest) else 100

@@ -1,0 +1,132 @@
+"""Uploads over HTTP: POST, PATCH, PUT, GET, DELETE. distribution-spec spec.md#pushing-blobs."""
+
+import re
+from http import HTTPStatus
+from typing import Final
+
+from scow.oci.digest import HEX_LENGTH, Digest, algorithm
+from scow.registry.calls import Call
+from scow.registry.errors import BlobUploadInvalid, DigestInvalid, MethodUnsupported, NameInvalid, Refusal, SizeInvalid
+from scow.registry.metadata import Metadata
+from scow.registry.names import parse_blob_digest, parse_repository, parse_upload_id
+from scow.registry.replies import Reply
+from scow.registry.uploads import Receiver, Uploads, check_order, received_range
+
+_CONTENT_RANGE: Final = re.compile(r"(?:bytes[ =])?([0-9]{1,18})-([0-9]{1,18})(?:/(?:[0-9]{1,18}|\*))?\Z")
+EMPTY: Final = {
+    "sha256": "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+    "sha512": "sha512:cf83e1357eefb8bdf1542850d66d8007d620e4050b5715dc83f4a921d36ce9ce"
+    "47d0d13c5d85f2b0ff8318d2877eec2f63b931bd47417a81a538327af927da3e",
+}
+
+
+class UploadRequests:
+    """The endpoints `/v2/<name>/blobs/uploads/` and below."""
+
+    def __init__(self, uploads: Uploads, metadata: Metadata) -> None:
+        self._uploads = uploads
+        self._metadata = metadata
+
+    async def answer_begin(self, call: Call) -> Reply:
+        """Begin an upload, take a whole blob, or mount one from another repository."""
+        if call.method != "POST":
+            raise MethodUnsupported(call.method, ("POST",))
+        mount = call.parameter("mount")
+        if mount is not None and (mounted := await self._mount(call, mount)) is not None:
+            return mounted
+        name = call.parameter("digest-algorithm") or "sha256"
+        if name not in HEX_LENGTH:
+            raise DigestInvalid("unsupported digest algorithm", {"algorithm": name[:100]})
+        given = call.parameter("digest")
+        digest = parse_blob_digest(given) if given is not None else None
+        # Some clients name the digest and send no body: they begin a session. Only the empty blob is complete so.
+        if digest is not None and (call.has_body or digest == EMPTY[algorithm(digest)]):
+            async with self._uploads.begin(call.repository, algorithm(digest)) as receiver:
+                try:
+                    await receiver.receive(call.body(), call.content_length)
+                    await receiver.finish(digest)
+                except (Refusal, ConnectionError):
+                    # Nobody was told this upload's name, so nobody can go on with it.
+                    await self._uploads.drop(receiver.upload.upload_id)
+                    raise
+            return _created(call.repository, digest)
+        async with self._uploads.begin(call.repository, name) as receiver:
+            return _progress(HTTPStatus.ACCEPTED, receiver.upload.upload_id, call.repository, 0)
+
+    async def answer(self, call: Call) -> Reply:
+        """Answer a request for one upload."""
+        upload_id = parse_upload_id(call.route.reference)
+        repository = call.repository
+        match call.method:
+            case "PATCH":
+                async with self._uploads.hold(repository, upload_id) as receiver:
+                    await _receive(call, receiver)
+                    return _progress(HTTPStatus.ACCEPTED, upload_id, repository, receiver.size)
+            case "PUT":
+                given = call.parameter("digest")
+                if given is None:
+                    raise DigestInvalid("the closing request needs the parameter digest")
+                digest = parse_blob_digest(given)
+                async with self._uploads.hold(repository, upload_id) as receiver:
+                    await _receive(call, receiver)
+                    await receiver.finish(digest)
+                return _created(repository, digest)
+            case "GET" | "HEAD":
+                size = await self._uploads.size(repository, upload_id)
+                return _progress(HTTPStatus.NO_CONTENT, upload_id, repository, size)
+            case "DELETE":
+                await self._uploads.cancel(repository, upload_id)
+                return Reply(HTTPStatus.NO_CONTENT)
+            case _:
+                raise MethodUnsupported(call.method, ("GET", "PATCH", "PUT", "DELETE"))
+
+    async def _mount(self, call: Call, mount: str) -> Reply | None:
+        digest = parse_blob_digest(mount)
+        source = call.parameter("from")
+        if source is None:
+            return None  # found elsewhere or not, the answer must not tell: an ordinary upload begins
+        try:
+            parse_repository(source)
+        except NameInvalid:
+            return None
+        if await self._metadata.mount_blob(call.repository, source, digest):
+            return _created(call.repository, digest)
+        return None
+
+
+async def _receive(call: Call, receiver: Receiver) -> None:
+    """Take the request's body, at the place that its Content-Range names if it has one."""
+    stated = call.headers.get("Content-Range")
+    if stated is None or (not stated.strip() and not call.has_body):
+        await receiver.receive(call.body(), None)
+        return
+    match = _CONTENT_RANGE.match(stated.strip())
+    if match is None:
+        raise BlobUploadInvalid("malformed Content-Range", {"range": stated[:100]})
+    start, end = int(match[1]), int(match[2])
+    check_order(receiver.size, start, _location(call.repository, receiver.upload.upload_id))
+    expected = end - start + 1
+    length = call.content_length
+    if expected < 1 and length == 0:
+        expected = 0
+    if expected < 0 or (length is not None and length != expected):
+        raise SizeInvalid("Content-Length is not the size of Content-Range", {"range": stated[:100]})
+    await receiver.receive(call.body(), expected)
+
+
+def _location(repository: str, upload_id: str) -> str:
+    return f"/v2/{repository}/blobs/uploads/{upload_id}"
+
+
+def _progress(status: HTTPStatus, upload_id: str, repository: str, size: int) -> Reply:
+    headers = (
+        ("Location", _location(repository, upload_id)),
+        ("Range", received_range(size)),
+        ("Docker-Upload-UUID", upload_id),
+    )
+    return Reply(status, headers)
+
+
+def _created(repository: str, digest: Digest) -> Reply:
+    headers = (("Location", f"/v2/{repository}/blobs/{digest}"), ("Docker-Content-Digest", digest))
+    return Reply(HTTPStatus.CREATED, headers)

@@ -1,0 +1,201 @@
+"""Blobs on their way in: staged, hashed as they arrive, verified, published, committed.
+
+Which bytes have arrived is what the stage holds, nothing else: after a cut, a restart or at another process an upload
+goes on from there. The hash states kept here save reading the staged bytes again and are checked against the stage
+before use.
+"""
+
+import asyncio
+import hashlib
+import uuid
+from collections import OrderedDict
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from scow.oci.digest import Digest, algorithm, encoded
+from scow.registry.errors import DigestInvalid, Draining, RangeRefused, SizeInvalid, UploadUnknown
+from scow.registry.metadata import Metadata, Upload
+from scow.registry.objects import Objects, Stage
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
+
+BATCH_SIZE: Final = 1 << 20
+"""Bytes that are handed to a thread at a time: hashing releases the interpreter's lock, handing over costs."""
+STATES_LIMIT: Final = 1024
+CLOSE_TRIES: Final = 200
+CLOSE_PAUSE_S: Final = 0.05
+
+
+@dataclass(slots=True)
+class _HashState:
+    state: "_Hash"
+    offset: int  # bytes fed so far
+
+
+class Receiver:
+    """An upload that this request holds: nobody else can write to it meanwhile."""
+
+    def __init__(self, uploads: "Uploads", upload: Upload, stage: Stage) -> None:
+        self._uploads = uploads
+        self._stage = stage
+        self.upload = upload
+
+    @property
+    def size(self) -> int:
+        """Bytes received so far."""
+        return self._stage.size
+
+    async def receive(self, body: AsyncIterator[bytes], expected: int | None) -> None:
+        """Append `body`; what came before a cut stays. `expected` is its size if the client has stated it by a range.
+
+        Raises SizeInvalid, then nothing is appended; StorageFull; and what `body` raises.
+        """
+        stage, start = self._stage, self._stage.size
+        hashing = await self._hashing(self.upload.algorithm)
+        before = hashing.state.copy()
+        batch: list[bytes] = []
+        batched = total = 0
+        writing: asyncio.Task[None] | None = None
+        try:
+            async for data in body:
+                batch.append(data)
+                batched += len(data)
+                total += len(data)
+                if expected is not None and total > expected:
+                    break
+                if batched >= BATCH_SIZE:
+                    if writing is not None:
+                        await writing
+                    writing = asyncio.create_task(self._append(batch, hashing))
+                    batch, batched = [], 0
+        finally:
+            # Also when the client was cut off: what has arrived need not be sent again.
+            if writing is not None:
+                await writing
+            if batch:
+                await self._append(batch, hashing)
+        if expected is not None and total != expected:
+            await stage.truncate(start)
+            self._uploads.remember(self.upload.upload_id, _HashState(before, start))
+            raise SizeInvalid("the chunk's size is not that of its range", {"expected": expected, "received": total})
+
+    async def _append(self, batch: list[bytes], hashing: _HashState) -> None:
+        try:
+            await self._stage.append(batch, [hashing.state])
+        except BaseException:
+            self._uploads.forget(self.upload.upload_id)
+            raise
+        hashing.offset = self._stage.size
+
+    async def _hashing(self, name: str) -> _HashState:
+        """The hash of everything staged so far."""
+        kept = self._uploads.recall(self.upload.upload_id)
+        if kept is None or kept.state.name != name or kept.offset > self._stage.size:
+            kept = _HashState(hashlib.new(name), 0)
+        if kept.offset < self._stage.size:
+            await self._stage.feed(kept.state, kept.offset)
+            kept.offset = self._stage.size
+        self._uploads.remember(self.upload.upload_id, kept)
+        return kept
+
+    async def finish(self, digest: Digest) -> None:
+        """Verify what was received and make it a blob of the repository.
+
+        Raises DigestInvalid, and the upload is over; StorageFull, and it can be tried again.
+        """
+        uploads, upload_id = self._uploads, self.upload.upload_id
+        hashing = await self._hashing(algorithm(digest))
+        if hashing.state.hexdigest() != encoded(digest):
+            await uploads.drop(upload_id)
+            raise DigestInvalid("provided digest did not match uploaded content", {"digest": digest})
+        for _ in range(CLOSE_TRIES):
+            if await uploads.metadata.close_upload(upload_id, digest):
+                break
+            await asyncio.sleep(CLOSE_PAUSE_S)  # another process may be the one that removes it: nothing to wait on
+        else:
+            raise Draining("the blob is being deleted, try again")
+        await self._stage.publish(digest)
+        await uploads.metadata.commit_blob(self.upload, digest, self._stage.size)
+        uploads.forget(upload_id)
+        await uploads.objects.discard(upload_id)
+
+
+class Uploads:
+    """All uploads of a registry."""
+
+    def __init__(self, objects: Objects, metadata: Metadata) -> None:
+        self.objects = objects
+        self.metadata = metadata
+        self._states: OrderedDict[str, _HashState] = OrderedDict()
+
+    @asynccontextmanager
+    async def begin(self, repository: str, algorithm_name: str) -> AsyncIterator[Receiver]:
+        """Begin an upload and hold it; it stays when the context is left."""
+        upload = Upload(str(uuid.uuid4()), repository, algorithm_name)
+        await self.metadata.begin_upload(upload)
+        stage = await self.objects.open_stage(upload.upload_id, create=True)
+        try:
+            yield Receiver(self, upload, stage)
+        finally:
+            await stage.close()
+
+    @asynccontextmanager
+    async def hold(self, repository: str, upload_id: str) -> AsyncIterator[Receiver]:
+        """Go on with an upload. Raises UploadUnknown and UploadBusy."""
+        upload = await self.find(repository, upload_id)
+        stage = await self.objects.open_stage(upload_id)
+        try:
+            yield Receiver(self, upload, stage)
+        finally:
+            await stage.close()
+
+    async def find(self, repository: str, upload_id: str) -> Upload:
+        """The upload's record. Raises UploadUnknown."""
+        upload = await self.metadata.upload(repository, upload_id)
+        if upload is None:
+            raise UploadUnknown(upload_id)
+        return upload
+
+    async def size(self, repository: str, upload_id: str) -> int:
+        """Bytes received so far. Raises UploadUnknown."""
+        await self.find(repository, upload_id)
+        return await self.objects.staged_size(upload_id)
+
+    async def cancel(self, repository: str, upload_id: str) -> None:
+        """End an upload and drop its bytes. Raises UploadUnknown."""
+        await self.find(repository, upload_id)
+        await self.drop(upload_id)
+
+    async def drop(self, upload_id: str) -> None:
+        """Forget an upload and its bytes. Idempotent."""
+        self.forget(upload_id)
+        # Bytes first: a record without bytes is unknown to clients, bytes without a record would be found by nobody.
+        await self.objects.discard(upload_id)
+        await self.metadata.end_upload(upload_id)
+
+    def recall(self, upload_id: str) -> _HashState | None:
+        return self._states.get(upload_id)
+
+    def remember(self, upload_id: str, state: _HashState) -> None:
+        self._states[upload_id] = state
+        self._states.move_to_end(upload_id)
+        if len(self._states) > STATES_LIMIT:
+            self._states.popitem(last=False)
+
+    def forget(self, upload_id: str) -> None:
+        self._states.pop(upload_id, None)
+
+
+def check_order(size: int, start: int, location: str) -> None:
+    """A chunk begins where the last one ended. Raises RangeRefused with where to go on."""
+    if start != size:
+        headers = (("Location", location), ("Range", received_range(size)))
+        raise RangeRefused("the chunk does not begin where the last one ended", {"expected": size}, headers)
+
+
+def received_range(size: int) -> str:
+    """What has arrived as clients scan it: `0-<last byte>`, and `0-0` for nothing, since `0--1` breaks docker's."""
+    return f"0-{max(size - 1, 0)}"
