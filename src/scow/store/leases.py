@@ -1,0 +1,50 @@
+"""Leases: what a running pull, load or build has put or counts on is not garbage, although no image reaches it yet.
+
+A lease lives in memory: after a crash nobody works on what it protected, and the collection at start removes it.
+While it is held it protects every digest (of content) and diff ID (of a layer) that anybody puts, finds or reads, as
+the stores report by `touch`. That errs to the safe side when several are held at once, and needs no bookkeeping of
+who asked.
+"""
+
+import contextlib
+from collections.abc import AsyncIterator
+
+
+class Lease:
+    """What one holder protects; made by `Leases.hold`."""
+
+    def __init__(self) -> None:
+        self._digests: set[str] = set()
+
+    def protect(self, *digests: str) -> None:
+        """Protect more content or layers, until the lease ends."""
+        self._digests.update(digests)
+
+    def __contains__(self, digest: str) -> bool:
+        return digest in self._digests
+
+
+class Leases:
+    """The leases that are held now. Belongs to the event loop's thread."""
+
+    def __init__(self) -> None:
+        self._held: list[Lease] = []
+
+    @contextlib.asynccontextmanager
+    async def hold(self) -> AsyncIterator[Lease]:
+        """Protect what is put and found from here on until the block is left, by success, failure or cancellation."""
+        lease = Lease()
+        self._held.append(lease)
+        try:
+            yield lease
+        finally:
+            self._held.remove(lease)
+
+    def touch(self, digest: str) -> None:
+        """Let every lease that is held protect `digest`: somebody just put it, or found it there."""
+        for lease in self._held:
+            lease.protect(digest)
+
+    def protects(self, digest: str) -> bool:
+        """Return whether a lease that is held protects `digest`."""
+        return any(digest in lease for lease in self._held)
