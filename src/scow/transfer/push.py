@@ -1,0 +1,266 @@
+"""Push: an image from the store into a registry.
+
+Life story: say where to, learn for each layer which blob stands for it, bring the blobs that are missing there (by
+mounting if a neighbour repository has them), then the config, then the manifest under its tag. An image that was
+pulled goes out as the very bytes that came in; any other gets a manifest that depends on nothing but its content.
+"""
+
+import json
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from scow.errors import InvalidArgument, NotFound
+from scow.oci import media_types
+from scow.oci.descriptor import Descriptor
+from scow.oci.digest import DiffID, Digest, sha256, short
+from scow.oci.manifest import Manifest, decode
+from scow.oci.reference import Reference, parse_reference
+from scow.store.images import Image
+from scow.store.store import Store
+from scow.transfer.client import RegistryClient
+from scow.transfer.credentials import Credentials
+from scow.transfer.flights import together
+from scow.transfer.progress import Emit, Meter, aux, message
+from scow.transfer.registries import Registries
+from scow.transfer.uploads import Upload
+from scow.wire.progress import progress_step
+
+MAX_MOUNT_SOURCES: Final = 3
+"""How many neighbour repositories are asked for a layer before it is sent."""
+_MOUNT_WORTH: Final = 4 << 10
+"""Below so many bytes sending a blob is as quick as asking for a mount."""
+
+
+class DigestPush(InvalidArgument):
+    """A digest can't be pushed to, only what has it. The words are docker's."""
+
+    def __init__(self) -> None:
+        super().__init__("cannot push a digest reference")
+
+
+class NoSuchTag(NotFound):
+    """No local image has the name that is to be pushed. The words are docker's."""
+
+    def __init__(self, reference: Reference) -> None:
+        super().__init__(f"An image does not exist locally with the tag: {reference.familiar_name}")
+        self.reference = reference
+
+
+class PushResult(msgspec.Struct, frozen=True, rename="pascal"):
+    """What programs learn of a push, in `aux`."""
+
+    tag: str
+    digest: Digest
+    size: int
+
+
+async def push(
+    reference: Reference,
+    image: Image,
+    *,
+    registries: Registries,
+    store: Store,
+    emit: Emit,
+    credentials: Credentials | None = None,
+) -> PushResult:
+    """Push `image` under the tag of `reference` (`latest` if it has none).
+
+    Raises DigestPush, RegistryUnreachable, Refused and AuthenticationFailed.
+    """
+    if reference.digest:
+        raise DigestPush
+    reference = reference.with_default_tag()
+    results = await _push_tags([(reference, image)], registries, store, emit, credentials)
+    return results[0]
+
+
+async def push_all_tags(
+    reference: Reference,
+    *,
+    registries: Registries,
+    store: Store,
+    emit: Emit,
+    credentials: Credentials | None = None,
+) -> list[PushResult]:
+    """Push every local tag of a repository, as `docker push --all-tags`. Raises NoSuchTag if there is none."""
+    work: list[tuple[Reference, Image]] = []
+    for image in store.images.all():
+        for name in store.images.names(image.id):
+            tagged = parse_reference(name)
+            if tagged.name == reference.name and tagged.tag:
+                work.append((tagged, image))
+    if not work:
+        raise NoSuchTag(reference)
+    work.sort(key=lambda item: item[0].tag or "")
+    return await _push_tags(work, registries, store, emit, credentials)
+
+
+async def _push_tags(
+    work: Sequence[tuple[Reference, Image]],
+    registries: Registries,
+    store: Store,
+    emit: Emit,
+    credentials: Credentials | None,
+) -> list[PushResult]:
+    repository = work[0][0].repository()
+    emit(message(f"The push refers to repository [{repository.name}]"))
+
+    async def push_with(client: RegistryClient) -> list[PushResult]:
+        run = _Push(repository, client, registries, store, emit)
+        return [await run.tag(reference.tag or "", image) for reference, image in work]
+
+    async with store.leases.hold():
+        return await registries.try_endpoints(repository, credentials, push_with, actions=("pull", "push"))
+
+
+class _Push:
+    """One push, of one or several tags: what is known to be in the repository is not asked for twice."""
+
+    def __init__(
+        self, repository: Reference, client: RegistryClient, registries: Registries, store: Store, emit: Emit
+    ) -> None:
+        self._repository = repository
+        self._client = client
+        self._registries = registries
+        self._store = store
+        self._emit = emit
+        self._there: set[Digest] = set()
+
+    async def tag(self, tag: str, image: Image) -> PushResult:
+        diff_ids = list(dict.fromkeys(reversed(image.diff_ids)))
+        for diff_id in diff_ids:
+            self._emit(progress_step(short(diff_id), "Preparing"))
+        manifest, data, media_type = await self._known_manifest(image) or (None, b"", "")
+        if manifest is not None:
+            # Two blobs may hold the same layer: each of them is wanted.
+            pairs = {
+                layer.digest: (diff_id, layer) for diff_id, layer in zip(image.diff_ids, manifest.layers, strict=True)
+            }
+            await together(self._config(manifest.config), *(self._layer(*pair) for pair in reversed(pairs.values())))
+        else:
+            blobs = dict(zip(diff_ids, await together(*map(self._any_layer, diff_ids)), strict=True))
+            config = Descriptor(
+                media_type=media_types.DOCKER_CONFIG, digest=image.id, size=self._store.content.size(image.id)
+            )
+            await self._config(config)
+            data, media_type = build_manifest(config, [blobs[diff_id] for diff_id in image.diff_ids])
+        await self._client.put_manifest(tag, data, media_type)
+        digest = image.manifest if manifest is not None else sha256(data)
+        await self._remember(image, digest, data)
+        result = PushResult(tag, digest, len(data))
+        self._emit(message(f"{tag}: digest: {digest} size: {len(data)}"))
+        self._emit(aux(result))
+        return result
+
+    async def _known_manifest(self, image: Image) -> tuple[Manifest, bytes, str] | None:
+        """The manifest that the image came with, if all of its blobs are here or there already."""
+        content = self._store.content
+        if not image.manifest or not content.has(image.manifest):
+            return None
+        data = await content.get(image.manifest)
+        manifest = decode(data)
+        if not isinstance(manifest, Manifest) or len(manifest.layers) != len(image.diff_ids):
+            return None
+        unsure = {layer.digest for layer in manifest.layers if not content.has(layer.digest)}
+
+        async def is_there(digest: Digest) -> bool:
+            if await self._client.blob_size(digest) is None:
+                return False
+            self._there.add(digest)
+            return True
+
+        if not all(await together(*map(is_there, unsure))):
+            return None
+        media_type = manifest.media_type or media_types.OCI_MANIFEST
+        return manifest, data, media_type
+
+    async def _any_layer(self, diff_id: DiffID) -> Descriptor:
+        """Bring a layer in whatever compressed form we have, or make one."""
+        known = self._store.layers.blobs(diff_id)
+        if not known:
+            known = [await self._store.layers.compress(diff_id)]
+        await self._layer(diff_id, known[0])
+        return known[0]
+
+    async def _layer(self, diff_id: DiffID, descriptor: Descriptor) -> None:
+        id = short(diff_id)
+        if self._registries.uploads.locked():
+            self._emit(progress_step(id, "Waiting"))
+        async with self._registries.uploads:
+            if await self._is_there(descriptor):
+                self._emit(progress_step(id, "Layer already exists"))
+                return
+            meter = Meter(self._emit, id, "Pushing", descriptor.size)
+            upload = Upload(self._client, self._store.content.path(descriptor.digest), descriptor, meter.show)
+            sources = self._neighbours(diff_id) if descriptor.size >= _MOUNT_WORTH else []
+            source = await upload.run(sources)
+        self._there.add(descriptor.digest)
+        self._emit(progress_step(id, f"Mounted from {source}" if source else "Pushed"))
+
+    async def _config(self, descriptor: Descriptor) -> None:
+        if not await self._is_there(descriptor):
+            path = self._store.content.path(descriptor.digest)
+            await Upload(self._client, path, descriptor, lambda done: None).run()
+            self._there.add(descriptor.digest)
+
+    async def _is_there(self, descriptor: Descriptor) -> bool:
+        if descriptor.digest not in self._there and await self._client.blob_size(descriptor.digest) is None:
+            return False
+        self._there.add(descriptor.digest)
+        return True
+
+    def _neighbours(self, diff_id: DiffID) -> list[str]:
+        """Repositories of the same registry that have held an image with this layer."""
+        images = self._store.images
+        found: dict[str, None] = {}
+        for image in images.all():
+            if diff_id in image.diff_ids:
+                for name in images.digests(image.id):
+                    near = parse_reference(name)
+                    if near.domain == self._repository.domain and near.path != self._repository.path:
+                        found[near.path] = None
+        return list(found)[:MAX_MOUNT_SOURCES]
+
+    async def _remember(self, image: Image, digest: Digest, data: bytes) -> None:
+        """Keep the manifest: the next push, to wherever, gives the same digest, and the image can be found by it."""
+        if not self._store.content.has(digest):
+            await self._store.content.put(data, digest)
+        current = self._store.images.find(image.id)
+        if current is not None:
+            if current.manifest != digest:
+                current = msgspec.structs.replace(current, manifest=digest, index=None)
+            await self._store.images.publish(current, repo_digests=[str(self._repository.with_digest(digest))])
+
+
+def build_manifest(config: Descriptor, layers: Sequence[Descriptor]) -> tuple[bytes, str]:
+    """Make a manifest of docker's schema 2, or OCI's if a layer needs it: its bytes and media type.
+
+    The same content gives the same bytes, and docker's daemon would write them so, too.
+    """
+    kinds = {media_types.compression(layer.media_type) for layer in layers}
+    is_docker = kinds <= {media_types.Compression.GZIP}
+    own = media_types.DOCKER_MANIFEST if is_docker else media_types.OCI_MANIFEST
+    names = {
+        media_types.Compression.GZIP: media_types.OCI_LAYER_GZIP,
+        media_types.Compression.ZSTD: media_types.OCI_LAYER_ZSTD,
+        media_types.Compression.NONE: media_types.OCI_LAYER,
+    }
+
+    def pointer(media_type: str, descriptor: Descriptor) -> dict[str, object]:
+        return {"mediaType": media_type, "size": descriptor.size, "digest": descriptor.digest}
+
+    def layer_type(layer: Descriptor) -> str:
+        if is_docker:
+            return media_types.DOCKER_LAYER_GZIP
+        compression = media_types.compression(layer.media_type)
+        return names[compression] if compression else layer.media_type
+
+    document = {
+        "schemaVersion": 2,
+        "mediaType": own,
+        "config": pointer(media_types.DOCKER_CONFIG if is_docker else media_types.OCI_CONFIG, config),
+        "layers": [pointer(layer_type(layer), layer) for layer in layers],
+    }
+    return json.dumps(document, indent=3).encode(), own
