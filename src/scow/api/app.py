@@ -1,0 +1,99 @@
+"""The API as a web application: one entrance that finds the version and the handler, and answers errors."""
+
+import asyncio
+import logging
+import time
+from typing import Final
+
+from aiohttp import web
+
+from scow.api.call import Background, Call
+from scow.api.errors import PageNotFound, error_response, status_of
+from scow.api.interfaces import EngineApi
+from scow.api.routes import Routes, split_version
+from scow.api.versions import NEWEST, PRODUCT, parse_version, text_of
+from scow.errors import ScowError
+
+_log = logging.getLogger(__name__)
+
+PATIENCE_S: Final = 10.0
+"""How long a shutdown waits for changes that are under way."""
+
+_HEADERS: Final = {
+    "Api-Version": text_of(NEWEST),
+    "Docker-Experimental": "false",
+    "Ostype": "linux",
+    "Server": f"Docker/{PRODUCT} (linux)",
+}
+
+
+class Api:
+    """The entrance for all requests."""
+
+    def __init__(self, engine: EngineApi, background: Background) -> None:
+        self._engine = engine
+        self._background = background
+        self._routes = Routes()
+        self._streams: set[asyncio.Task[object]] = set()
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """Answer a request, whatever goes wrong with it."""
+        began = time.perf_counter() if _log.isEnabledFor(logging.DEBUG) else 0.0
+        task = asyncio.current_task()
+        assert task is not None
+        self._streams.add(task)
+        try:
+            response = await self._dispatch(request)
+        except ScowError as error:
+            response = self._refuse(request, error)
+        except (ConnectionError, asyncio.CancelledError):
+            raise
+        except web.HTTPException as error:
+            response = error
+        except Exception as error:
+            _log.exception("%s %s failed", request.method, request.path)
+            response = self._refuse(request, error)
+        finally:
+            self._streams.discard(task)
+        if began:
+            spent_ms = (time.perf_counter() - began) * 1000
+            _log.debug("%s %s %d %.1f ms", request.method, request.path_qs, response.status, spent_ms)
+        return response
+
+    async def _dispatch(self, request: web.Request) -> web.StreamResponse:
+        version_text, path = split_version(request.rel_url.raw_path)
+        handler, params = self._routes.find(request.method, path)
+        version = parse_version(version_text)
+        return await handler(Call(request, self._engine, self._background, version, params))
+
+    def _refuse(self, request: web.Request, error: Exception) -> web.StreamResponse:
+        if not isinstance(error, PageNotFound):
+            _log.debug("%s %s: %d %s", request.method, request.path, status_of(error), error)
+        streamed: web.StreamResponse | None = request.get("streamed")
+        if streamed is not None:
+            # Half an answer is out already: cutting the connection is the one way left to say that it is not whole.
+            if request.transport is not None:
+                request.transport.abort()
+            return streamed
+        return error_response(error)
+
+    async def aclose(self, app: web.Application) -> None:
+        """End the streams, which else go on for ever, and wait for changes that are under way."""
+        me = asyncio.current_task()
+        await self._background.aclose(PATIENCE_S)
+        for task in [task for task in self._streams if task is not me]:
+            task.cancel()
+
+
+async def _add_headers(request: web.BaseRequest, response: web.StreamResponse) -> None:
+    response.headers.update(_HEADERS)
+
+
+def make_app(engine: EngineApi) -> web.Application:
+    """Make the application that serves `engine`. Its shutdown ends all streams; it doesn't close the engine."""
+    api = Api(engine, Background())
+    app = web.Application(client_max_size=0)
+    app.router.add_route("*", "/{path:.*}", api.handle)
+    app.on_response_prepare.append(_add_headers)
+    app.on_shutdown.append(api.aclose)
+    return app

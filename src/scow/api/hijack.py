@@ -1,0 +1,300 @@
+"""Attached streams: a connection that leaves HTTP and carries bytes both ways.
+
+The life of one: a handler asks the engine for an attachment; `Hijacked.take_over` moves the transport from the HTTP
+server's protocol to ours, with whatever the client sent behind its request; the head is written by hand; the engine
+pumps; `finish` sends our end and waits a moment for the client's. A client without input closes its side at once and
+still wants all the output, which is why the HTTP server's protocol (it closes then) can't keep the connection.
+"""
+
+import asyncio
+import logging
+import os
+import select
+import socket
+from collections import deque
+from http import HTTPStatus
+from typing import Any, Final, cast
+
+from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
+
+from scow.api.errors import error_body, status_of
+from scow.api.mux import frame, raw
+from scow.errors import InvalidArgument
+
+_log = logging.getLogger(__name__)
+
+RAW_STREAM: Final = "application/vnd.docker.raw-stream"
+MULTIPLEXED_STREAM: Final = "application/vnd.docker.multiplexed-stream"
+
+_OUTPUT_HIGH: Final = 1 << 20  # bytes waiting for the client before a pump has to wait too
+_INPUT_HIGH: Final = 1 << 20  # bytes waiting for the container before the client has to wait
+_SEND_BUFFER: Final = 1 << 20
+_LINGER_S: Final = 1.0  # how long a finished stream waits for the client to close
+_MAX_BODY: Final = 1 << 20
+
+
+class Hijacked(asyncio.Protocol):
+    """A connection taken over from HTTP; the client's end of an attachment."""
+
+    def __init__(self, transport: asyncio.Transport, server_protocol: asyncio.BaseProtocol, early: bytes) -> None:
+        self._transport = transport
+        self._server_protocol = server_protocol
+        self._input: deque[bytes] = deque([early] if early else [])
+        self._input_size = len(early)
+        self._input_ready = asyncio.Event()
+        if early:
+            self._input_ready.set()
+        self._input_ended = False
+        self._reading_paused = False
+        self._discarding = False
+        self._writable = asyncio.Event()
+        self._writable.set()
+        self._closed = asyncio.Event()
+        self._hangup: _HangupWatch | None = None
+        self._tty = False
+
+    @classmethod
+    def take_over(cls, request: web.Request) -> "Hijacked":
+        """Move a request's connection out of HTTP. The handler has to return `Taken` in the end."""
+        protocol = request.protocol
+        transport = request.transport
+        if transport is None:
+            raise ConnectionResetError("client is gone")
+        rest = _Rest()
+        # The parser has stopped behind the request's head and kept what followed; as a "parser" we are handed it.
+        protocol.set_parser(cast(Any, rest))
+        stream = cls(transport, protocol, bytes(rest.data))
+        transport.set_protocol(stream)
+        transport.set_write_buffer_limits(high=_OUTPUT_HIGH)
+        transport.resume_reading()
+        sock = transport.get_extra_info("socket")
+        if sock is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
+        return stream
+
+    # --- what the engine uses ---------------------------------------------------------------------------------------
+
+    async def receive(self) -> bytes:
+        """Give what the client sent next, b"" once it has closed its side."""
+        while not self._input:
+            if self._input_ended:
+                return b""
+            self._input_ready.clear()
+            await self._input_ready.wait()
+        data = self._input[0] if len(self._input) == 1 else b"".join(self._input)
+        self._input.clear()
+        self._input_size = 0
+        if self._reading_paused and not self._closed.is_set():
+            self._reading_paused = False
+            self._transport.resume_reading()
+        return data
+
+    async def send(self, chunks: list[tuple[int, bytes]]) -> None:
+        """Send output, framed unless there is a terminal. Raises ConnectionResetError when the client is gone."""
+        await self.write(raw(chunks) if self._tty else frame(chunks))
+
+    async def wait_closed(self) -> None:
+        """Return when the client is gone altogether."""
+        await self._closed.wait()
+
+    # --- what the handlers use --------------------------------------------------------------------------------------
+
+    def start(self, *, tty: bool, upgrade: bool, multiplexed: bool) -> None:
+        """Write the head that begins the stream. It goes out on its own: docker-py loses output in the same packet."""
+        self._tty = tty
+        if upgrade:
+            kind = MULTIPLEXED_STREAM if multiplexed and not tty else RAW_STREAM
+            head = f"HTTP/1.1 101 UPGRADED\r\nContent-Type: {kind}\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n"
+        else:
+            head = f"HTTP/1.1 200 OK\r\nContent-Type: {RAW_STREAM}\r\n"
+        self._transport.write(head.encode() + b"\r\n")
+
+    async def write(self, data: bytes) -> None:
+        """Send bytes as they are. Raises ConnectionResetError when the client is gone."""
+        if self._closed.is_set() or self._transport.is_closing():
+            raise ConnectionResetError("client is gone")
+        self._transport.write(data)
+        if not self._writable.is_set():
+            await self._writable.wait()
+
+    async def refuse(self, error: BaseException) -> None:
+        """Answer a request whose connection was taken over already with an ordinary error."""
+        status: HTTPStatus = status_of(error)
+        body = error_body(error)
+        head = (
+            f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        )
+        await self.write(head.encode() + body)
+
+    async def read_body(self, headers: Any) -> bytes:
+        """Take the request's body from the front of the stream: the HTTP parser leaves it there on an upgrade."""
+        if "chunked" in headers.get("Transfer-Encoding", "").lower():
+            return await self._read_chunked()
+        length = headers.get("Content-Length", "0")
+        if not length.isdigit() or int(length) > _MAX_BODY:
+            raise InvalidArgument(f"invalid Content-Length: {length}")
+        return await self._read_exactly(int(length))
+
+    async def finish(self) -> None:
+        """Send the end of the output, wait a moment for the client to close its side, then close.
+
+        Closing with unread input would reset the connection, and a reset can overtake the last output.
+        """
+        self._discarding = True
+        self._input.clear()
+        if not self._closed.is_set() and not self._transport.is_closing():
+            if self._reading_paused:
+                self._reading_paused = False
+                self._transport.resume_reading()
+            try:
+                self._transport.write_eof()
+                async with asyncio.timeout(_LINGER_S):
+                    while not (self._input_ended or self._closed.is_set()):
+                        self._input_ready.clear()
+                        await self._input_ready.wait()
+            except (TimeoutError, OSError):
+                pass
+        self._transport.close()
+
+    def abort(self) -> None:
+        """Drop the connection with what it still holds."""
+        self._transport.abort()
+
+    # --- asyncio.Protocol -------------------------------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        if self._discarding:
+            return
+        self._input.append(data)
+        self._input_size += len(data)
+        self._input_ready.set()
+        if self._input_size >= _INPUT_HIGH and not self._reading_paused:
+            self._reading_paused = True
+            self._transport.pause_reading()
+
+    def eof_received(self) -> bool:
+        self._input_ended = True
+        self._input_ready.set()
+        sock = self._transport.get_extra_info("socket")
+        if sock is not None and sock.family == socket.AF_UNIX and not self._closed.is_set():
+            self._hangup = _HangupWatch(sock.fileno(), self._transport.abort)
+        return True
+
+    def pause_writing(self) -> None:
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        self._writable.set()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._hangup is not None:
+            self._hangup.close()
+            self._hangup = None
+        self._closed.set()
+        self._input_ended = True
+        self._input_ready.set()
+        self._writable.set()
+        # The HTTP server has its own books to close, and cancels the handler that still pumps.
+        self._server_protocol.connection_lost(exc)
+
+    # --- inside -----------------------------------------------------------------------------------------------------
+
+    async def _read_exactly(self, size: int) -> bytes:
+        data = b""
+        while len(data) < size:
+            more = await self.receive()
+            if not more:
+                raise InvalidArgument("invalid JSON: unexpected EOF")
+            data += more
+        self._unread(data[size:])
+        return data[:size]
+
+    async def _read_line(self) -> bytes:
+        data = b""
+        while b"\r\n" not in data:
+            more = await self.receive()
+            if not more or len(data) > 4096:
+                raise InvalidArgument("malformed chunked encoding")
+            data += more
+        line, _, rest = data.partition(b"\r\n")
+        self._unread(rest)
+        return line
+
+    async def _read_chunked(self) -> bytes:
+        body = b""
+        while True:
+            try:
+                size = int((await self._read_line()).partition(b";")[0], 16)
+            except ValueError as error:
+                raise InvalidArgument("malformed chunked encoding") from error
+            if size < 0 or len(body) + size > _MAX_BODY:
+                raise InvalidArgument("request body is too large")
+            if size == 0:
+                while await self._read_line():
+                    pass
+                return body
+            body += await self._read_exactly(size)
+            await self._read_exactly(2)
+
+    def _unread(self, data: bytes) -> None:
+        if data:
+            self._input.appendleft(data)
+            self._input_size += len(data)
+            self._input_ready.set()
+
+
+class Taken(web.StreamResponse):
+    """What a handler returns when its connection has left HTTP: there is nothing more to send."""
+
+    def __init__(self) -> None:
+        super().__init__(status=HTTPStatus.SWITCHING_PROTOCOLS)
+        self.force_close()
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        return None
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        return None
+
+
+class _Rest:
+    """Takes the bytes that the HTTP parser left over."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+
+    def feed_data(self, data: bytes) -> tuple[bool, bytes]:
+        self.data += data
+        return False, b""
+
+    def feed_eof(self) -> None:
+        pass
+
+
+class _HangupWatch:
+    """Notices that a client which had closed its sending side is now gone altogether.
+
+    After the first half of a close the transport no longer reads, so it would see the second half only when it
+    writes: a silent container's attachment would stay for ever. An epoll with no events in its mask reports just
+    hang-ups, and can itself be watched by the event loop. (On TCP the second half is not visible at all.)
+    """
+
+    def __init__(self, fd: int, hung_up: Any) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._epoll = select.epoll(1)
+        self._fd = os.dup(fd)
+        self._epoll.register(self._fd, 0)
+        self._loop.add_reader(self._epoll.fileno(), self._notice)
+        self._hung_up = hung_up
+
+    def _notice(self) -> None:
+        self.close()
+        self._hung_up()
+
+    def close(self) -> None:
+        if not self._epoll.closed:
+            self._loop.remove_reader(self._epoll.fileno())
+            self._epoll.close()
+            os.close(self._fd)

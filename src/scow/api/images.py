@@ -1,0 +1,63 @@
+"""The image endpoints."""
+
+from aiohttp import web
+
+from scow.api.call import Call, empty
+from scow.api.progress import serve_progress
+from scow.api.shims import respond
+from scow.errors import InvalidArgument, NotSupported
+
+
+async def list_images(call: Call) -> web.StreamResponse:
+    filters = call.filters()
+    if call.version < (1, 41) and (pattern := call.text("filter")):
+        filters.setdefault("reference", []).append(pattern)
+    summaries = await call.engine.images.list(
+        all=call.flag("all"),
+        digests=call.flag("digests"),
+        shared_size=call.version >= (1, 42) and call.flag("shared-size"),
+        filters=filters,
+    )
+    return respond("images.list", call.version, summaries)
+
+
+async def inspect(call: Call) -> web.StreamResponse:
+    return respond("images.inspect", call.version, await call.engine.images.inspect(call.params["name"]))
+
+
+async def history(call: Call) -> web.StreamResponse:
+    return respond("images.history", call.version, await call.engine.images.history(call.params["name"]))
+
+
+async def create(call: Call) -> web.StreamResponse:
+    """Pull (`fromImage`); importing a root file system (`fromSrc`) is not served yet."""
+    from_image = call.text("fromImage")
+    if from_image is None:
+        if call.text("fromSrc"):
+            raise NotSupported("importing images is not supported yet")
+        raise InvalidArgument("fromImage or fromSrc is required")
+    platform = call.text("platform") if call.version >= (1, 32) else None
+    auth = call.request.headers.get("X-Registry-Auth")
+    return await serve_progress(call, await call.engine.images.pull(from_image, call.text("tag"), platform, auth))
+
+
+async def push(call: Call) -> web.StreamResponse:
+    auth = call.request.headers.get("X-Registry-Auth")
+    return await serve_progress(call, await call.engine.images.push(call.params["name"], call.text("tag"), auth))
+
+
+async def tag(call: Call) -> web.StreamResponse:
+    await call.background.finish(
+        call.engine.images.tag(call.params["name"], call.query.get("repo", ""), call.query.get("tag", ""))
+    )
+    return empty(201)
+
+
+async def remove(call: Call) -> web.StreamResponse:
+    name = call.params["name"]
+    if not name.strip():
+        raise InvalidArgument("image name cannot be blank")
+    deleted = await call.background.finish(
+        call.engine.images.remove(name, force=call.flag("force"), prune=not call.flag("noprune"))
+    )
+    return respond("images.remove", call.version, deleted)

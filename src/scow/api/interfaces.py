@@ -1,0 +1,241 @@
+"""What the API asks of the engine: everything that a handler calls, and nothing else."""
+
+from collections.abc import AsyncIterator, Mapping
+from typing import Protocol
+
+from scow.wire.container import (
+    ContainerInspect,
+    ContainerSummary,
+    CreateReply,
+    CreateRequest,
+    TopReply,
+    WaitReply,
+)
+from scow.wire.event import Event
+from scow.wire.exec import ExecCreateRequest, ExecInspect, ExecStartRequest
+from scow.wire.image import DeleteItem, HistoryItem, ImageInspect, ImageSummary
+from scow.wire.network import Network
+from scow.wire.progress import ProgressMessage
+from scow.wire.system import AuthConfig, AuthReply, DiskUsage, Info, Version
+from scow.wire.volume import Volume, VolumeCreateRequest, VolumeList
+
+Filters = Mapping[str, list[str]]
+Chunks = list[tuple[int, bytes]]
+ContainerList = list[ContainerSummary]
+ImageList = list[ImageSummary]
+History = list[HistoryItem]
+Deletions = list[DeleteItem]
+NetworkList = list[Network]
+
+
+class Duplex(Protocol):
+    """A client's end of an attached stream. The API makes it, the engine pumps it."""
+
+    async def receive(self) -> bytes:
+        """Give what the client sent next, b"" once it has closed its side."""
+        ...
+
+    async def send(self, chunks: Chunks) -> None:
+        """Send output of (stream number, data). Returns when there is room for more; raises ConnectionError."""
+        ...
+
+    async def wait_closed(self) -> None:
+        """Return when the client is gone altogether."""
+        ...
+
+
+class Attachment(Protocol):
+    """A registered attachment: from now on no output is lost."""
+
+    @property
+    def tty(self) -> bool: ...
+
+    async def run(self, client: Duplex) -> None:
+        """Pump until the container or the client ends it."""
+        ...
+
+
+class Waiter(Protocol):
+    """A registered wait."""
+
+    async def result(self) -> WaitReply: ...
+
+
+class LogStream(Protocol):
+    """The log of a container, in batches of (stream number, data)."""
+
+    @property
+    def tty(self) -> bool: ...
+
+    def __aiter__(self) -> AsyncIterator[Chunks]: ...
+
+    async def aclose(self) -> None: ...
+
+
+class ProgressStream(Protocol):
+    """The progress of something long; closing it early cancels the work."""
+
+    def __aiter__(self) -> AsyncIterator[ProgressMessage]: ...
+
+    async def aclose(self) -> None: ...
+
+
+class EventStream(Protocol):
+    """A subscription that is active from when it was made until it is closed."""
+
+    def __aiter__(self) -> AsyncIterator[Event]: ...
+
+    async def aclose(self) -> None: ...
+
+
+class Containers(Protocol):
+    """The engine's containers."""
+
+    async def create(self, request: CreateRequest, name: str | None, platform: str | None) -> CreateReply: ...
+
+    async def list(self, *, all: bool, limit: int | None, size: bool, filters: Filters) -> ContainerList: ...
+
+    async def inspect(self, ref: str, size: bool = False) -> ContainerInspect: ...
+
+    async def start(self, ref: str) -> bool: ...
+
+    async def stop(self, ref: str, timeout_s: int | None, signal: str | None) -> bool: ...
+
+    async def restart(self, ref: str, timeout_s: int | None, signal: str | None) -> None: ...
+
+    async def kill(self, ref: str, signal: str | None) -> None: ...
+
+    async def rename(self, ref: str, name: str) -> None: ...
+
+    async def remove(self, ref: str, *, force: bool, volumes: bool, link: bool) -> None: ...
+
+    async def pause(self, ref: str) -> None: ...
+
+    async def unpause(self, ref: str) -> None: ...
+
+    async def resize(self, ref: str, height: int, width: int) -> None: ...
+
+    async def waiter(self, ref: str, condition: str) -> Waiter: ...
+
+    async def attachment(
+        self,
+        ref: str,
+        *,
+        stdin: bool,
+        stdout: bool,
+        stderr: bool,
+        stream: bool,
+        logs: bool,
+        detach_keys: str | None,
+    ) -> Attachment: ...
+
+    async def logs(
+        self,
+        ref: str,
+        *,
+        stdout: bool,
+        stderr: bool,
+        follow: bool,
+        tail: int | None,
+        since: float | None,
+        until: float | None,
+        timestamps: bool,
+        details: bool,
+    ) -> LogStream: ...
+
+    async def top(self, ref: str, ps_args: str) -> TopReply: ...
+
+
+class Execs(Protocol):
+    """Commands inside containers."""
+
+    async def create(self, ref: str, request: ExecCreateRequest) -> str: ...
+
+    async def start(self, id: str, request: ExecStartRequest) -> Attachment | None: ...
+
+    async def inspect(self, id: str) -> ExecInspect: ...
+
+    async def resize(self, id: str, height: int, width: int) -> None: ...
+
+
+class Images(Protocol):
+    """The engine's images."""
+
+    async def list(self, *, all: bool, digests: bool, shared_size: bool, filters: Filters) -> ImageList: ...
+
+    async def inspect(self, ref: str) -> ImageInspect: ...
+
+    async def history(self, ref: str) -> History: ...
+
+    async def tag(self, ref: str, repo: str, tag: str) -> None: ...
+
+    async def remove(self, ref: str, *, force: bool, prune: bool) -> Deletions: ...
+
+    async def pull(
+        self, from_image: str, tag: str | None, platform: str | None, auth: str | None
+    ) -> ProgressStream: ...
+
+    async def push(self, ref: str, tag: str | None, auth: str | None) -> ProgressStream: ...
+
+
+class Networks(Protocol):
+    """The engine's networks."""
+
+    async def list(self, filters: Filters) -> NetworkList: ...
+
+    async def inspect(self, ref: str) -> Network: ...
+
+
+class Volumes(Protocol):
+    """The engine's volumes."""
+
+    async def list(self, filters: Filters) -> VolumeList: ...
+
+    async def inspect(self, name: str) -> Volume: ...
+
+    async def create(self, request: VolumeCreateRequest) -> Volume: ...
+
+    async def remove(self, name: str, *, force: bool) -> None: ...
+
+
+class Events(Protocol):
+    """The engine's event bus."""
+
+    async def subscribe(self, *, since: float | None, until: float | None, filters: Filters) -> EventStream: ...
+
+
+class System(Protocol):
+    """What the engine tells about itself."""
+
+    async def info(self) -> Info: ...
+
+    async def version(self) -> Version: ...
+
+    async def df(self) -> DiskUsage: ...
+
+    async def auth(self, credentials: AuthConfig) -> AuthReply: ...
+
+
+class EngineApi(Protocol):
+    """The engine, by its nouns."""
+
+    @property
+    def containers(self) -> Containers: ...
+
+    @property
+    def execs(self) -> Execs: ...
+
+    @property
+    def images(self) -> Images: ...
+
+    @property
+    def networks(self) -> Networks: ...
+
+    @property
+    def volumes(self) -> Volumes: ...
+
+    @property
+    def events(self) -> Events: ...
+
+    @property
+    def system(self) -> System: ...
