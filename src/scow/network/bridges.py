@@ -1,0 +1,127 @@
+"""Bridges and the veth pairs on them: what is done to the machine for a network or an endpoint. All of it blocks."""
+
+import contextlib
+import hashlib
+import ipaddress
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from scow.errors import Conflict
+from scow.linux import links, netns, sysctl
+from scow.linux.netlink import Message, Netlink
+from scow.network.addresses import parse_address
+from scow.network.model import Endpoint, Network
+from scow.network.sandboxes import Inside, add_pair
+
+_log = logging.getLogger(__name__)
+
+
+class NameTaken(Conflict):
+    """A link of the bridge's name exists, and it isn't a bridge."""
+
+    def __init__(self, name: str, kind: str) -> None:
+        super().__init__(f"cannot make bridge {name}: there is a link of that name already ({kind or 'hardware'})")
+        self.name = name
+
+
+def ensure_bridge(machine: Netlink, network: Network) -> int:
+    """Make a network's bridge, or bring the one that is there into shape: up, with the gateways as its addresses.
+
+    Returns its index. Idempotent. Raises NameTaken, OSError.
+    """
+    found = next((link for link in links.links(machine) if link.name == network.bridge), None)
+    if found is None:
+        machine.request([links.add_bridge(network.bridge, _bridge_mac(network), network.mtu)])
+        index = links.index_of(network.bridge)
+    elif found.kind != "bridge":
+        raise NameTaken(network.bridge, found.kind)
+    else:
+        index = found.index
+    _set_sysctls(network)
+    wanted = {ipaddress.ip_interface(f"{pool.gateway}/{pool.subnet.rpartition('/')[2]}") for pool in network.pools}
+    present = {address for at, address in links.addresses(machine) if at == index and not address.is_link_local}
+    machine.request(
+        [
+            *(links.delete_address(index, address) for address in present - wanted),
+            *(links.add_address(index, address) for address in wanted - present),
+            links.set_link(index, up=True),
+        ]
+    )
+    return index
+
+
+def _bridge_mac(network: Network) -> str:
+    # A fixed address: a bridge without one takes the lowest of its ports', and changes it as containers come and go.
+    return (b"\x02\x42" + hashlib.sha256(network.id.encode()).digest()[:4]).hex(":")
+
+
+def _set_sysctls(network: Network) -> None:
+    sysctl.ensure(f"net/ipv4/conf/{network.bridge}/route_localnet", "1")
+    if Path(f"/proc/sys/net/ipv6/conf/{network.bridge}").exists():
+        sysctl.ensure(f"net/ipv6/conf/{network.bridge}/accept_ra", "0")
+        sysctl.ensure(f"net/ipv6/conf/{network.bridge}/disable_ipv6", "0" if network.enable_ipv6 else "1")
+
+
+def ensure_forwarding(*, ipv6: bool) -> None:
+    """Let the machine forward packets, as dockerd does; says so in the log if it did not before."""
+    if sysctl.ensure("net/ipv4/ip_forward", "1"):
+        _log.warning("enabled IPv4 forwarding on this machine (net.ipv4.ip_forward = 1)")
+    if ipv6 and sysctl.ensure("net/ipv6/conf/all/forwarding", "1"):
+        _log.warning("enabled IPv6 forwarding on this machine (net.ipv6.conf.all.forwarding = 1)")
+
+
+def machine_subnets(machine: Netlink, ours: Callable[[str], bool]) -> list[links.Subnet]:
+    """List what the machine's routes and addresses take up, links for whose name `ours` is true left out."""
+    own = {link.index for link in links.links(machine) if ours(link.name)}
+    taken = [subnet for index, subnet in links.routes(machine) if index not in own]
+    return taken + [address.network for index, address in links.addresses(machine) if index not in own]
+
+
+def attach(
+    machine: Netlink, inside: Inside, endpoint: Endpoint, network: Network, bridge: int, *, gateway: bool
+) -> None:
+    """Join a sandbox to a network: link, MAC, addresses, and the default route if `gateway`. Undone if it fails.
+
+    A pair that waits in the sandbox is used if it is the endpoint's; otherwise one is made.
+    """
+    try:
+        if inside.link == endpoint.link:
+            index = inside.index
+            if inside.bridge != bridge:
+                machine.request([links.set_link(named=endpoint.link, master=bridge)])
+        else:
+            index = add_pair(machine, inside, endpoint.link, endpoint.interface, bridge, network.mtu)
+        if endpoint.ipv6:
+            name = f"net/ipv6/conf/{endpoint.interface}/disable_ipv6"
+            netns.inside(inside.fd, lambda: sysctl.write(name, "0"))
+        messages = [links.set_link(index, mac=endpoint.mac, mtu=network.mtu, up=True)]
+        messages += [links.add_address(index, address) for address in interfaces(endpoint)]
+        if gateway:
+            messages += _default_routes(index, endpoint)
+        inside.netlink.request(messages)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            machine.request([links.delete_link(endpoint.link)])
+        raise
+
+
+def _default_routes(index: int, endpoint: Endpoint) -> list[Message]:
+    gateways = [text for text in (endpoint.gateway, endpoint.ipv6_gateway) if text]
+    return [links.add_default_route(index, parse_address(text)) for text in gateways]
+
+
+def route_through(inside: Inside, endpoint: Endpoint) -> None:
+    """Make an endpoint that is attached the sandbox's way out."""
+    index = next(link.index for link in links.links(inside.netlink) if link.name == endpoint.interface)
+    inside.netlink.request(_default_routes(index, endpoint))
+
+
+def interfaces(endpoint: Endpoint) -> list[links.Interface]:
+    """Return the endpoint's addresses with their prefix lengths."""
+    found: list[links.Interface] = []
+    if endpoint.ip:
+        found.append(ipaddress.ip_interface(f"{endpoint.ip}/{endpoint.prefix}"))
+    if endpoint.ipv6:
+        found.append(ipaddress.ip_interface(f"{endpoint.ipv6}/{endpoint.ipv6_prefix}"))
+    return found

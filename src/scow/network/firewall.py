@@ -1,0 +1,207 @@
+"""The engine's one nftables table: translation of addresses and ports, and who may talk to whom.
+
+`inet scow_TAG` holds everything, so that removing it removes everything, and no rule of anybody else is ever touched.
+Published ports are elements of maps: publishing one costs no new rule. `install` writes the whole table
+in one transaction, whatever was there before; `publish` and `unpublish` change elements only, and fall back to
+`install` when the table isn't as they expect (somebody flushed the ruleset).
+
+What the rules say: to a container's bridge goes what belongs to a connection it began, what a published port led
+there, and what comes from the same bridge (unless inter-container traffic is off); nothing goes in or out of an
+internal network.
+An accept here can't overrule a drop in another table: `obstacles` names those.
+"""
+
+import ipaddress
+import json
+import logging
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from scow.linux.nftables import Nftables, NftablesFailed
+from scow.network.addresses import parse_subnet
+from scow.network.model import Endpoint, Network
+from scow.network.threads import Threads
+
+_log = logging.getLogger(__name__)
+
+
+class Firewall:
+    """The table of one engine; owned by the event loop, its calls run in threads."""
+
+    def __init__(self, tag: str, threads: Threads) -> None:
+        self.table = f"inet scow_{tag}"
+        self._threads = threads
+        self._nft: Nftables | None = None
+        self._networks: tuple[Network, ...] = ()
+        self._published: dict[str, list[str]] = {}
+
+    async def install(self, networks: Iterable[Network], endpoints: Iterable[Endpoint] | None = None) -> None:
+        """Make the table say exactly this; without `endpoints`, what is published stays. Raises NftablesFailed."""
+        self._networks = tuple(network for network in networks if network.bridge)
+        if endpoints is not None:
+            self._published = {endpoint.id: elements(endpoint) for endpoint in endpoints if endpoint.ports}
+        await self._reinstall()
+
+    async def publish(self, endpoint: Endpoint) -> None:
+        """Lead the endpoint's published ports to it. Raises NftablesFailed; then nothing is published."""
+        lines = elements(endpoint)
+        if not lines:
+            return
+        self._published[endpoint.id] = lines
+        try:
+            await self._change("add", lines)
+        except BaseException:
+            self._published.pop(endpoint.id, None)
+            raise
+
+    async def unpublish(self, endpoint_id: str) -> None:
+        """Undo `publish`; an endpoint that has nothing published is fine."""
+        lines = self._published.pop(endpoint_id, [])
+        if lines:
+            await self._change("delete", lines)
+
+    async def destroy(self) -> None:
+        """Remove the table, if it is there, and the context."""
+        self._published.clear()
+        await self._run(f"add table {self.table}\ndelete table {self.table}\n")
+        self.close()
+
+    def close(self) -> None:
+        if self._nft is not None:
+            self._nft.close()
+            self._nft = None
+
+    async def _change(self, verb: str, lines: Sequence[str]) -> None:
+        script = "".join(f"{verb} element {self.table} {line}\n" for line in lines)
+        try:
+            await self._run(script)
+        except NftablesFailed as failure:
+            _log.warning("restoring table %s, which was changed from outside: %s", self.table, failure)
+            await self._reinstall()
+
+    async def _reinstall(self) -> None:
+        script = render(self.table, self._networks)
+        for lines in self._published.values():
+            script += "".join(f"add element {self.table} {line}\n" for line in lines)
+        await self._run(script)
+
+    async def _run(self, script: str) -> None:
+        def job() -> None:
+            if self._nft is None:
+                self._nft = Nftables()
+            self._nft.run(script)
+
+        await self._threads(job)
+
+    async def obstacles(self) -> list[str]:
+        """Name base chains of other tables that drop forwarded packets by policy: they stop containers' traffic too."""
+
+        def job() -> str:
+            if self._nft is None:
+                self._nft = Nftables()
+            return self._nft.run("list chains", json=True)
+
+        return obstacles_in(await self._threads(job), self.table)
+
+
+def obstacles_in(listing: str, own_table: str) -> list[str]:
+    """Read `nft -j list chains`: chains outside `own_table` on the forward hook whose policy is drop."""
+    found = []
+    items: list[dict[str, Any]] = json.loads(listing)["nftables"] if listing.strip() else []
+    for item in items:
+        chain = item.get("chain", {})
+        name = f"{chain.get('family')} {chain.get('table')}"
+        if chain.get("hook") == "forward" and chain.get("policy") == "drop" and name != own_table:
+            found.append(f"{name} {chain['name']}")
+    return found
+
+
+def elements(endpoint: Endpoint) -> list[str]:
+    """Name the map elements (`MAP { KEY : VALUE }`) that publish an endpoint's ports."""
+    lines = []
+    for port in endpoint.ports:
+        address = ipaddress.ip_address(port.host_ip)
+        target = endpoint.ip if address.version == 4 else endpoint.ipv6
+        if not target:
+            continue
+        where = "" if address.is_unspecified else f"{address} . "
+        name = f"{'any' if address.is_unspecified else 'at'}{address.version}"
+        lines.append(f"{name} {{ {port.protocol} . {where}{port.host_port} : {target} . {port.container_port} }}")
+    return lines
+
+
+def render(table: str, networks: Sequence[Network]) -> str:
+    """Write the script that replaces the whole table, without published ports, in one transaction."""
+    return f"""\
+add table {table}
+delete table {table}
+table {table} {{
+    map any4 {{ type inet_proto . inet_service : ipv4_addr . inet_service; }}
+    map any6 {{ type inet_proto . inet_service : ipv6_addr . inet_service; }}
+    map at4 {{ type inet_proto . ipv4_addr . inet_service : ipv4_addr . inet_service; }}
+    map at6 {{ type inet_proto . ipv6_addr . inet_service : ipv6_addr . inet_service; }}
+    set bridges {{ type ifname; {_members(_quoted(network) for network in networks)} }}
+    set internal {{ type ifname; {_members(_quoted(network) for network in networks if network.internal)} }}
+    set within {{ type ifname . ifname; {_members(_pair(network) for network in networks if network.inter_container)} }}
+    chain published {{
+        dnat ip to meta l4proto . ip daddr . th dport map @at4
+        dnat ip to meta l4proto . th dport map @any4
+        dnat ip6 to meta l4proto . ip6 daddr . th dport map @at6
+        dnat ip6 to meta l4proto . th dport map @any6
+    }}
+    chain raw {{
+        type filter hook prerouting priority raw; policy accept;
+        # route_localnet, which lets 127.0.0.1 reach published ports, would also let containers reach ours.
+        iifname @bridges ip daddr 127.0.0.0/8 drop
+        iifname @bridges ip saddr 127.0.0.0/8 drop
+    }}
+    chain prerouting {{
+        type nat hook prerouting priority dstnat; policy accept;
+        fib daddr type local jump published
+    }}
+    chain output {{
+        type nat hook output priority -100; policy accept;
+        fib daddr type local jump published
+    }}
+    chain postrouting {{
+        type nat hook postrouting priority srcnat; policy accept;
+        oifname @bridges ip saddr 127.0.0.0/8 masquerade
+{"".join(_translation(network) for network in networks)}\
+    }}
+    chain forward {{
+        type filter hook forward priority filter; policy accept;
+        iifname . oifname @within accept
+        iifname @internal drop
+        oifname @internal drop
+        oifname @bridges ct state established,related accept
+        oifname @bridges ct status dnat accept
+        oifname @bridges drop
+    }}
+}}
+"""
+
+
+def _quoted(network: Network) -> str:
+    return f'"{network.bridge}"'
+
+
+def _pair(network: Network) -> str:
+    return f"{_quoted(network)} . {_quoted(network)}"
+
+
+def _members(names: Iterable[str]) -> str:
+    listed = ", ".join(names)
+    return f"elements = {{ {listed} }};" if listed else ""
+
+
+def _translation(network: Network) -> str:
+    bridge = _quoted(network)
+    lines = []
+    for pool in network.pools:
+        subnet = parse_subnet(pool.subnet)
+        family = "ip" if subnet.version == 4 else "ip6"
+        # Whoever reaches a neighbour by a published port must get the answer from there, not from the neighbour.
+        lines.append(f"        oifname {bridge} {family} saddr {subnet} ct status dnat masquerade\n")
+        if network.masquerade:
+            lines.append(f"        oifname != {bridge} {family} saddr {subnet} masquerade\n")
+    return "".join(lines)

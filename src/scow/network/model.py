@@ -1,0 +1,159 @@
+"""What networks are made of: pure data, kept in the state database and handed to the engine.
+
+Network --has--> Pools; a Sandbox is a container's network namespace; an Endpoint attaches it to one network.
+"""
+
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from scow.errors import InvalidArgument, NotFound
+
+BRIDGE: Final = "bridge"
+HOST: Final = "host"
+NONE: Final = "none"
+PREDEFINED: Final = (BRIDGE, HOST, NONE)
+
+OPTION_NAME: Final = "com.docker.network.bridge.name"
+OPTION_MASQUERADE: Final = "com.docker.network.bridge.enable_ip_masquerade"
+OPTION_ICC: Final = "com.docker.network.bridge.enable_icc"
+OPTION_BINDING: Final = "com.docker.network.bridge.host_binding_ipv4"
+OPTION_DEFAULT: Final = "com.docker.network.bridge.default_bridge"
+OPTION_MTU: Final = "com.docker.network.driver.mtu"
+
+
+class NoSuchNetwork(NotFound):
+    def __init__(self, ref: str) -> None:
+        super().__init__(f"network {ref} not found")
+        self.ref = ref
+
+
+class BadAddress(InvalidArgument):
+    """An address or subnet in a request makes no sense."""
+
+
+class Pool(msgspec.Struct, frozen=True, kw_only=True):
+    """One subnet of a network as text: `subnet` and `ip_range` in CIDR form, `gateway` and `auxiliary` as addresses."""
+
+    subnet: str
+    gateway: str
+    ip_range: str = ""
+    auxiliary: dict[str, str] = {}
+
+
+class Network(msgspec.Struct, frozen=True, kw_only=True):
+    """A network: `id` is 64 hex digits, `options` are docker's driver options, `bridge` is a link's name or empty."""
+
+    id: str
+    name: str
+    driver: str
+    created: datetime
+    bridge: str = ""
+    pools: tuple[Pool, ...] = ()
+    enable_ipv6: bool = False
+    internal: bool = False
+    attachable: bool = False
+    options: dict[str, str] = {}
+    labels: dict[str, str] = {}
+    ipam_driver: str = "default"
+    ipam_options: dict[str, str] = {}
+
+    @property
+    def scope(self) -> str:
+        return "local"
+
+    @property
+    def predefined(self) -> bool:
+        return self.name in PREDEFINED
+
+    @property
+    def masquerade(self) -> bool:
+        return not self.internal and _flag(self.options, OPTION_MASQUERADE)
+
+    @property
+    def inter_container(self) -> bool:
+        return _flag(self.options, OPTION_ICC)
+
+    @property
+    def mtu(self) -> int | None:
+        value = self.options.get(OPTION_MTU, "")
+        return int(value) if value.isdigit() and int(value) else None
+
+
+class NetworkRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """What a user asks of a new network; a pool without subnet gets one that is free."""
+
+    name: str
+    driver: str = BRIDGE
+    pools: tuple[Pool, ...] = ()
+    enable_ipv6: bool = False
+    internal: bool = False
+    attachable: bool = False
+    options: dict[str, str] = {}
+    labels: dict[str, str] = {}
+    ipam_driver: str = "default"
+    ipam_options: dict[str, str] = {}
+
+
+class Port(msgspec.Struct, frozen=True):
+    """A port of the container to publish. No host address means all; host port 0 a free one; `last` ends a range."""
+
+    container_port: int
+    protocol: str = "tcp"
+    host_ip: str = ""
+    host_port: int = 0
+    last_host_port: int = 0
+
+
+class PublishedPort(msgspec.Struct, frozen=True, order=True):
+    """A port of the container that is reachable at `host_ip`:`host_port` of the machine."""
+
+    container_port: int
+    protocol: str
+    host_ip: str
+    host_port: int
+
+
+class EndpointRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """What a container asks of its attachment; empty strings mean: choose."""
+
+    ipv4: str = ""
+    ipv6: str = ""
+    mac: str = ""
+    container_name: str = ""
+    aliases: tuple[str, ...] = ()
+    gateway_priority: int = 0
+
+
+class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
+    """A container's attachment to one network, as it stands. On `host` and `none` there is no address or link."""
+
+    id: str
+    network_id: str
+    network_name: str
+    container_id: str
+    container_name: str = ""
+    link: str = ""
+    interface: str = ""
+    mac: str = ""
+    ip: str = ""
+    prefix: int = 0
+    gateway: str = ""
+    ipv6: str = ""
+    ipv6_prefix: int = 0
+    ipv6_gateway: str = ""
+    aliases: tuple[str, ...] = ()
+    ports: tuple[PublishedPort, ...] = ()
+
+
+class Sandbox(msgspec.Struct, frozen=True, kw_only=True):
+    """A container's network namespace: `path` pins it; None means the machine's own (network `host`)."""
+
+    container_id: str
+    path: Path | None
+
+
+def _flag(options: dict[str, str], name: str) -> bool:
+    return options.get(name, "true").lower() not in ("false", "0", "f")

@@ -1,0 +1,634 @@
+"""The engine's networks: which there are, and the life of a container's attachment to them.
+
+A container's life here: `sandbox` (a pinned namespace), `connect` to each of its networks (link, addresses, published
+ports), perhaps `disconnect`, then `release`, which undoes everything. An engine's: `start`, `reconcile` with the
+containers that live, and `stop`, which leaves the live ones' networking as it is, or `destroy`, which leaves nothing.
+What is made is written down first; `start` and `reconcile` remove whatever a killed engine left behind.
+"""
+
+import hashlib
+import logging
+import re
+import secrets
+from collections.abc import Iterable, Sequence
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from scow.errors import Conflict, Forbidden, InvalidArgument, NotFound, NotSupported
+from scow.linux import links
+from scow.linux.netlink import Netlink
+from scow.network import addresses, bridges, ports
+from scow.network.addresses import AddressPool, AddressTaken
+from scow.network.firewall import Firewall
+from scow.network.model import (
+    BRIDGE,
+    HOST,
+    NONE,
+    OPTION_BINDING,
+    OPTION_DEFAULT,
+    OPTION_ICC,
+    OPTION_MASQUERADE,
+    OPTION_MTU,
+    OPTION_NAME,
+    PREDEFINED,
+    BadAddress,
+    Endpoint,
+    EndpointRequest,
+    Network,
+    NetworkRequest,
+    NoSuchNetwork,
+    Pool,
+    Port,
+    PublishedPort,
+    Sandbox,
+)
+from scow.network.ports import PortTable, PortTaken, PublishingFailed
+from scow.network.reaper import Reaper, remove
+from scow.network.sandboxes import Sandboxes
+from scow.network.state import State
+from scow.network.threads import Threads
+from scow.store.database import Database
+
+_log = logging.getLogger(__name__)
+_NAME: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
+_NOT_YET: Final = ("macvlan", "ipvlan", "overlay")
+
+
+class NetworkExists(Conflict):
+    def __init__(self, name: str) -> None:
+        super().__init__(f"network with name {name} already exists")
+        self.name = name
+
+
+class NetworkInUse(Forbidden):
+    def __init__(self, network: Network) -> None:
+        super().__init__(f"error while removing network: network {network.name} id {network.id} has active endpoints")
+        self.network = network
+
+
+class AlreadyConnected(Forbidden):
+    def __init__(self, container: str, network: Network) -> None:
+        super().__init__(f"endpoint with name {container} already exists in network {network.name}")
+
+
+class NotConnected(Forbidden):
+    def __init__(self, container: str, network: Network) -> None:
+        super().__init__(f"container {container} is not connected to network {network.name}")
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """What the engine's configuration says about networks.
+
+    `bridge_name` of the default bridge is derived from the engine id if empty; so is its subnet chosen from
+    `default_pools` if there is no `bip` (an address with prefix). `spare_sandboxes` bounds the pool of ready ones.
+    """
+
+    bridge_name: str = ""
+    bip: str = ""
+    default_pools: tuple[tuple[str, int], ...] = addresses.DEFAULT_POOLS
+    default_binding: str = ""
+    mtu: int = 1500
+    masquerade: bool = True
+    inter_container: bool = True
+    spare_sandboxes: int = 4
+
+
+class Networks:
+    """All networks of one engine. Owned by the event loop; what waits for the kernel runs in threads of its own."""
+
+    def __init__(self, engine_id: str, db: Database, exec_root: Path, settings: Settings | None = None) -> None:
+        self.tag = tag_of(engine_id)
+        self._settings = settings or Settings()
+        self._state = State(db)
+        self._threads = Threads()
+        self._machine = Netlink()
+        self._link_prefix = f"v{self.tag[:6]}"
+        self._sandboxes = Sandboxes(
+            exec_root / "netns",
+            self._link_prefix,
+            self._machine,
+            self._threads,
+            spare=self._settings.spare_sandboxes,
+        )
+        self._reaper = Reaper(self._machine, self._threads)
+        self._firewall = Firewall(self.tag, self._threads)
+        self._ports = PortTable()
+        self._networks: dict[str, Network] = {}
+        self._pools: dict[str, list[AddressPool]] = {}
+        self._bridges: dict[str, int] = {}
+        self._endpoints: dict[str, Endpoint] = {}
+        self._containers: dict[str, dict[str, Endpoint]] = {}
+        self._recorded_sandboxes: set[str] = set()
+        self._closed = False
+
+    # the engine's life
+
+    async def start(self) -> None:
+        """Bring up bridges and firewall, adopt what was recorded, and drop what nobody recorded.
+
+        Raises OSError where the machine refuses, PoolsExhausted, BadAddress for a wrong `bip`.
+        """
+        networks, sandboxes, endpoints = self._state.load()
+        self._networks = {network.id: network for network in networks}
+        self._recorded_sandboxes = set(sandboxes)
+        await self._ensure_predefined()
+        for network in self._networks.values():
+            self._pools[network.id] = [AddressPool(pool) for pool in network.pools]
+        for endpoint in endpoints:
+            self._adopt(endpoint)
+        for network in list(self._networks.values()):
+            await self._bring_up(network)
+        await self._firewall.install(self._networks.values(), self._endpoints.values())
+        await self._drop_unrecorded()
+        for obstacle in await self._firewall.obstacles():
+            _log.warning("chain %s drops forwarded packets by policy: containers may be cut off", obstacle)
+        default = self.get(BRIDGE)
+        self._sandboxes.warm_up(lambda: (self._bridges[default.id], default.mtu))
+
+    async def reconcile(self, live: Iterable[str]) -> None:
+        """Release what belongs to containers that don't live any more; mend the links of those that do."""
+        alive = set(live)
+        gone = (self._recorded_sandboxes | set(self._containers)) - alive
+        for container_id in sorted(gone):
+            await self.release(container_id)
+        present = await self._threads(lambda: {link.name for link in links.links(self._machine)})
+        for endpoint in list(self._endpoints.values()):
+            if endpoint.link and endpoint.link not in present and endpoint.container_id in alive:
+                try:
+                    await self._attach(endpoint)
+                except OSError as error:
+                    _log.warning("cannot mend network of container %s: %s", endpoint.container_id, error)
+
+    async def stop(self) -> None:
+        """Let go of everything but the live containers' networking. Idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        spare = await self._sandboxes.aclose()
+        for link in spare:
+            self._reaper.watch(link, _nothing)
+        await self._reaper.settled()
+        self._ports.close()
+        self._firewall.close()
+        self._machine.close()
+        self._threads.close()
+
+    async def destroy(self) -> None:
+        """Stop, and remove every link, namespace and rule of this engine; networks stay defined."""
+        for link in await self._sandboxes.aclose():
+            self._reaper.watch(link, _nothing)
+        for container_id in self._recorded_sandboxes | set(self._containers):
+            await self.release(container_id)
+        await self._reaper.settled()
+        names = [network.bridge for network in self._networks.values() if network.bridge]
+        await self._threads(lambda: remove(self._machine, names))
+        await self._firewall.destroy()
+        await self.stop()
+
+    async def reload(self) -> None:
+        """Write the whole firewall table again: after somebody else flushed the ruleset."""
+        await self._firewall.install(self._networks.values())
+
+    async def settled(self) -> None:
+        """Return once the links of everything that was released have gone."""
+        await self._reaper.settled()
+
+    # networks
+
+    def all(self) -> list[Network]:
+        """Return all networks, the oldest first."""
+        return sorted(self._networks.values(), key=lambda network: (network.created, network.name))
+
+    def get(self, ref: str) -> Network:
+        """Find a network by name, id, or the beginning of an id. Raises NoSuchNetwork; InvalidArgument if ambiguous."""
+        named = next((network for network in self._networks.values() if network.name == ref), None)
+        found = named or self._networks.get(ref)
+        if found is not None:
+            return found
+        matches = [network for network in self._networks.values() if ref and network.id.startswith(ref)]
+        if len(matches) > 1:
+            raise InvalidArgument(f"network {ref} is ambiguous ({len(matches)} matches found based on ID prefix)")
+        if not matches:
+            raise NoSuchNetwork(ref)
+        return matches[0]
+
+    async def create(self, request: NetworkRequest) -> Network:
+        """Make a user-defined network. Raises Conflict, Forbidden, InvalidArgument, NotFound (an unknown driver)."""
+        self._check_new(request)
+        network_id = secrets.token_hex(32)
+        bridge = request.options.get(OPTION_NAME) or f"br-{network_id[:12]}"
+        if len(bridge) > links.NAME_MAX or "/" in bridge or '"' in bridge or not bridge.isprintable():
+            raise InvalidArgument(f"invalid bridge name: {bridge}")
+        network = Network(
+            id=network_id,
+            name=request.name,
+            driver=BRIDGE,
+            created=datetime.now(UTC),
+            bridge=bridge,
+            pools=await self._choose_pools(request),
+            enable_ipv6=request.enable_ipv6,
+            internal=request.internal,
+            attachable=request.attachable,
+            options=request.options,
+            labels=request.labels,
+            ipam_driver=request.ipam_driver,
+            ipam_options=request.ipam_options,
+        )
+        self._check_new(request)  # again: another request may have come in between
+        async with AsyncExitStack() as undo:
+            self._networks[network.id] = network
+            self._pools[network.id] = [AddressPool(pool) for pool in network.pools]
+            undo.callback(self._forget_network, network.id)
+            await self._state.put_network(network)
+            undo.push_async_callback(self._state.remove_network, network.id)
+            await self._bring_up(network)
+            undo.push_async_callback(self._threads, lambda: remove(self._machine, [network.bridge]))
+            await self._firewall.install(self._networks.values())
+            undo.pop_all()
+        return network
+
+    async def remove(self, ref: str) -> Network:
+        """Remove a user-defined network without endpoints. Raises NoSuchNetwork, Forbidden for others."""
+        network = self.get(ref)
+        if network.predefined:
+            raise Forbidden(f"{network.name} is a pre-defined network and cannot be removed")
+        if any(endpoint.network_id == network.id for endpoint in self._endpoints.values()):
+            raise NetworkInUse(network)
+        self._forget_network(network.id)
+        await self._reaper.settled()  # of containers that have left it just now
+        await self._threads(lambda: remove(self._machine, [network.bridge]))
+        await self._firewall.install(self._networks.values())
+        await self._state.remove_network(network.id)
+        return network
+
+    def endpoints(self, network_id: str) -> list[Endpoint]:
+        """Return a network's endpoints, as `network inspect` lists them."""
+        return [endpoint for endpoint in self._endpoints.values() if endpoint.network_id == network_id]
+
+    # containers
+
+    def of_container(self, container_id: str) -> list[Endpoint]:
+        """Return a container's endpoints in the order in which they were made."""
+        return list(self._containers.get(container_id, {}).values())
+
+    async def sandbox(self, container_id: str, network: str = BRIDGE) -> Sandbox:
+        """Make a container's network namespace; `network` is the first it will be connected to, and decides its kind.
+
+        On `host` there is nothing to make. Raises NoSuchNetwork, OSError.
+        """
+        driver = self.get(network).driver
+        if driver == HOST:
+            return Sandbox(container_id=container_id, path=None)
+        self._recorded_sandboxes.add(container_id)
+        await self._state.put_sandbox(container_id)
+        try:
+            return await self._sandboxes.take(container_id, linked=driver == BRIDGE)
+        except BaseException:
+            self._recorded_sandboxes.discard(container_id)
+            await self._state.remove_sandbox(container_id)
+            raise
+
+    async def connect(
+        self, sandbox: Sandbox, ref: str, request: EndpointRequest | None = None, published: Sequence[Port] = ()
+    ) -> Endpoint:
+        """Attach a sandbox to a network, and publish ports there; all of it or nothing.
+
+        Raises NoSuchNetwork, AlreadyConnected, BadAddress, AddressTaken, NoAddressLeft, PublishingFailed (a port is
+        taken: docker's words), OSError.
+        """
+        network = self.get(ref)
+        wanted = request or EndpointRequest()
+        if network.id in self._containers.get(sandbox.container_id, {}):
+            raise AlreadyConnected(wanted.container_name or sandbox.container_id, network)
+        endpoint = self._new_endpoint(sandbox.container_id, network, wanted)
+        async with AsyncExitStack() as undo:
+            if network.driver == BRIDGE:
+                taken = await self._take_addresses(network, wanted)
+                endpoint = _with_addresses(endpoint, network, taken, wanted.mac)
+                undo.callback(self._give_back, endpoint)
+                if not network.internal:
+                    endpoint = msgspec.structs.replace(
+                        endpoint, ports=await self._reserve(network, endpoint, published)
+                    )
+                undo.callback(self._ports.release, endpoint.id)
+            self._add(endpoint)
+            undo.callback(self._drop, endpoint)
+            await self._state.put_endpoint(endpoint)
+            undo.push_async_callback(self._state.remove_endpoints, [endpoint.id])
+            if network.driver == BRIDGE:
+                await self._attach(endpoint)
+                undo.push_async_callback(self._threads, lambda: remove(self._machine, [endpoint.link]))
+                undo.push_async_callback(self._firewall.unpublish, endpoint.id)
+                await self._firewall.publish(endpoint)
+            undo.pop_all()
+        return endpoint
+
+    async def disconnect(self, container_id: str, ref: str) -> None:
+        """Detach a container that lives from one network. Raises NoSuchNetwork, NotConnected."""
+        network = self.get(ref)
+        endpoint = self._containers.get(container_id, {}).get(network.id)
+        if endpoint is None:
+            raise NotConnected(container_id, network)
+        self._drop(endpoint)
+        self._ports.release(endpoint.id)
+        await self._firewall.unpublish(endpoint.id)
+        if endpoint.link:
+            await self._threads(lambda: remove(self._machine, [endpoint.link]))
+            await self._restore_route(container_id)
+        self._give_back(endpoint)
+        await self._state.remove_endpoints([endpoint.id])
+
+    async def release(self, container_id: str) -> None:
+        """Undo everything of a container whose processes have ended. Idempotent; a container unknown here is fine.
+
+        Ports are free when this returns. Links go on their own some milliseconds later, then the addresses are free.
+        """
+        mine = self.of_container(container_id)
+        for endpoint in mine:
+            self._drop(endpoint)
+            self._ports.release(endpoint.id)
+            await self._firewall.unpublish(endpoint.id)
+        if container_id in self._recorded_sandboxes:
+            await self._sandboxes.release(container_id)
+            self._recorded_sandboxes.discard(container_id)
+            await self._state.remove_sandbox(container_id)
+        linkless = [endpoint.id for endpoint in mine if not endpoint.link]
+        if linkless:
+            await self._state.remove_endpoints(linkless)
+        for endpoint in mine:
+            if endpoint.link:
+                self._reaper.watch(endpoint.link, lambda gone=endpoint: self._link_gone(gone))  # type: ignore[misc]  # a default
+
+    # inside
+
+    async def _ensure_predefined(self) -> None:
+        by_name = {network.name: network for network in self._networks.values()}
+        for name in (HOST, NONE):
+            if name not in by_name:
+                driver = "null" if name == NONE else name
+                await self._record(
+                    Network(id=secrets.token_hex(32), name=name, driver=driver, created=datetime.now(UTC))
+                )
+        before = by_name.get(BRIDGE)
+        settings = self._settings
+        bridge = settings.bridge_name or f"scow{self.tag}"
+        if len(bridge) > links.NAME_MAX:
+            raise InvalidArgument(f"invalid bridge name: {bridge}")
+        if settings.bip:
+            pool = addresses.parse_bip(settings.bip)
+        elif before is not None and before.pools:
+            pool = before.pools[0]
+        else:
+            pool = addresses.complete(Pool(subnet=str(await self._free_subnet(4)), gateway=""))
+        options = {
+            OPTION_DEFAULT: "true",
+            OPTION_ICC: str(settings.inter_container).lower(),
+            OPTION_MASQUERADE: str(settings.masquerade).lower(),
+            OPTION_BINDING: settings.default_binding or "0.0.0.0",
+            OPTION_NAME: bridge,
+            OPTION_MTU: str(settings.mtu),
+        }
+        wanted = Network(
+            id=before.id if before else secrets.token_hex(32),
+            name=BRIDGE,
+            driver=BRIDGE,
+            created=before.created if before else datetime.now(UTC),
+            bridge=bridge,
+            pools=(pool,),
+            options=options,
+        )
+        if wanted != before:
+            if before is not None and before.bridge != bridge:
+                await self._threads(lambda: remove(self._machine, [before.bridge]))
+            await self._record(wanted)
+
+    async def _record(self, network: Network) -> None:
+        await self._state.put_network(network)
+        self._networks[network.id] = network
+
+    async def _free_subnet(self, version: int) -> addresses.Subnet:
+        own = {network.bridge for network in self._networks.values()}
+        taken = await self._threads(lambda: bridges.machine_subnets(self._machine, own.__contains__))
+        taken += [addresses.parse_subnet(pool.subnet) for network in self._networks.values() for pool in network.pools]
+        return addresses.choose_subnet(self._settings.default_pools, taken, version)
+
+    async def _bring_up(self, network: Network) -> None:
+        if network.bridge:
+            self._bridges[network.id] = await self._threads(lambda: bridges.ensure_bridge(self._machine, network))
+            await self._threads(lambda: bridges.ensure_forwarding(ipv6=network.enable_ipv6))
+
+    async def _drop_unrecorded(self) -> None:
+        """Remove links and namespaces that are ours by their names, and nobody's by the records."""
+        known = {endpoint.link for endpoint in self._endpoints.values()}
+        found = await self._threads(lambda: links.links(self._machine))
+        lost = [link.name for link in found if self._is_lost(link, known)]
+        await self._threads(lambda: remove(self._machine, lost))
+        for container_id in await self._sandboxes.pinned():
+            if container_id not in self._recorded_sandboxes:
+                await self._sandboxes.release(container_id)
+
+    def _is_lost(self, link: links.Link, known: set[str]) -> bool:
+        return link.kind == "veth" and link.name.startswith(self._link_prefix) and link.name not in known
+
+    def _adopt(self, endpoint: Endpoint) -> None:
+        for address in bridges.interfaces(endpoint):
+            for pool in self._pools.get(endpoint.network_id, []):
+                if address.ip in pool.subnet:
+                    pool.adopt(address.ip)
+        for failure in self._ports.adopt(endpoint.ports, endpoint.id):
+            _log.warning("cannot hold a port of container %s any more: %s", endpoint.container_id, failure)
+        self._add(endpoint)
+
+    def _check_new(self, request: NetworkRequest) -> None:
+        if request.name in PREDEFINED or request.name == "default":
+            raise Forbidden(f"operation is not permitted on predefined {request.name} network")
+        if not _NAME.fullmatch(request.name):
+            raise InvalidArgument(
+                f"invalid network name: {request.name!r}: use letters, digits, underscore, dot and dash"
+            )
+        if request.driver in _NOT_YET:
+            raise NotSupported(f"network driver {request.driver} is not supported yet")
+        if request.driver != BRIDGE:
+            raise NotFound(
+                f'could not find plugin {request.driver} in v1 plugin registry: plugin "{request.driver}" not found'
+            )
+        if any(network.name == request.name for network in self._networks.values()):
+            raise NetworkExists(request.name)
+
+    async def _choose_pools(self, request: NetworkRequest) -> tuple[Pool, ...]:
+        pools = []
+        for wanted in request.pools:
+            subnet = wanted.subnet or str(await self._free_subnet(4))
+            pool = addresses.complete(msgspec.structs.replace(wanted, subnet=subnet))
+            self._check_overlap(addresses.parse_subnet(pool.subnet))
+            pools.append(pool)
+        versions = {addresses.parse_subnet(pool.subnet).version for pool in pools}
+        if 4 not in versions:
+            pools.insert(0, addresses.complete(Pool(subnet=str(await self._free_subnet(4)), gateway="")))
+        if request.enable_ipv6 and 6 not in versions:
+            # A random unique local prefix (RFC 4193), as docker 27 and later give.
+            prefix = (b"\xfd" + secrets.token_bytes(5)).hex()
+            pools.append(addresses.complete(Pool(subnet=f"{prefix[:4]}:{prefix[4:8]}:{prefix[8:]}::/64", gateway="")))
+        return tuple(pools)
+
+    def _check_overlap(self, subnet: addresses.Subnet) -> None:
+        for network in self._networks.values():
+            for pool in network.pools:
+                other = addresses.parse_subnet(pool.subnet)
+                if addresses.overlap(subnet, other):
+                    raise addresses.PoolOverlap(subnet, other, f"network {network.name}")
+
+    def _forget_network(self, network_id: str) -> None:
+        self._networks.pop(network_id, None)
+        self._pools.pop(network_id, None)
+        self._bridges.pop(network_id, None)
+
+    def _new_endpoint(self, container_id: str, network: Network, wanted: EndpointRequest) -> Endpoint:
+        link = interface = ""
+        if network.driver == BRIDGE:
+            used = {endpoint.interface for endpoint in self.of_container(container_id)}
+            interface = next(name for name in (f"eth{n}" for n in range(len(used) + 1)) if name not in used)
+            waiting = self._sandboxes.waiting_link(container_id) if interface == "eth0" else ""
+            link = waiting or self._sandboxes.new_link_name()
+        return Endpoint(
+            id=secrets.token_hex(32),
+            network_id=network.id,
+            network_name=network.name,
+            container_id=container_id,
+            container_name=wanted.container_name,
+            link=link,
+            interface=interface,
+            aliases=wanted.aliases,
+        )
+
+    async def _take_addresses(self, network: Network, wanted: EndpointRequest) -> list[addresses.Address]:
+        try:
+            return self._take_addresses_now(network, wanted)
+        except AddressTaken:
+            # Perhaps by the same container's last run, whose link is on its way out.
+            if not self._reaper.dying:
+                raise
+        await self._reaper.settled()
+        return self._take_addresses_now(network, wanted)
+
+    def _take_addresses_now(self, network: Network, wanted: EndpointRequest) -> list[addresses.Address]:
+        taken: list[tuple[AddressPool, addresses.Address]] = []
+        try:
+            for version, text in ((4, wanted.ipv4), (6, wanted.ipv6)):
+                pools = [pool for pool in self._pools[network.id] if pool.subnet.version == version]
+                if text:
+                    address = addresses.parse_address(text)
+                    pools = [pool for pool in pools if address in pool.subnet] or pools
+                    if not pools:
+                        raise BadAddress(f"network {network.name} has no IPv{version} subnet for {text}")
+                if pools:
+                    taken.append((pools[0], pools[0].take(text)))
+        except BaseException:
+            for pool, address in taken:
+                pool.give_back(address)
+            raise
+        return [address for _, address in taken]
+
+    def _give_back(self, endpoint: Endpoint) -> None:
+        for address in bridges.interfaces(endpoint):
+            for pool in self._pools.get(endpoint.network_id, []):
+                if address.ip in pool.subnet:
+                    pool.give_back(address.ip)
+
+    async def _reserve(
+        self, network: Network, endpoint: Endpoint, published: Sequence[Port]
+    ) -> tuple[PublishedPort, ...]:
+        binding = network.options.get(OPTION_BINDING, "")
+        default = "" if binding == "0.0.0.0" else binding or self._settings.default_binding
+        try:
+            return self._ports.reserve(published, endpoint.id, ipv6=bool(endpoint.ipv6), default_ip=default)
+        except PortTaken as failure:
+            name, reason = endpoint.container_name or endpoint.container_id[:12], await self._with_holder(failure)
+            raise PublishingFailed(name, endpoint.id, reason) from failure
+
+    async def _with_holder(self, failure: PortTaken) -> PortTaken:
+        if failure.ours:
+            other = self._endpoints.get(failure.holder)
+            holder = f"container {other.container_name or other.container_id[:12]}" if other else ""
+        else:
+            found = await self._threads(lambda: ports.find_process(failure.protocol, failure.port))
+            holder = f"process {found}" if found else ""
+        return PortTaken(failure.host_ip, failure.port, failure.protocol, holder=holder, ours=failure.ours)
+
+    async def _attach(self, endpoint: Endpoint) -> None:
+        network = self._networks[endpoint.network_id]
+        bridge = self._bridges[network.id]
+        gateway = not network.internal and self._way_out(endpoint.container_id) in (None, endpoint)
+
+        def job() -> None:
+            inside = self._sandboxes.enter(endpoint.container_id)
+            try:
+                bridges.attach(self._machine, inside, endpoint, network, bridge, gateway=gateway)
+            finally:
+                inside.close()
+
+        await self._threads(job)
+
+    def _way_out(self, container_id: str) -> Endpoint | None:
+        """Return the endpoint that holds a container's default route: the first on a network that isn't internal."""
+        for endpoint in self.of_container(container_id):
+            network = self._networks.get(endpoint.network_id)
+            if endpoint.link and network is not None and not network.internal:
+                return endpoint
+        return None
+
+    async def _restore_route(self, container_id: str) -> None:
+        endpoint = self._way_out(container_id)
+        if endpoint is None:
+            return
+
+        def job() -> None:
+            inside = self._sandboxes.enter(container_id)
+            try:
+                bridges.route_through(inside, endpoint)
+            finally:
+                inside.close()
+
+        await self._threads(job)
+
+    def _add(self, endpoint: Endpoint) -> None:
+        self._endpoints[endpoint.id] = endpoint
+        self._containers.setdefault(endpoint.container_id, {})[endpoint.network_id] = endpoint
+
+    def _drop(self, endpoint: Endpoint) -> None:
+        self._endpoints.pop(endpoint.id, None)
+        mine = self._containers.get(endpoint.container_id, {})
+        mine.pop(endpoint.network_id, None)
+        if not mine:
+            self._containers.pop(endpoint.container_id, None)
+
+    async def _link_gone(self, endpoint: Endpoint) -> None:
+        self._give_back(endpoint)
+        await self._state.remove_endpoints([endpoint.id])
+
+
+async def _nothing() -> None:
+    return
+
+
+def tag_of(engine_id: str) -> str:
+    """Derive the eight hex digits that mark an engine's links, table and namespaces."""
+    return hashlib.sha256(engine_id.encode()).hexdigest()[:8]
+
+
+def _with_addresses(endpoint: Endpoint, network: Network, taken: list[addresses.Address], mac: str) -> Endpoint:
+    changes: dict[str, str | int] = {}
+    for address in taken:
+        pool = next(pool for pool in network.pools if address in addresses.parse_subnet(pool.subnet))
+        prefix = addresses.parse_subnet(pool.subnet).prefixlen
+        gateway = "" if network.internal else pool.gateway
+        if address.version == 4:
+            changes |= {"ip": str(address), "prefix": prefix, "gateway": gateway}
+        else:
+            changes |= {"ipv6": str(address), "ipv6_prefix": prefix, "ipv6_gateway": gateway}
+    changes["mac"] = addresses.checked_mac(mac) if mac else addresses.mac_of(taken[0])
+    return msgspec.structs.replace(endpoint, **changes)

@@ -1,0 +1,69 @@
+"""Networks, sandboxes and endpoints as rows of the state database; written before the world is changed."""
+
+from collections.abc import Iterable
+from sqlite3 import Connection
+from typing import Final
+
+import msgspec
+
+from scow.network.model import Endpoint, Network
+from scow.store.database import Database
+
+STEPS: Final = (
+    """
+    CREATE TABLE networks (id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, data BLOB NOT NULL) WITHOUT ROWID;
+    CREATE TABLE sandboxes (container_id TEXT PRIMARY KEY) WITHOUT ROWID;
+    CREATE TABLE endpoints (id TEXT PRIMARY KEY, container_id TEXT NOT NULL, data BLOB NOT NULL) WITHOUT ROWID;
+    """,
+)
+
+
+class State:
+    """The network component's tables of the engine's database."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+        db.migrate("network", STEPS)
+
+    def load(self) -> tuple[list[Network], list[str], list[Endpoint]]:
+        """Read networks, containers with a sandbox, and endpoints. Blocks: for start-up."""
+
+        def read(connection: Connection) -> tuple[list[Network], list[str], list[Endpoint]]:
+            networks = connection.execute("SELECT data FROM networks").fetchall()
+            sandboxes = connection.execute("SELECT container_id FROM sandboxes").fetchall()
+            endpoints = connection.execute("SELECT data FROM endpoints").fetchall()
+            return (
+                [msgspec.json.decode(data, type=Network) for (data,) in networks],
+                [container_id for (container_id,) in sandboxes],
+                [msgspec.json.decode(data, type=Endpoint) for (data,) in endpoints],
+            )
+
+        return self._db.read_now(read)
+
+    async def put_network(self, network: Network) -> None:
+        data = msgspec.json.encode(network)
+        await self._execute("INSERT OR REPLACE INTO networks VALUES (?, ?, ?)", [(network.id, network.name, data)])
+
+    async def remove_network(self, network_id: str) -> None:
+        await self._execute("DELETE FROM networks WHERE id = ?", [(network_id,)])
+
+    async def put_sandbox(self, container_id: str) -> None:
+        await self._execute("INSERT OR REPLACE INTO sandboxes VALUES (?)", [(container_id,)])
+
+    async def remove_sandbox(self, container_id: str) -> None:
+        await self._execute("DELETE FROM sandboxes WHERE container_id = ?", [(container_id,)])
+
+    async def put_endpoint(self, endpoint: Endpoint) -> None:
+        data = msgspec.json.encode(endpoint)
+        row = (endpoint.id, endpoint.container_id, data)
+        await self._execute("INSERT OR REPLACE INTO endpoints VALUES (?, ?, ?)", [row])
+
+    async def remove_endpoints(self, endpoint_ids: Iterable[str]) -> None:
+        await self._execute("DELETE FROM endpoints WHERE id = ?", [(endpoint_id,) for endpoint_id in endpoint_ids])
+
+    async def _execute(self, sql: str, rows: list[tuple[object, ...]]) -> None:
+        await self._db.write(lambda connection: _run(connection, sql, rows))
+
+
+def _run(connection: Connection, sql: str, rows: list[tuple[object, ...]]) -> None:
+    connection.executemany(sql, rows)
