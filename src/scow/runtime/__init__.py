@@ -1,1 +1,1 @@
-"""Bundles, conmon and the OCI runtime."""
+"""The runtime floor: bundles, conmon and OCI runtimes, attachments, logs, commands in containers."""

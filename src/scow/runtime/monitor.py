@@ -1,0 +1,455 @@
+"""Running containers: conmon watches each, and outlives this process.
+
+A run's life: `create` writes the bundle, starts conmon, which has the runtime create the container, and returns the
+pid of its first process, which waits; `attach` as often as wanted; `start` lets the process go; when it ends, conmon
+writes an exit file, which comes out of `on_exit` once; `delete` removes what is left. After a restart of the engine
+`probe` tells for each container what became of it.
+
+Below the exec root: containers/ID is the bundle (config.json, conmon's pid file, attach socket, control pipe and
+`oom` file, and our record), exits/ID the exit file, oci the runtimes' own state. It belongs on a tmpfs: nothing of it
+is worth anything after the machine has restarted.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import shutil
+import signal
+import socket
+import time
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from scow.errors import Internal, NotFound
+from scow.linux import cgroup
+from scow.linux.inotify import IN_MOVED_TO, IN_ONLYDIR, Change, Inotify
+from scow.linux.process import ProcessIdentity, identify, is_alive, send_signal
+from scow.runtime import conmon, record
+from scow.runtime.attach import AttachStream, connect
+from scow.runtime.oci_runtime import OciRuntime
+from scow.runtime.record import MonitorRecord
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+LOST_EXIT_CODE: Final = 137
+_GROUP_TIMEOUT_S: Final = 10.0
+_GROUP_POLL_S: Final = 0.002  # the kernel has no event for "this v1 group is empty" (or frozen)
+
+
+class Exit(msgspec.Struct, frozen=True, kw_only=True):
+    """A run has ended. `at` is in nanoseconds since the epoch; a signal's number counts from 128."""
+
+    id: str
+    exit_code: int
+    oom_killed: bool
+    at: int
+
+
+class Alive(msgspec.Struct, frozen=True):
+    """The container runs; its exit will come out of `on_exit`."""
+
+    pid: int
+
+
+class Exited(msgspec.Struct, frozen=True):
+    """The container ended while nobody looked."""
+
+    exit: Exit
+
+
+class Lost(msgspec.Struct, frozen=True):
+    """Nothing runs and nobody knows how it ended: the machine was restarted, or the monitor killed."""
+
+
+class NoSuchRun(NotFound):
+    """There is no monitor for this container."""
+
+    def __init__(self, id: str) -> None:
+        super().__init__(f"container {id} is not running")
+        self.id = id
+
+
+class Run:
+    """A run that this process knows of."""
+
+    def __init__(self, record: MonitorRecord) -> None:
+        self.record = record
+        self.exited = False
+        self.monitor_fd = -1
+        self.parked: list[socket.socket] = []  # attachments that ended, kept so that standard input stays open
+
+    @property
+    def container(self) -> ProcessIdentity:
+        """The container's first process."""
+        if self.record.container is None:
+            raise Internal("the container has no process yet")
+        return self.record.container
+
+
+class _SpecView(msgspec.Struct, rename="camel"):
+    class Linux(msgspec.Struct, rename="camel"):
+        cgroups_path: str = ""
+
+    class Process(msgspec.Struct):
+        args: list[str] = []
+
+    linux: Linux
+    process: Process
+
+
+class Monitors:
+    """All monitors of one engine. `open` before use, `aclose` at the end; containers run on."""
+
+    def __init__(self, exec_root: Path, runtime: OciRuntime, on_exit: Callable[[Exit], None]) -> None:
+        self._bundles = exec_root / "containers"
+        self._exits = exec_root / "exits"
+        self._state = exec_root / "oci"
+        self._runtime = runtime
+        self._on_exit = on_exit
+        self._runs: dict[str, Run] = {}
+        self._inotify: Inotify | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def open(self) -> None:
+        """Make the folders and listen for exits. From here on every exit of a known run is reported."""
+        for folder in (self._bundles, self._exits, self._state):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._inotify = Inotify(self._on_changes)
+        self._inotify.add(self._exits, IN_MOVED_TO | IN_ONLYDIR)
+
+    async def aclose(self) -> None:
+        """Stop listening and finish what was begun. The containers don't notice."""
+        while self._tasks:
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+        for run in self._runs.values():
+            self._forget_monitor(run)
+            _close_all(run.parked)
+        self._runs.clear()
+        if self._inotify is not None:
+            self._inotify.close()
+            self._inotify = None
+
+    def bundle(self, id: str) -> Path:
+        """The folder of a container's run; it exists from `create` to `delete`."""
+        return self._bundles / id
+
+    def pid(self, id: str) -> int:
+        """The pid of a run's first process. Raises NoSuchRun."""
+        return self._get(id).container.pid
+
+    async def create(
+        self,
+        id: str,
+        spec: bytes,
+        *,
+        terminal: bool,
+        open_stdin: bool,
+        stdin_once: bool = False,
+        log_path: Path | None = None,
+        log_max_size: int | None = None,
+        runtime: OciRuntime | None = None,
+    ) -> int:
+        """Create the container from config.json's bytes and return the pid of its process, which waits for `start`.
+
+        `log_path` None keeps no log; the log begins anew when it would become larger than `log_max_size` bytes.
+        Raises CommandNotFound, CommandNotExecutable or RuntimeFailed; then nothing is left behind.
+        """
+        chosen = runtime or self._runtime
+        view = msgspec.json.decode(spec, type=_SpecView)
+        plan = conmon.Plan(
+            id=id,
+            bundle=self.bundle(id),
+            exits=self._exits,
+            state=self._state,
+            runtime=chosen,
+            terminal=terminal,
+            open_stdin=open_stdin,
+            keep_stdin=terminal or not stdin_once,
+            log_path=log_path,
+            log_max_size=log_max_size,
+            args=tuple(view.process.args),
+        )
+        begun = MonitorRecord(
+            runtime=str(chosen.path),
+            cgroups_path=view.linux.cgroups_path,
+            terminal=terminal,
+            keep_stdin=plan.keep_stdin,
+        )
+        # A client that hangs up must not leave a half-made container: the creation is finished, then undone.
+        making = self._spawn(self._create(plan, begun, spec))
+        try:
+            return await asyncio.shield(making)
+        except asyncio.CancelledError:
+            self._spawn(self._undo(making, id))
+            raise
+
+    async def _create(self, plan: conmon.Plan, begun: MonitorRecord, spec: bytes) -> int:
+        run = Run(begun)
+        try:
+            launched = await asyncio.to_thread(_launch, plan, begun, spec)
+            pids = await conmon.handshake(plan, launched)
+            monitor, container = identify(pids.monitor), identify(pids.container)
+            if monitor is None or container is None:
+                raise Internal(f"container {plan.id} ended before it was started")
+            run.record = msgspec.structs.replace(begun, monitor=monitor, container=container)
+            record.write(plan.bundle, run.record)
+        except BaseException:
+            self._runs[plan.id] = run
+            await self.delete(plan.id)
+            raise
+        self._runs[plan.id] = run
+        self._watch_monitor(plan.id, run)
+        return pids.container
+
+    async def _undo(self, making: "asyncio.Task[int]", id: str) -> None:
+        with contextlib.suppress(Exception):
+            await making
+            await self.delete(id)
+
+    async def start(self, id: str) -> None:
+        """Let the created process go. Raises RuntimeFailed."""
+        await self._runtime_of(id).start(self._state, id)
+
+    async def kill(self, id: str, number: int, *, all: bool = False) -> None:
+        """Signal the first process, or `all` of the container's; nothing happens to a run that has ended."""
+        run = self._get(id)
+        if all:
+            for pid in await asyncio.to_thread(cgroup.processes, run.record.cgroups_path):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, number)
+        else:
+            send_signal(run.container, number)
+
+    async def pause(self, id: str) -> None:
+        """Freeze all processes; returns when they are frozen. Raises Internal if the machine can't."""
+        await self._freeze(id, True)
+
+    async def resume(self, id: str) -> None:
+        """Let frozen processes go on."""
+        await self._freeze(id, False)
+
+    async def _freeze(self, id: str, frozen: bool) -> None:
+        path = self._get(id).record.cgroups_path
+        try:
+            async with asyncio.timeout(_GROUP_TIMEOUT_S):
+                cgroup.set_frozen(path, frozen)
+                while cgroup.is_frozen(path) is not frozen:
+                    await asyncio.sleep(_GROUP_POLL_S)
+                    if frozen:  # v1: processes that were forked meanwhile are caught by asking again
+                        cgroup.set_frozen(path, True)
+        except (OSError, TimeoutError) as error:
+            with contextlib.suppress(OSError):
+                cgroup.set_frozen(path, False)
+            raise Internal(
+                f"cannot {'pause' if frozen else 'unpause'} container {id}: {error or 'timed out'}"
+            ) from error
+
+    async def resize(self, id: str, height: int, width: int) -> None:
+        """Tell the terminal its size in characters. Raises NoSuchRun."""
+        if self._get(id).record.terminal:
+            self._control(id, f"1 {height} {width}\n")
+
+    async def reopen_log(self, id: str) -> None:
+        """Have conmon open the log's path anew, after the file was renamed. Raises NoSuchRun."""
+        self._control(id, "2 0 0\n")
+
+    def _control(self, id: str, line: str) -> None:
+        try:
+            fd = os.open(self.bundle(id) / "ctl", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as error:  # ENXIO: conmon is gone
+            raise NoSuchRun(id) from error
+        try:
+            os.write(fd, line.encode())
+        finally:
+            os.close(fd)
+
+    async def attach(self, id: str, *, stdin: bool = True) -> AttachStream:
+        """Attach to a run. Without `stdin`, letting go of it leaves the container's input alone. Raises NoSuchRun."""
+        run = self._get(id)
+        try:
+            connection = connect(self.bundle(id))
+        except OSError as error:
+            raise NoSuchRun(id) from error
+
+        def close(connection: socket.socket) -> None:
+            if stdin or run.record.keep_stdin or run.exited:
+                connection.close()
+                return
+            # conmon would end the container's input with any connection that ends. With only our receiving half shut
+            # it stops sending and keeps the rest.
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RD)
+            run.parked.append(connection)
+
+        return AttachStream(connection, close)
+
+    async def delete(self, id: str, *, force: bool = True) -> None:
+        """Remove what is left of a run: processes (if `force`), groups, the runtime's state, the bundle. Idempotent.
+
+        Raises Internal if the container runs and `force` is not given, or processes can't be ended.
+        """
+        run = self._runs.get(id)
+        known = run.record if run is not None else await asyncio.to_thread(record.read, self.bundle(id))
+        if known is not None:
+            if not force and known.container is not None and is_alive(known.container):
+                raise Internal(f"container {id} is running")
+            if run is not None:
+                run.exited = True  # its end is our doing and no news
+            await self._end_processes(id, known)
+        if run is not None:
+            self._forget_monitor(run)
+            _close_all(run.parked)
+            del self._runs[id]
+        await asyncio.to_thread(self._remove_files, id)
+
+    async def _end_processes(self, id: str, known: MonitorRecord) -> None:
+        if known.container is not None:
+            send_signal(known.container, signal.SIGKILL)
+        try:
+            async with asyncio.timeout(_GROUP_TIMEOUT_S):
+                while not cgroup.remove(known.cgroups_path):
+                    for pid in cgroup.processes(known.cgroups_path):
+                        with contextlib.suppress(ProcessLookupError):
+                            os.kill(pid, signal.SIGKILL)
+                    with contextlib.suppress(OSError):
+                        cgroup.set_frozen(known.cgroups_path, False)  # a frozen process doesn't die
+                    await asyncio.sleep(_GROUP_POLL_S)
+        except TimeoutError as error:
+            raise Internal(f"container {id}: processes could not be ended") from error
+
+    def _remove_files(self, id: str) -> None:
+        shutil.rmtree(self._state / id, ignore_errors=True)
+        shutil.rmtree(self.bundle(id), ignore_errors=True)
+        (self._exits / id).unlink(missing_ok=True)
+
+    async def probe(self, id: str) -> Alive | Exited | Lost:
+        """Find out what became of a run that an earlier engine process began, and watch it if it is alive."""
+        known = await asyncio.to_thread(record.read, self.bundle(id))
+        if known is None or known.container is None or known.monitor is None:
+            return Lost()
+        # In this order: an exit that comes after the look at the file finds the run known, and is reported.
+        run = Run(known)
+        self._runs[id] = run
+        found = self._read_exit(id, known)
+        if found is not None:
+            run.exited = True
+            return Exited(found)
+        if is_alive(known.monitor):
+            self._watch_monitor(id, run)
+            return Alive(known.container.pid)
+        found = self._read_exit(id, known)
+        run.exited = True
+        if found is not None:
+            return Exited(found)
+        send_signal(known.container, signal.SIGKILL)  # nobody holds its pipes or will learn how it ends
+        return Lost()
+
+    def known_ids(self) -> set[str]:
+        """IDs of all bundles on disk, for an engine that looks for what nobody remembers."""
+        return {entry.name for entry in self._bundles.iterdir()} if self._bundles.exists() else set()
+
+    def _get(self, id: str) -> Run:
+        run = self._runs.get(id)
+        if run is None or run.exited:
+            raise NoSuchRun(id)
+        return run
+
+    def runtime_program(self, id: str) -> tuple[Path, Path]:
+        """The runtime's program and its `--root`, for commands about this run. Raises NoSuchRun."""
+        return Path(self._get(id).record.runtime), self._state
+
+    def cgroups_path(self, id: str) -> str:
+        """The run's group, as in its spec. Raises NoSuchRun."""
+        return self._get(id).record.cgroups_path
+
+    def _runtime_of(self, id: str) -> OciRuntime:
+        path = Path(self._get(id).record.runtime)
+        if path == self._runtime.path:
+            return self._runtime
+        return OciRuntime(name=path.name, path=path)
+
+    def _on_changes(self, changes: list[Change]) -> None:
+        ids = [change.name for change in changes if change.name]
+        if len(ids) < len(changes):  # the queue overflowed
+            ids = list(self._runs)
+        for id in ids:
+            self._check_exit(id)
+
+    def _check_exit(self, id: str) -> None:
+        run = self._runs.get(id)
+        if run is None or run.exited:
+            return
+        found = self._read_exit(id, run.record)
+        if found is not None:
+            self._report(run, found)
+
+    def _report(self, run: Run, found: Exit) -> None:
+        run.exited = True
+        self._forget_monitor(run)
+        _close_all(run.parked)
+        self._on_exit(found)
+
+    def _read_exit(self, id: str, known: MonitorRecord) -> Exit | None:
+        path = self._exits / id
+        try:
+            text = path.read_text()
+            at = path.stat().st_mtime_ns
+        except FileNotFoundError:
+            return None
+        # conmon's file comes from an event that it may not get to see when the end is near; the count stays true.
+        oom_killed = cgroup.oom_kills(known.cgroups_path) > 0 or (self.bundle(id) / "oom").exists()
+        return Exit(id=id, exit_code=int(text or "255"), oom_killed=oom_killed, at=at)
+
+    def _watch_monitor(self, id: str, run: Run) -> None:
+        """Notice a monitor that ends without an exit file: somebody killed it."""
+        monitor = run.record.monitor
+        try:
+            run.monitor_fd = os.pidfd_open(monitor.pid) if monitor is not None else -1
+        except ProcessLookupError:
+            asyncio.get_running_loop().call_soon(self._monitor_ended, id, run)
+            return
+        if run.monitor_fd >= 0:
+            asyncio.get_running_loop().add_reader(run.monitor_fd, self._monitor_ended, id, run)
+
+    def _monitor_ended(self, id: str, run: Run) -> None:
+        self._forget_monitor(run)
+        if run.exited or self._runs.get(id) is not run:
+            return
+        self._check_exit(id)
+        if not run.exited:
+            log.error("the monitor of container %s ended before the container; ending it", id)
+            send_signal(run.container, signal.SIGKILL)
+            self._report(run, Exit(id=id, exit_code=LOST_EXIT_CODE, oom_killed=False, at=time.time_ns()))
+
+    def _forget_monitor(self, run: Run) -> None:
+        if run.monitor_fd >= 0:
+            asyncio.get_running_loop().remove_reader(run.monitor_fd)
+            os.close(run.monitor_fd)
+            run.monitor_fd = -1
+
+    def _spawn(self, work: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+
+def _launch(plan: conmon.Plan, begun: MonitorRecord, spec: bytes) -> conmon.Launched:
+    shutil.rmtree(plan.bundle, ignore_errors=True)  # of an earlier run
+    (plan.exits / plan.id).unlink(missing_ok=True)
+    plan.bundle.mkdir(mode=0o700)
+    (plan.bundle / "config.json").write_bytes(spec)
+    record.write(plan.bundle, begun)
+    return conmon.launch(plan)
+
+
+def _close_all(connections: list[socket.socket]) -> None:
+    for connection in connections:
+        connection.close()
+    connections.clear()
