@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import io
 import logging
 import random
 import ssl
@@ -133,13 +134,30 @@ class Transport:
                 method,
                 url,
                 headers=headers,
-                data=body() if callable(body) else body,
+                data=_OneAttempt(body()) if callable(body) else body if body is None else io.BytesIO(body),
                 allow_redirects=False,
                 ssl=context,
                 proxy=self._policy.proxies.for_url(str(url)),
             )
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise unreachable(method, url, error) from error
+
+
+class _OneAttempt:
+    """A body for one attempt only.
+
+    aiohttp sends an idempotent request again by itself if a connection that was kept alive turns out to be closed; with
+    an iterator half used up it would send the rest as if it were the whole.
+    """
+
+    def __init__(self, chunks: AsyncIterator[bytes]) -> None:
+        self._chunks: AsyncIterator[bytes] | None = chunks
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        chunks, self._chunks = self._chunks, None
+        if chunks is None:
+            raise ConnectionResetError(errno.ECONNRESET, "connection reset by peer")
+        return chunks
 
 
 def _redirect(method: str, response: aiohttp.ClientResponse) -> URL | None:

@@ -147,7 +147,7 @@ class _Push:
             await self._config(config)
             data, media_type = build_manifest(config, [blobs[diff_id] for diff_id in image.diff_ids])
         await self._client.put_manifest(tag, data, media_type)
-        digest = image.manifest if manifest is not None else sha256(data)
+        digest = Digest(image.manifest) if manifest is not None else sha256(data)
         await self._remember(image, digest, data)
         result = PushResult(tag, digest, len(data))
         self._emit(message(f"{tag}: digest: {digest} size: {len(data)}"))

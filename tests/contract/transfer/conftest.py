@@ -18,10 +18,10 @@ from urllib.parse import parse_qs
 import pytest
 import zstandard
 from aiohttp import web
+from scow.store.store import Store
 
 from scow.oci import media_types
 from scow.oci.digest import DiffID, Digest, sha256
-from scow.store.store import Store
 from scow.transfer.hosts import HostPolicy
 from scow.transfer.http import Patience
 from scow.transfer.registries import Registries
@@ -85,8 +85,10 @@ class FakeRegistry:
         self.ignores_ranges = False
         self.has_head = True
         self.mounts = True
-        self.gate: asyncio.Event | None = None  # blobs wait for it
-        self.blob_waits = asyncio.Event()  # set when one does
+        self.denies_mounts = False
+        self.gate = asyncio.Event()  # gated blobs wait for it
+        self.gated: set[Digest] = set()
+        self.waiting: asyncio.Queue[Digest] = asyncio.Queue()  # those that do
         self.blobs_in_flight = 0
         self.most_blobs_in_flight = 0
 
@@ -259,8 +261,8 @@ class FakeRegistry:
         self.blobs_in_flight += 1
         self.most_blobs_in_flight = max(self.most_blobs_in_flight, self.blobs_in_flight)
         try:
-            if self.gate is not None:
-                self.blob_waits.set()
+            if digest in self.gated:
+                self.waiting.put_nowait(digest)
                 await self.gate.wait()
             start = 0
             headers = {"Content-Type": "application/octet-stream"}
@@ -300,6 +302,8 @@ class FakeRegistry:
     async def _start_upload(self, request: web.Request, seen: Seen, repository: str, _: str) -> web.Response:
         if "mount" in seen.query:
             digest, source = Digest(seen.query["mount"][0]), seen.query["from"][0]
+            if self.denies_mounts:
+                return error(403, "DENIED", "")
             if self.mounts and (source, digest) in self.repository_blobs:
                 self.repository_blobs.add((repository, digest))
                 return web.Response(status=201, headers={"Location": f"/v2/{repository}/blobs/{digest}"})
@@ -327,7 +331,8 @@ class FakeRegistry:
             start = int(request.headers["Content-Range"].partition("-")[0])
             if start != len(session.data):
                 return web.Response(status=416, headers=self._upload_headers(uuid))
-        limit = self.cut_uploads_after.pop(0) if self.cut_uploads_after else None
+        is_long = bool(self.cut_uploads_after) and (request.content_length or 0) > self.cut_uploads_after[0]
+        limit = self.cut_uploads_after.pop(0) if is_long else None
         async for chunk in request.content.iter_any():
             session.data += chunk
             if limit is not None and len(session.data) >= limit:
@@ -538,3 +543,16 @@ class Lines(list[ProgressMessage]):
 @pytest.fixture
 def lines() -> Lines:
     return Lines()
+
+
+class Made:
+    """The makers, for tests: they can't import this module."""
+
+    layer = staticmethod(make_layer)
+    image = staticmethod(make_image)
+    index = staticmethod(make_index)
+
+
+@pytest.fixture
+def made() -> Made:
+    return Made()
