@@ -17,7 +17,7 @@ from scow.wire.image import DeleteItem, HistoryItem, ImageInspect, ImageSummary
 from scow.wire.network import Network
 from scow.wire.progress import ProgressMessage
 from scow.wire.system import AuthConfig, AuthReply, DiskUsage, Info, Version
-from scow.wire.volume import Volume, VolumeCreateRequest, VolumeList
+from scow.wire.volume import Volume, VolumeCreateRequest
 
 Filters = Mapping[str, list[str]]
 Chunks = list[tuple[int, bytes]]
@@ -26,6 +26,7 @@ ImageList = list[ImageSummary]
 History = list[HistoryItem]
 Deletions = list[DeleteItem]
 NetworkList = list[Network]
+VolumeItems = list[Volume]
 
 
 class Duplex(Protocol):
@@ -189,7 +190,7 @@ class Networks(Protocol):
 class Volumes(Protocol):
     """The engine's volumes."""
 
-    async def list(self, filters: Filters) -> VolumeList: ...
+    async def list(self, filters: Filters) -> VolumeItems: ...
 
     async def inspect(self, name: str) -> Volume: ...
 

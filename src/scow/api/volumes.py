@@ -4,11 +4,12 @@ from aiohttp import web
 
 from scow.api.call import Call, no_content
 from scow.api.shims import respond
-from scow.wire.volume import VolumeCreateRequest
+from scow.wire.volume import VolumeCreateRequest, VolumeList
 
 
 async def list_volumes(call: Call) -> web.StreamResponse:
-    return respond("volumes.list", call.version, await call.engine.volumes.list(call.filters()))
+    volumes = await call.engine.volumes.list(call.filters())
+    return respond("volumes.list", call.version, VolumeList(volumes=volumes))
 
 
 async def inspect(call: Call) -> web.StreamResponse:

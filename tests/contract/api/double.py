@@ -34,7 +34,7 @@ from scow.wire.system import (
     Version,
     VersionPlatform,
 )
-from scow.wire.volume import Volume, VolumeCreateRequest, VolumeList
+from scow.wire.volume import Volume, VolumeCreateRequest
 
 ID = "c0ffee" + "0" * 58
 IMAGE_ID = "sha256:" + "ab" * 32
@@ -376,8 +376,8 @@ class Volumes:
     def __init__(self) -> None:
         self.volumes: dict[str, Volume] = {}
 
-    async def list(self, filters: Filters) -> VolumeList:
-        return VolumeList(volumes=[*self.volumes.values()])
+    async def list(self, filters: Filters) -> list[Volume]:
+        return [*self.volumes.values()]
 
     async def inspect(self, name: str) -> Volume:
         if name not in self.volumes:

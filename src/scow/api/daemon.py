@@ -1,0 +1,179 @@
+"""`scowd`: reads the configuration, binds the sockets, opens the engine, serves until it is told to stop."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import ssl
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Final, Protocol
+
+from aiohttp import web
+
+from scow.api.app import make_app
+from scow.api.flags import parse_flags
+from scow.api.interfaces import EngineApi
+from scow.api.listeners import Listener, bind
+from scow.api.pidfile import PidFile
+from scow.api.tls import server_context
+from scow.engine.config import EngineConfig, InvalidConfig, make_config, read_config_file
+from scow.errors import ScowError
+
+_log = logging.getLogger(__name__)
+
+_MAX_HEAD: Final = 1 << 20
+"""Bytes in one line of a request's head: filters and registry tokens are long. As Go's limit for all of the head."""
+
+_STREAMS_S: Final = 2.0
+"""How long a shutdown waits for replies that are being sent."""
+
+_LEVELS: Final = {
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warn": logging.WARNING,
+    "error": logging.ERROR,
+    "fatal": logging.CRITICAL,
+}
+
+
+class OpenEngine(EngineApi, Protocol):
+    """An engine that has to be closed."""
+
+    async def aclose(self) -> None: ...
+
+
+Opener = Callable[[EngineConfig], Awaitable[OpenEngine]]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the daemon; the exit status is 0 after a clean stop and 1 if it couldn't start."""
+    flags, file, required = parse_flags(sys.argv[1:] if arguments is None else arguments)
+    try:
+        config = make_config(flags, read_config_file(file, required=required))
+        set_up_logging(config)
+        asyncio.run(run(config, _open_engine))
+    except ScowError as error:
+        print(f"scowd: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+async def _open_engine(config: EngineConfig) -> OpenEngine:
+    from scow.engine.engine import Engine  # `scowd --help` and a wrong flag need none of it
+
+    return await Engine.open(config)
+
+
+def set_up_logging(config: EngineConfig) -> None:
+    """Log to stderr; the journal or whoever started us adds what it wants."""
+    level = logging.DEBUG if config.debug else _LEVELS.get(config.log_level, logging.INFO)
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    logging.getLogger("asyncio").setLevel(logging.WARNING)
+    logging.getLogger("aiohttp").setLevel(logging.WARNING)
+
+
+async def run(config: EngineConfig, open_engine: Opener, *, stop: asyncio.Event | None = None) -> None:
+    """Serve `config` until SIGTERM or SIGINT arrives, or `stop` is set. Raises ScowError if it can't start."""
+    stopping = stop or asyncio.Event()
+    loop = asyncio.get_running_loop()
+    handled = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    signals = _Signals(stopping)
+    for number in handled:
+        loop.add_signal_handler(number, signals.received, number)
+    pidfile = PidFile(config.pidfile) if config.pidfile is not None else None
+    try:
+        async with contextlib.AsyncExitStack() as stack:
+            if pidfile is not None:
+                pidfile.write()
+                stack.callback(pidfile.remove)
+            tls = tls_of(config)
+            listeners: list[Listener] = []
+            for host in config.hosts or (default_host(config),):
+                listener = bind(host, tls=tls is not None, group=config.group)
+                stack.callback(listener.close)
+                listeners.append(listener)
+                _warn_if_open(host, config)
+            engine = await open_engine(config)
+            stack.push_async_callback(engine.aclose)
+            runner = web.AppRunner(
+                make_app(engine),
+                handle_signals=False,
+                access_log=None,
+                handler_cancellation=True,
+                shutdown_timeout=_STREAMS_S,
+                max_line_size=_MAX_HEAD,
+                max_field_size=_MAX_HEAD,
+                auto_decompress=False,
+            )
+            await runner.setup()
+            stack.push_async_callback(runner.cleanup)
+            assert runner.server is not None
+            for listener in listeners:
+                await listener.serve(runner.server, tls)
+                stack.callback(listener.close)
+            _log.info("serving on %s", ", ".join(listener.address for listener in listeners))
+            notify("READY=1")
+            await stopping.wait()
+            _log.info("stopping")
+            notify("STOPPING=1")
+    finally:
+        for number in handled:
+            loop.remove_signal_handler(number)
+
+
+class _Signals:
+    """What the daemon does when it is signalled: the first asks it to stop, the third insists."""
+
+    def __init__(self, stopping: asyncio.Event) -> None:
+        self._stopping = stopping
+        self._stops = 0
+
+    def received(self, number: signal.Signals) -> None:
+        if number == signal.SIGHUP:
+            _log.info("the configuration is read at start only; restart to apply changes (containers go on)")
+            return
+        self._stops += 1
+        if self._stops >= 3:
+            os._exit(128 + number)
+        self._stopping.set()
+
+
+def default_host(config: EngineConfig) -> str:
+    """Where the API is served unless told otherwise."""
+    return f"unix://{config.exec_root / 'scow.sock'}"
+
+
+def tls_of(config: EngineConfig) -> ssl.SSLContext | None:
+    """Make the TLS context that the configuration asks for, None if it asks for none. Raises InvalidConfig."""
+    if not (config.tls or config.tlsverify):
+        return None
+    folder = Path(os.environ.get("DOCKER_CERT_PATH") or Path.home() / ".docker")
+    cert, key = config.tlscert or str(folder / "cert.pem"), config.tlskey or str(folder / "key.pem")
+    ca = (config.tlscacert or str(folder / "ca.pem")) if config.tlsverify else None
+    try:
+        return server_context(cert=cert, key=key, ca=ca)
+    except OSError as error:  # ssl.SSLError is one
+        raise InvalidConfig(f"could not load TLS certificate {cert}, key {key} or CA {ca}: {error}") from error
+
+
+def notify(state: str) -> None:
+    """Tell systemd, if it started us and wants to know. sd_notify(3)."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.connect("\0" + address[1:] if address.startswith("@") else address)
+        sock.sendall(state.encode())
+
+
+def _warn_if_open(host: str, config: EngineConfig) -> None:
+    if host.startswith("tcp://") and not config.tlsverify:
+        _log.warning("%s is open to everybody who can reach it: who uses the API is root here. See --tlsverify", host)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

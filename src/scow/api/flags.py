@@ -1,0 +1,118 @@
+"""The flags of `scowd`: dockerd's names. What was given becomes a mapping of configuration fields, nothing more."""
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from scow import __version__
+from scow.engine.config import CONFIG_FILE, DATA_ROOT, EXEC_ROOT
+
+_LEVELS: Final = ("debug", "info", "warn", "error", "fatal")
+
+
+def parse_flags(arguments: Sequence[str]) -> tuple[dict[str, Any], Path, bool]:
+    """Read the command line. Gives the fields that flags set, the configuration file, and whether that was asked for.
+
+    Exits the process, as argparse does, with status 2 for flags that make no sense.
+    """
+    given = vars(_parser().parse_args(arguments))
+    file = given.pop("config_file", None)
+    runtimes = given.pop("add_runtime", None)
+    if runtimes is not None:
+        given["runtimes"] = {name: {"path": path} for name, path in runtimes}
+    for field in ("log_opts", "default_ulimits"):
+        if field in given:
+            given[field] = dict(given[field])
+    return given, Path(file) if file is not None else CONFIG_FILE, file is not None
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="scowd",
+        description="The Scow engine: serves the Docker Engine API.",
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", "-v", action="version", version=f"Scow version {__version__}")
+    text = _adder(parser)
+    text("--config-file", help=f"daemon.json to read (default {CONFIG_FILE})")
+    text("--data-root", metavar="DIR", help=f"where state is kept (default {DATA_ROOT})")
+    text("--exec-root", metavar="DIR", help=f"where what lives until a reboot is kept (default {EXEC_ROOT})")
+    text("--pidfile", "-p", metavar="FILE", help="file to write the process ID to")
+    text("--default-runtime", metavar="NAME", help="OCI runtime for containers (default: the first that works)")
+    text("--storage-driver", "-s", metavar="NAME", help="erofs or overlay2 (default: erofs where the kernel can)")
+    text("--bip", metavar="CIDR", help="address of the default bridge, with its prefix length")
+    text("--bridge", "-b", metavar="NAME", help="bridge to attach containers to")
+    text("--fixed-cidr", metavar="CIDR", help="subnet that containers get addresses from")
+    text("--tlscacert", metavar="FILE", help="trust client certificates signed by this CA")
+    text("--tlscert", metavar="FILE", help="TLS certificate of the engine")
+    text("--tlskey", metavar="FILE", help="TLS key of the engine")
+    text("--userns-remap", metavar="USER[:GROUP]", help="user namespaces for containers")
+    text("--group", "-G", metavar="NAME", help="group of the unix socket (default docker)")
+    text("--log-driver", metavar="NAME", help="default log driver of containers")
+    text("--init-path", metavar="FILE", help="init that runs in containers that ask for one")
+    parser.add_argument("--log-level", "-l", choices=_LEVELS, help="how much the engine says (default info)")
+    for name, explanation in (
+        ("--mtu", "MTU of containers' links"),
+        ("--max-concurrent-downloads", "layers that a pull loads at a time"),
+        ("--max-concurrent-uploads", "layers that a push sends at a time"),
+        ("--max-download-attempts", "how often a layer is tried"),
+        ("--shutdown-timeout", "seconds that containers get to stop in"),
+    ):
+        parser.add_argument(name, type=int, metavar="N", help=explanation)
+    for names, explanation in (
+        (("--debug", "-D"), "debug mode"),
+        (("--tls",), "use TLS (implied by --tlsverify)"),
+        (("--tlsverify",), "use TLS and demand a client certificate"),
+        (("--live-restore",), "keep containers alive while the engine is down (always on)"),
+        (("--init",), "run an init in containers"),
+        (("--experimental",), "say that experimental features are on"),
+    ):
+        parser.add_argument(*names, type=_boolean, nargs="?", const=True, metavar="true|false", help=explanation)
+    for names, field, kind, explanation in (
+        (("--host", "-H"), "hosts", _plain, "address to listen on: unix://PATH, tcp://HOST:PORT, fd://"),
+        (("--registry-mirror",), "registry_mirrors", _plain, "mirror of Docker Hub"),
+        (("--insecure-registry",), "insecure_registries", _plain, "registry to reach without verified TLS"),
+        (("--dns",), "dns", _plain, "DNS server for containers"),
+        (("--dns-search",), "dns_search", _plain, "DNS search domain for containers"),
+        (("--dns-opt",), "dns_opts", _plain, "DNS option for containers"),
+        (("--label",), "labels", _plain, "label of the engine, KEY=VALUE"),
+        (("--add-runtime",), "add_runtime", _pair, "OCI runtime, NAME=PATH"),
+        (("--log-opt",), "log_opts", _pair, "option of the default log driver, KEY=VALUE"),
+        (("--default-ulimit",), "default_ulimits", _ulimit, "limit for containers, NAME=SOFT[:HARD]"),
+    ):
+        parser.add_argument(*names, dest=field, type=kind, action="append", metavar="VALUE", help=explanation)
+    return parser
+
+
+def _adder(parser: argparse.ArgumentParser) -> Callable[..., Any]:
+    return parser.add_argument
+
+
+def _plain(text: str) -> str:
+    return text
+
+
+def _boolean(text: str) -> bool:
+    if text.lower() in ("true", "t", "1"):
+        return True
+    if text.lower() in ("false", "f", "0"):
+        return False
+    raise argparse.ArgumentTypeError(f"expected true or false, not {text!r}")
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise argparse.ArgumentTypeError(f"expected NAME=VALUE, not {text!r}")
+    return name, value
+
+
+def _ulimit(text: str) -> tuple[str, dict[str, Any]]:
+    name, value = _pair(text)
+    soft, _, hard = value.partition(":")
+    try:
+        return name, {"Name": name, "Soft": int(soft), "Hard": int(hard or soft)}
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"expected NAME=SOFT[:HARD], not {text!r}") from error
