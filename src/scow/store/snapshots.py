@@ -1,0 +1,413 @@
+"""Snapshots: a stack of layers with a writable directory on top, as one file system.
+
+The life of a snapshot: `prepare` records it and makes its directories, `mount` shows it (overlayfs: the layers below,
+the snapshot's own `upper` above), `unmount` hides it and keeps what was written, `remove` ends it. A snapshot outlives
+its mount and the engine; after a reboot it is mounted again on demand. `view` shows layers alone, read-only, for the
+length of a block.
+
+Directories: `root`/<key>/upper and work; mounts at `mounts`/<key>. Whatever a killed process left is put right by
+`reconcile`: rows and directories without their other half, mounts that nobody knows.
+"""
+
+import asyncio
+import contextlib
+import errno
+import os
+import re
+import secrets
+import sqlite3
+import stat
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Collection, Iterable, Sequence
+from pathlib import Path
+from typing import Final, Protocol, TypeVar
+
+import msgspec
+
+from scow.errors import Conflict, InvalidArgument, NotFound
+from scow.linux import mount
+from scow.oci.digest import DiffID
+from scow.store.database import Database
+from scow.store.trash import Trash
+
+T = TypeVar("T")
+
+MIGRATIONS: Final = ["CREATE TABLE snapshots (key TEXT PRIMARY KEY, diff_ids TEXT NOT NULL) WITHOUT ROWID"]
+
+VIEW: Final = "view-"
+
+# As docker's overlay2 mounts: what is in `upper` is then complete in itself, so that it can be compared and committed,
+# and moves between kernels. Each is passed explicitly, since distributions change the module's defaults.
+OPTIONS: Final = (("index", "off"), ("metacopy", "off"), ("redirect_dir", "off"), ("xino", "off"))
+
+
+_KERNEL: Final = tuple(int(number) for number in re.findall(r"\d+", os.uname().release)[:2])
+
+
+class LowerLayers(Protocol):
+    """What snapshots need of the layers."""
+
+    async def lower(self, diff_id: DiffID) -> Path:
+        """Return a directory that shows the layer, mounted if it must be, until `release`. Counted."""
+
+    async def release(self, diff_id: DiffID) -> None:
+        """Give back what one call of `lower` took."""
+
+
+class NoSuchSnapshot(NotFound):
+    """No snapshot has this key."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(f"no such snapshot: {key}")
+        self.key = key
+
+
+class SnapshotExists(Conflict):
+    """The key is taken by a snapshot of other layers."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(f"snapshot {key} exists already, with other layers")
+        self.key = key
+
+
+class _Snapshot:
+    """One snapshot; `lock` orders what happens to it, `held` are the layers that its mount keeps."""
+
+    def __init__(self, diff_ids: tuple[DiffID, ...]) -> None:
+        self.diff_ids = diff_ids
+        self.lock = asyncio.Lock()
+        self.held: tuple[DiffID, ...] | None = None
+
+
+class Snapshots:
+    """The snapshots under `root`, mounted under `mounts`. Belongs to the event loop's thread.
+
+    `_snapshots` has an entry from the moment in which `prepare` is called, before its row is committed, so that the
+    garbage collection sees the layers in use at once. `version` counts the changes of what is in use.
+    """
+
+    def __init__(self, root: Path, mounts: Path, empty: Path, layers: LowerLayers, db: Database, trash: Trash) -> None:
+        self._root = root
+        self._mounts = mounts
+        self._empty = empty
+        self._layers = layers
+        self._db = db
+        self._trash = trash
+        self._snapshots: dict[str, _Snapshot] = {}
+        self._views: dict[str, tuple[DiffID, ...]] = {}
+        self.version = 0
+        db.migrate("snapshots", MIGRATIONS)
+        db.read_now(self._load)
+
+    def keys(self) -> list[str]:
+        """Return the keys of all snapshots."""
+        return list(self._snapshots)
+
+    def diff_ids(self, key: str) -> tuple[DiffID, ...]:
+        """Return the snapshot's layers, base first. Raises NoSuchSnapshot."""
+        return self._get(key).diff_ids
+
+    def used_diff_ids(self) -> set[DiffID]:
+        """Return the layers that some snapshot or view is made of."""
+        stacks = [*(each.diff_ids for each in self._snapshots.values()), *self._views.values()]
+        return {diff_id for stack in stacks for diff_id in stack}
+
+    def upper(self, key: str) -> Path:
+        """Return the directory that holds what was changed in the snapshot, as overlayfs keeps it."""
+        return self._root / key / "upper"
+
+    def mount_point(self, key: str) -> Path:
+        """Return where the snapshot is mounted when it is."""
+        return self._mounts / key
+
+    def mounted(self, key: str) -> bool:
+        """Return whether the snapshot is mounted."""
+        return self._get(key).held is not None and mount.is_mount_point(self.mount_point(key))
+
+    async def prepare(self, key: str, diff_ids: Sequence[DiffID]) -> None:
+        """Record a snapshot of these layers, base first (none at all is fine), and make its directories.
+
+        Idempotent for the same layers. Raises SnapshotExists, and InvalidArgument for a key that can't name a file.
+        """
+        _check_key(key)
+        known = self._snapshots.get(key)
+        if known is not None and known.diff_ids != tuple(diff_ids):
+            raise SnapshotExists(key)
+        snapshot = known or _Snapshot(tuple(diff_ids))
+        self._snapshots[key] = snapshot
+        self.version += 1
+        async with snapshot.lock:
+            encoded = msgspec.json.encode(snapshot.diff_ids).decode()
+            try:
+                await self._db.write(
+                    lambda connection: connection.execute(
+                        "INSERT OR REPLACE INTO snapshots VALUES (?, ?)", (key, encoded)
+                    )
+                )
+                await asyncio.to_thread(self.upper(key).mkdir, parents=True, exist_ok=True)
+            except BaseException:
+                # Cancelled or refused: a row that was committed nonetheless goes with the next reconcile, as unknown.
+                if known is None and self._snapshots.get(key) is snapshot:
+                    del self._snapshots[key]
+                raise
+
+    async def mount(self, key: str) -> Path:
+        """Mount the snapshot with its layers and return where. Idempotent. Raises NoSuchSnapshot, MountFailed."""
+        snapshot = self._get(key)
+        target = self.mount_point(key)
+        async with snapshot.lock:
+            if self._snapshots.get(key) is not snapshot:
+                raise NoSuchSnapshot(key)
+            if snapshot.held is not None and mount.is_mount_point(target):
+                return target
+            async with contextlib.AsyncExitStack() as undo:
+                held = unique(snapshot.diff_ids)
+                lowers = await self._take(held, undo)
+                if snapshot.held is not None:  # somebody unmounted it behind our back: those layers are held twice now
+                    await self._release(snapshot.held)
+                    snapshot.held = None
+                undo.push_async_callback(asyncio.to_thread, self._unmount_now, target)
+                await finish(asyncio.to_thread(self._mount_writable, key, lowers, target))
+                snapshot.held = held
+                undo.pop_all()
+        return target
+
+    async def unmount(self, key: str) -> None:
+        """Unmount the snapshot and let go of its layers. Idempotent; what was written stays. Raises NoSuchSnapshot."""
+        snapshot = self._get(key)
+        async with snapshot.lock:
+            await finish(self._unmount(key, snapshot))
+
+    async def remove(self, key: str) -> None:
+        """Unmount and remove the snapshot with all that was written in it. Idempotent.
+
+        It is gone when this returns; its files are deleted after that.
+        """
+        snapshot = self._snapshots.get(key)
+        if snapshot is None:
+            return
+        async with snapshot.lock:
+            if self._snapshots.get(key) is snapshot:
+                await finish(self._remove(key, snapshot))
+
+    async def usage(self, key: str) -> int:
+        """Return the bytes of the files in the snapshot's writable directory. Raises NoSuchSnapshot."""
+        self._get(key)
+        return await asyncio.to_thread(tree_size, self.upper(key))
+
+    async def total_usage(self) -> int:
+        """Return the bytes of the files in all writable directories."""
+        return sum([await asyncio.to_thread(tree_size, self.upper(key)) for key in self.keys()])
+
+    @contextlib.asynccontextmanager
+    async def view(self, diff_ids: Sequence[DiffID]) -> AsyncIterator[Path]:
+        """Show a stack of layers, base first, read-only, until the block is left."""
+        name = f"{VIEW}{secrets.token_hex(6)}"
+        target = self._mounts / name
+        self._views[name] = tuple(diff_ids)
+        self.version += 1
+        try:
+            async with contextlib.AsyncExitStack() as undo:
+                lowers = await self._take(unique(diff_ids), undo)
+                undo.push_async_callback(asyncio.to_thread, self._unmount_now, target)
+                await finish(asyncio.to_thread(self._mount_view, lowers, target))
+                yield target
+        finally:
+            del self._views[name]
+            self.version += 1
+
+    async def reconcile(self, known: Collection[str] | None = None) -> list[str]:
+        """Put right what a crash or a reboot left; for start-up. Returns the keys of the snapshots that were removed.
+
+        Live mounts of snapshots are adopted with their layers; other mounts here, and directories without a row, go.
+        With `known`, snapshots whose key is not in it are removed as well.
+        """
+        live = await asyncio.to_thread(self._survey)
+        for key, snapshot in self._snapshots.items():
+            if key in live and snapshot.held is None:
+                async with contextlib.AsyncExitStack() as undo:
+                    await self._take(unique(snapshot.diff_ids), undo)
+                    snapshot.held = unique(snapshot.diff_ids)
+                    undo.pop_all()
+        unknown = [] if known is None else [key for key in self._snapshots if key not in known]
+        for key in unknown:
+            await self.remove(key)
+        return unknown
+
+    # steps
+
+    def _get(self, key: str) -> _Snapshot:
+        snapshot = self._snapshots.get(key)
+        if snapshot is None:
+            raise NoSuchSnapshot(key)
+        return snapshot
+
+    def _load(self, connection: sqlite3.Connection) -> None:
+        for key, encoded in connection.execute("SELECT key, diff_ids FROM snapshots"):
+            self._snapshots[key] = _Snapshot(msgspec.json.decode(encoded, type=tuple[DiffID, ...]))
+
+    async def _take(self, diff_ids: Iterable[DiffID], undo: contextlib.AsyncExitStack) -> list[Path]:
+        lowers = []
+        for diff_id in diff_ids:
+            lowers.append(await self._layers.lower(diff_id))
+            undo.push_async_callback(self._layers.release, diff_id)
+        return lowers
+
+    async def _release(self, diff_ids: Iterable[DiffID]) -> None:
+        for diff_id in diff_ids:
+            await self._layers.release(diff_id)
+
+    async def _unmount(self, key: str, snapshot: _Snapshot) -> None:
+        await asyncio.to_thread(self._unmount_now, self.mount_point(key))
+        if snapshot.held is not None:
+            held, snapshot.held = snapshot.held, None
+            await self._release(held)
+
+    async def _remove(self, key: str, snapshot: _Snapshot) -> None:
+        await self._unmount(key, snapshot)
+        await self._trash.take(self._root / key)
+        # The row goes last: until then a crash leaves a snapshot that can be removed again.
+        await self._db.write(lambda connection: connection.execute("DELETE FROM snapshots WHERE key = ?", (key,)))
+        del self._snapshots[key]
+        self.version += 1
+
+    def _survey(self) -> set[str]:
+        """Unmount and delete what no row knows; return the keys that are mounted."""
+        top = os.path.realpath(self._mounts)
+        names = [os.path.relpath(entry.target, top) for entry in mount.mounts(top) if entry.target != top]
+        # Twice mounted, one over the other: no telling which one is right, so neither is.
+        live = {name for name, times in Counter(names).items() if times == 1 and name in self._snapshots}
+        for name in reversed(names):
+            if name.partition("/")[0] not in live:
+                mount.ensure_unmounted(self._mounts / name)
+        for name in os.listdir(self._mounts):
+            if name not in live:
+                with contextlib.suppress(OSError):
+                    os.rmdir(self._mounts / name)
+        for name in os.listdir(self._root):
+            if name not in self._snapshots:
+                self._trash.take_now(self._root / name)
+        return live
+
+    def _mount_writable(self, key: str, lowers: Sequence[Path], target: Path) -> None:
+        upper, work = self.upper(key), self._root / key / "work"
+        upper.mkdir(parents=True, exist_ok=True)
+        bottom = list(lowers) or [self._empty / "a"]
+        if not work.exists():
+            # The root directory is upper's: it begins as the image has it. `work` tells that this was done.
+            _copy_attributes(bottom[-1], upper)
+            work.mkdir(mode=0o700)
+        target.mkdir(exist_ok=True)
+        while mount.ensure_unmounted(target):  # what an earlier life left: maybe with layers that were replaced
+            pass
+        overlay(target, bottom, upper=upper, work=work)
+
+    def _mount_view(self, lowers: Sequence[Path], target: Path) -> None:
+        target.mkdir()
+        # Without an upper directory overlayfs wants two below; empty ones change nothing.
+        padding = [self._empty / name for name in ("a", "b")][: max(0, 2 - len(lowers))]
+        overlay(target, [*padding, *lowers])
+
+    def _unmount_now(self, target: Path) -> None:
+        while mount.ensure_unmounted(target):
+            pass
+        with contextlib.suppress(FileNotFoundError):
+            target.rmdir()
+
+
+def overlay(target: Path, lowers: Sequence[Path], *, upper: Path | None = None, work: Path | None = None) -> None:
+    """Mount overlayfs at `target`: `lowers` base first; read-only without `upper` and `work`. Raises MountFailed."""
+    own = [] if upper is None or work is None else [("upperdir", upper), ("workdir", work)]
+    with contextlib.ExitStack() as stack, mount.FsContext("overlay") as context:
+        try:
+            for lower in reversed(lowers):
+                context.set("lowerdir+", _short(lower, stack))
+            for key, path in own:
+                context.set(key, _short(path, stack))
+            for key, value in OPTIONS:
+                context.set(key, value)
+            context.mounted_at(target, 0 if own else mount.MOUNT_ATTR_RDONLY)
+        except mount.MountFailed as error:
+            # Linux before 6.5 doesn't know lowerdir+. There the old call is tried, which also words its own refusal.
+            if error.errno != errno.EINVAL or _KERNEL >= (6, 5):
+                raise mount.MountFailed(error.errno, "overlay", os.fspath(target), error.messages) from None
+            overlay_by_options(target, lowers, upper=upper, work=work)
+
+
+def overlay_by_options(
+    target: Path, lowers: Sequence[Path], *, upper: Path | None = None, work: Path | None = None
+) -> None:
+    """Do what `overlay` does by mount(2), whose options end at one page: descriptors keep 127 layers within it."""
+    with contextlib.ExitStack() as stack:
+        options = ["lowerdir=" + ":".join(_by_descriptor(lower, stack) for lower in reversed(lowers))]
+        if upper is not None and work is not None:
+            options += [f"upperdir={_by_descriptor(upper, stack)}", f"workdir={_by_descriptor(work, stack)}"]
+        options += [f"{key}={value}" for key, value in OPTIONS]
+        mount.mount("overlay", target, "overlay", 0 if upper is not None else mount.MS_RDONLY, ",".join(options))
+
+
+async def finish(step: Awaitable[T]) -> T:
+    """Await `step` to its end even when cancelled meanwhile: a kernel's call in a thread can't be taken back."""
+    task = asyncio.ensure_future(step)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        while not task.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait([task])
+        if not task.cancelled():
+            task.exception()  # looked at: the cancellation is what the caller hears of
+        raise
+
+
+def unique(diff_ids: Sequence[DiffID]) -> tuple[DiffID, ...]:
+    """Return the stack with only the topmost of equal layers, base first.
+
+    overlayfs refuses a directory that appears twice. The lower one is hidden by its twin entry for entry anyway.
+    """
+    return tuple(reversed(dict.fromkeys(reversed(diff_ids))))
+
+
+def tree_size(top: Path) -> int:
+    """Return the bytes of the files below `top`, a hard-linked file once. Blocks; what vanishes meanwhile counts 0."""
+    total = 0
+    seen: set[int] = set()
+    pending = [os.fspath(top)]
+    while pending:
+        try:
+            with os.scandir(pending.pop()) as entries:
+                for entry in entries:
+                    with contextlib.suppress(FileNotFoundError):
+                        status = entry.stat(follow_symlinks=False)
+                        if stat.S_ISDIR(status.st_mode):
+                            pending.append(entry.path)
+                        elif status.st_nlink == 1 or status.st_ino not in seen:
+                            total += status.st_size
+                            seen.add(status.st_ino)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+    return total
+
+
+def _check_key(key: str) -> None:
+    if not key or key.startswith((".", VIEW)) or "/" in key or "\0" in key or len(os.fsencode(key)) > 200:
+        raise InvalidArgument(f"{key!r} can't be a snapshot's key")
+
+
+def _copy_attributes(source: Path, target: Path) -> None:
+    status = source.stat()
+    # chown(2) clears setuid bits, so the owner comes first and the mode after it.
+    os.chown(target, status.st_uid, status.st_gid)
+    os.chmod(target, stat.S_IMODE(status.st_mode))
+    os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def _short(path: Path, stack: contextlib.ExitStack) -> str:
+    text = os.fspath(path)
+    return text if len(os.fsencode(text)) <= mount.STRING_LIMIT else _by_descriptor(path, stack)
+
+
+def _by_descriptor(path: Path, stack: contextlib.ExitStack) -> str:
+    fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    stack.callback(os.close, fd)
+    return f"/proc/self/fd/{fd}"
