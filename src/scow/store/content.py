@@ -98,13 +98,22 @@ class Content:
 
     async def get(self, digest: Digest) -> bytes:
         """Return the blob's bytes, verified. For documents, not for layers. Raises NoSuchContent."""
+        self._on_use(digest)
+        return await self.peek(digest)
+
+    async def peek(self, digest: Digest, *, limit: int | None = None) -> bytes:
+        """Return the blob's bytes, verified, without counting as a use of it. Raises NoSuchContent.
+
+        With `limit`, of a blob with more bytes only the first ones are read and returned, unverified.
+        """
         if digest in self._leaving:
             raise NoSuchContent(digest)
-        self._on_use(digest)
         try:
-            data = await asyncio.to_thread(self.path(digest).read_bytes)
+            data = await asyncio.to_thread(_read, self.path(digest), limit)
         except FileNotFoundError:
             raise NoSuchContent(digest) from None
+        if limit is not None and len(data) > limit:
+            return data
         actual = (
             _digest_of(data, digest) if len(data) <= INLINE_LIMIT else await asyncio.to_thread(_digest_of, data, digest)
         )
@@ -200,6 +209,11 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
             return list(entries)
     except (FileNotFoundError, NotADirectoryError):
         return []
+
+
+def _read(path: Path, limit: int | None) -> bytes:
+    with path.open("rb") as file:
+        return file.read() if limit is None else file.read(limit + 1)
 
 
 def _unlink(path: Path) -> int:

@@ -1,0 +1,211 @@
+"""Garbage collection: content and layers that no image, snapshot or lease reaches.
+
+Reached are: an image's config, manifest and index, every manifest that a repository digest of it names, the blobs that
+those manifests list, its layers and their compressed forms; the layers of snapshots and views; and what leases
+protect. It runs beside pulls and starts: what is reached is looked at again, without waiting in between, right before
+each removal, and the stores hide what they remove before they first wait.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from typing import Final, Protocol
+
+import msgspec
+
+from scow.errors import ScowError
+from scow.oci import manifest
+from scow.oci.descriptor import Descriptor
+from scow.oci.digest import DiffID, Digest
+from scow.store.content import Content, NoSuchContent
+from scow.store.images import Images
+from scow.store.leases import Leases
+from scow.store.snapshots import Snapshots
+
+MANIFEST_CACHE_LIMIT: Final = 10_000  # manifests whose references are remembered; some kB each
+
+log = logging.getLogger(__name__)
+
+
+class StoredLayer(Protocol):
+    """What the collection needs to know of a layer."""
+
+    @property
+    def diff_id(self) -> DiffID:
+        """Its name."""
+
+    @property
+    def size(self) -> int:
+        """Its bytes as an uncompressed tar."""
+
+
+class LayerStore(Protocol):
+    """What the collection needs of the layers."""
+
+    def all(self) -> Iterable[StoredLayer]:
+        """Return every layer."""
+
+    def blobs(self, diff_id: DiffID) -> Sequence[Descriptor]:
+        """Return the layer's compressed forms that are in content."""
+
+    async def remove(self, diff_id: DiffID) -> object:
+        """Remove the layer; it is hidden before the first wait."""
+
+
+class Collected(msgspec.Struct, frozen=True, kw_only=True):
+    """What a collection removed, and the bytes that it freed."""
+
+    content: tuple[Digest, ...] = ()
+    layers: tuple[DiffID, ...] = ()
+    content_size: int = 0
+    layers_size: int = 0
+
+    @property
+    def size(self) -> int:
+        """All bytes that were freed."""
+        return self.content_size + self.layers_size
+
+
+class _Reached:
+    """What was reached at one moment; `moment` are the versions of what it was computed from."""
+
+    def __init__(self, digests: set[str], moment: tuple[int, int]) -> None:
+        self.digests = digests
+        self.moment = moment
+
+
+async def _no_pause(point: str) -> None:
+    """Go on."""
+
+
+class Collector:
+    """Finds and removes garbage; one collection at a time, under `_lock`.
+
+    `pause` is awaited at named points, so that tests can stop there: "listed" when the candidates are known,
+    "reached" when what is in use is, "removing" before each removal, "removed" after it.
+    """
+
+    def __init__(
+        self,
+        content: Content,
+        layers: LayerStore,
+        images: Images,
+        snapshots: Snapshots,
+        leases: Leases,
+        pause: Callable[[str], Awaitable[None]] = _no_pause,
+    ) -> None:
+        self._content = content
+        self._layers = layers
+        self._images = images
+        self._snapshots = snapshots
+        self._leases = leases
+        self._pause = pause
+        self._lock = asyncio.Lock()
+        self._references: dict[Digest, tuple[Digest, ...]] = {}
+
+    async def collect(self) -> Collected:
+        """Remove what nothing reaches and return what that was. Safe beside everything; one failing item is skipped."""
+        async with self._lock:
+            # Listed first: what appears later is not a candidate.
+            layers = {layer.diff_id: layer.size for layer in self._layers.all()}
+            content = await self._content.all()
+            await self._pause("listed")
+            reached = await self._reach()
+            await self._pause("reached")
+            removed_layers: list[DiffID] = []
+            removed_content: list[Digest] = []
+            layers_size = content_size = 0
+            # Layers before blobs: a layer's compressed forms are in use for as long as it is.
+            for diff_id, size in layers.items():
+                await self._pause("removing")
+                reached = await self._current(reached)
+                if self._in_use(diff_id, reached):
+                    continue
+                blobs = [blob.digest for blob in self._layers.blobs(diff_id)]
+                with _skipping(f"layer {diff_id}"):
+                    await self._layers.remove(diff_id)
+                    removed_layers.append(diff_id)
+                    layers_size += size
+                for digest in blobs:
+                    content.setdefault(digest, 0)
+                await self._pause("removed")
+            for digest in content:
+                await self._pause("removing")
+                reached = await self._current(reached)
+                if self._in_use(digest, reached):
+                    continue
+                with _skipping(f"content {digest}"):
+                    freed = await self._content.remove(digest)
+                    if freed or content[digest]:
+                        removed_content.append(digest)
+                        content_size += freed
+                self._references.pop(digest, None)
+                await self._pause("removed")
+            return Collected(
+                content=tuple(removed_content),
+                layers=tuple(removed_layers),
+                content_size=content_size,
+                layers_size=layers_size,
+            )
+
+    def _in_use(self, digest: str, reached: _Reached) -> bool:
+        return digest in reached.digests or self._leases.protects(digest)
+
+    def _moment(self) -> tuple[int, int]:
+        return self._images.version, self._snapshots.version
+
+    async def _current(self, reached: _Reached) -> _Reached:
+        """Return `reached` if it still holds, else compute it anew; the caller must act without waiting."""
+        while reached.moment != self._moment():
+            reached = await self._reach()
+        return reached
+
+    async def _reach(self) -> _Reached:
+        moment = self._moment()
+        digests: set[str] = set(self._snapshots.used_diff_ids())
+        documents: list[Digest] = []
+        for image in self._images.all():
+            digests.add(image.id)
+            digests.update(image.diff_ids)
+            documents += [Digest(each) for each in (image.manifest, image.index) if each]
+            documents += [Digest(each.partition("@")[2]) for each in self._images.digests(image.id)]
+        for diff_id in list(digests):
+            digests.update(blob.digest for blob in self._layers.blobs(DiffID(Digest(diff_id))))
+        pending = list(dict.fromkeys(documents))
+        while pending:
+            digest = pending.pop()
+            if digest not in digests:
+                digests.add(digest)
+                pending += await self._references_of(digest)
+        return _Reached(digests, moment)
+
+    async def _references_of(self, digest: Digest) -> tuple[Digest, ...]:
+        known = self._references.get(digest)
+        if known is not None:
+            return known
+        try:
+            # peek, not get: looking must not make every lease that is held protect what is looked at.
+            document = manifest.decode(await self._content.peek(digest, limit=manifest.MAX_DOCUMENT_SIZE))
+        except NoSuchContent:
+            return ()  # not remembered: it can come yet
+        except ScowError:
+            found: tuple[Digest, ...] = ()  # a config or a layer: it refers to nothing
+        else:
+            if isinstance(document, manifest.Index):
+                found = tuple(each.digest for each in document.manifests)
+            else:
+                found = (document.config.digest, *(each.digest for each in document.layers))
+        if len(self._references) >= MANIFEST_CACHE_LIMIT:
+            self._references.clear()
+        self._references[digest] = found
+        return found
+
+
+@contextlib.contextmanager
+def _skipping(what: str) -> Iterator[None]:
+    """Let the collection go on when one item can't be removed: a layer that is mounted, an I/O error."""
+    try:
+        yield
+    except (ScowError, OSError) as error:
+        log.warning("garbage collection: %s stays: %s", what, error)
