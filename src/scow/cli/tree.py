@@ -1,0 +1,124 @@
+"""The tree of commands: every path by which a command can be called, its module, and one line about it.
+
+The modules are imported when their command is called: the tree itself is a table of words.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from scow.cli.command import Command
+
+# (paths: the first is the full one, module in scow.cli.commands, key in its COMMANDS, about)
+ENTRIES: tuple[tuple[tuple[str, ...], str, str, str], ...] = (
+    (
+        ("container attach", "attach"),
+        "attach",
+        "attach",
+        "Attach local standard input, output, and error streams to a running container",
+    ),
+    (("container cp", "cp"), "cp", "cp", "Copy files/folders between a container and the local filesystem"),
+    (("container create", "create"), "run", "create", "Create a new container"),
+    (("container exec", "exec"), "exec", "exec", "Execute a command in a running container"),
+    (("container inspect",), "inspect", "container", "Display detailed information on one or more containers"),
+    (("container kill", "kill"), "lifecycle", "kill", "Kill one or more running containers"),
+    (("container logs", "logs"), "logs", "logs", "Fetch the logs of a container"),
+    (("container ls", "container list", "container ps", "ps"), "ps", "ps", "List containers"),
+    (("container pause", "pause"), "lifecycle", "pause", "Pause all processes within one or more containers"),
+    (("container port", "port"), "lifecycle", "port", "List port mappings or a specific mapping for the container"),
+    (("container rename", "rename"), "lifecycle", "rename", "Rename a container"),
+    (("container restart", "restart"), "lifecycle", "restart", "Restart one or more containers"),
+    (("container rm", "container remove", "rm"), "lifecycle", "rm", "Remove one or more containers"),
+    (("container run", "run"), "run", "run", "Create and run a new container from an image"),
+    (("container start", "start"), "attach", "start", "Start one or more stopped containers"),
+    (("container stop", "stop"), "lifecycle", "stop", "Stop one or more running containers"),
+    (("container top", "top"), "lifecycle", "top", "Display the running processes of a container"),
+    (("container unpause", "unpause"), "lifecycle", "unpause", "Unpause all processes within one or more containers"),
+    (
+        ("container wait", "wait"),
+        "lifecycle",
+        "wait",
+        "Block until one or more containers stop, then print their exit codes",
+    ),
+    (("context inspect",), "context", "inspect", "Display detailed information on one or more contexts"),
+    (("context ls", "context list"), "context", "ls", "List contexts"),
+    (("context show",), "context", "show", "Print the name of the current context"),
+    (("context use",), "context", "use", "Set the current context"),
+    (("image history", "history"), "history", "history", "Show the history of an image"),
+    (("image inspect",), "inspect", "image", "Display detailed information on one or more images"),
+    (("image ls", "image list", "images"), "images", "images", "List images"),
+    (("image pull", "pull"), "transfer", "pull", "Download an image from a registry"),
+    (("image push", "push"), "transfer", "push", "Upload an image to a registry"),
+    (("image rm", "image remove", "rmi"), "images", "rmi", "Remove one or more images"),
+    (("image tag", "tag"), "images", "tag", "Create a tag TARGET_IMAGE that refers to SOURCE_IMAGE"),
+    (("network inspect",), "inspect", "network", "Display detailed information on one or more networks"),
+    (("network ls", "network list"), "network", "ls", "List networks"),
+    (("system check",), "system", "check", "Check what this machine offers to an engine"),
+    (("system df",), "df", "df", "Show disk usage"),
+    (("system dial-stdio",), "system", "dial-stdio", ""),
+    (("system events", "events"), "events", "events", "Get real time events from the server"),
+    (("system info", "info"), "info", "info", "Display system-wide information"),
+    (("volume create",), "volume", "create", "Create a volume"),
+    (("volume inspect",), "inspect", "volume", "Display detailed information on one or more volumes"),
+    (("volume ls", "volume list"), "volume", "ls", "List volumes"),
+    (("volume rm", "volume remove"), "volume", "rm", "Remove one or more volumes"),
+    (("inspect",), "inspect", "inspect", "Return low-level information on Docker objects"),
+    (("login",), "login", "login", "Authenticate to a registry"),
+    (("logout",), "login", "logout", "Log out from a registry"),
+    (("version",), "version", "version", "Show the version of client and engine"),
+)
+
+GROUPS = {
+    "container": "Manage containers",
+    "context": "Manage contexts",
+    "image": "Manage images",
+    "network": "Manage networks",
+    "registry": "Serve and manage an image registry",
+    "system": "Manage the engine",
+    "volume": "Manage volumes",
+}
+
+COMMON = ("run", "exec", "ps", "pull", "push", "images", "login", "logout", "version", "info")
+
+
+def find(words: tuple[str, ...]) -> tuple[tuple[str, ...], str, str, str] | None:
+    """Find the entry whose path is exactly `words`."""
+    path = " ".join(words)
+    for entry in ENTRIES:
+        if path in entry[0]:
+            return entry
+    return None
+
+
+def load(module: str, key: str) -> Command:
+    """Import a command's module and return the command."""
+    loaded = __import__(f"scow.cli.commands.{module}", fromlist=("COMMANDS",))
+    command: Command = loaded.COMMANDS[key]
+    return command
+
+
+def _rows(names: list[tuple[str, str]]) -> list[str]:
+    width = max(11, max(len(name) for name, _ in names))
+    return [f"  {name:<{width}} {about}" for name, about in names]
+
+
+def group_help(program: str, group: str) -> str:
+    """The help text of a management command."""
+    names = [
+        (entry[0][0].split(" ", 1)[1], entry[3])
+        for entry in ENTRIES
+        if entry[3] and entry[0][0].startswith(group + " ")
+    ]
+    lines = [f"Usage:  {program} {group} COMMAND", "", GROUPS[group], "", "Commands:", *_rows(sorted(names)), ""]
+    return "\n".join([*lines, f"Run '{program} {group} COMMAND --help' for more information on a command."])
+
+
+def root_help(program: str, global_flags: list[str]) -> str:
+    """The help text of the client itself; `global_flags` are its described options."""
+    abouts = {path: entry[3] for entry in ENTRIES for path in entry[0] if " " not in path}
+    lines = [f"Usage:  {program} [OPTIONS] COMMAND", "", "A container platform: images, a registry and containers", ""]
+    lines += ["Common Commands:", *_rows([(name, abouts[name]) for name in COMMON]), ""]
+    lines += ["Management Commands:", *_rows(sorted(GROUPS.items())), ""]
+    rest = sorted((name, about) for name, about in abouts.items() if name not in COMMON)
+    lines += ["Commands:", *_rows(rest), "", "Global Options:", *global_flags, ""]
+    return "\n".join([*lines, f"Run '{program} COMMAND --help' for more information on a command."])
