@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from scow.oci.digest import Digest, algorithm, encoded
-from scow.registry.errors import DigestInvalid, Draining, RangeRefused, SizeInvalid, UploadUnknown
+from scow.registry.errors import DigestInvalid, Draining, RangeRefused, SizeInvalid, UploadBusy, UploadUnknown
 from scow.registry.metadata import Metadata, Upload
 from scow.registry.objects import Objects, Stage
 
@@ -27,6 +27,8 @@ BATCH_SIZE: Final = 1 << 20
 STATES_LIMIT: Final = 1024
 CLOSE_TRIES: Final = 200
 CLOSE_PAUSE_S: Final = 0.05
+BUSY_TRIES: Final = 40
+BUSY_PAUSE_S: Final = 0.05
 
 
 @dataclass(slots=True)
@@ -146,11 +148,20 @@ class Uploads:
     async def hold(self, repository: str, upload_id: str) -> AsyncIterator[Receiver]:
         """Go on with an upload. Raises UploadUnknown and UploadBusy."""
         upload = await self.find(repository, upload_id)
-        stage = await self.objects.open_stage(upload_id)
+        stage = await self._open(upload_id)
         try:
             yield Receiver(self, upload, stage)
         finally:
             await stage.close()
+
+    async def _open(self, upload_id: str) -> Stage:
+        for _ in range(BUSY_TRIES):
+            try:
+                return await self.objects.open_stage(upload_id)
+            except UploadBusy:
+                # Often the client's own request that was cut a moment ago. The holder may be another process.
+                await asyncio.sleep(BUSY_PAUSE_S)
+        return await self.objects.open_stage(upload_id)
 
     async def find(self, repository: str, upload_id: str) -> Upload:
         """The upload's record. Raises UploadUnknown."""
