@@ -1,0 +1,130 @@
+"""What an engine is told at its start: flags of `scowd` over `daemon.json` over defaults. dockerd's names and keys."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from scow.errors import InvalidArgument
+from scow.wire.host_config import Ulimit
+
+DATA_ROOT = Path("/var/lib/scow")
+EXEC_ROOT = Path("/run/scow")
+CONFIG_FILE = Path("/etc/scow/daemon.json")
+
+
+class InvalidConfig(InvalidArgument):
+    """The configuration file, or its combination with the flags, makes no sense."""
+
+
+class RuntimeConfig(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """A runtime that containers can ask for by name."""
+
+    path: str = ""
+    runtime_args: list[str] = []
+
+
+class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that an engine is configured with; field names are daemon.json's keys in snake case."""
+
+    data_root: Path = DATA_ROOT
+    exec_root: Path = EXEC_ROOT
+    hosts: tuple[str, ...] = ()
+    pidfile: Path | None = None
+    registry_mirrors: tuple[str, ...] = ()
+    insecure_registries: tuple[str, ...] = ()
+    default_runtime: str = ""
+    runtimes: dict[str, RuntimeConfig] = {}
+    storage_driver: str = ""
+    bip: str = ""
+    bridge: str = ""
+    fixed_cidr: str = ""
+    default_address_pools: tuple[dict[str, Any], ...] = ()
+    mtu: int = 0
+    dns: tuple[str, ...] = ()
+    dns_search: tuple[str, ...] = ()
+    dns_opts: tuple[str, ...] = ()
+    log_level: str = "info"
+    log_driver: str = "json-file"
+    log_opts: dict[str, str] = {}
+    tls: bool = False
+    tlsverify: bool = False
+    tlscacert: str = ""
+    tlscert: str = ""
+    tlskey: str = ""
+    userns_remap: str = ""
+    live_restore: bool = True
+    labels: tuple[str, ...] = ()
+    default_ulimits: dict[str, Ulimit] = {}
+    default_shm_size: int = 64 << 20  # bytes
+    init: bool = False
+    init_path: str = ""
+    max_concurrent_downloads: int = 3
+    max_concurrent_uploads: int = 5
+    max_download_attempts: int = 5
+    shutdown_timeout: int = 15  # seconds
+    debug: bool = False
+    group: str = "docker"
+    experimental: bool = False
+
+    @property
+    def engine_id(self) -> str:
+        """Eight hexadecimal digits that tell this engine's links, tables and cgroups from other engines'.
+
+        They follow from the data root, so that a restarted engine finds what it made.
+        """
+        return hashlib.sha256(str(self.data_root.resolve()).encode()).hexdigest()[:8]
+
+    @property
+    def is_default(self) -> bool:
+        """Whether this is the machine's main engine, at the default data root."""
+        return self.data_root == DATA_ROOT
+
+
+KEYS = {field.replace("_", "-"): field for field in EngineConfig.__struct_fields__}
+
+
+def read_config_file(path: Path, *, required: bool) -> dict[str, Any]:
+    """Read `daemon.json` as a mapping of field names. Raises InvalidConfig; a missing file is empty unless required."""
+    try:
+        text = path.read_text()
+    except FileNotFoundError as error:
+        if required:
+            raise InvalidConfig(f"unable to configure the engine with file {path}: no such file") from error
+        return {}
+    except OSError as error:
+        raise InvalidConfig(f"unable to configure the engine with file {path}: {error.strerror}") from error
+    if not text.strip():
+        return {}
+    try:
+        document = json.loads(text)
+    except ValueError as error:
+        raise InvalidConfig(f"unable to configure the engine with file {path}: {error}") from error
+    if not isinstance(document, dict):
+        raise InvalidConfig(f"unable to configure the engine with file {path}: it is not a JSON object")
+    unknown = sorted(set(document) - set(KEYS))
+    if unknown:
+        raise InvalidConfig(
+            f"unable to configure the engine with file {path}: the following directives don't match any configuration "
+            f"option: {', '.join(unknown)}"
+        )
+    return {KEYS[key]: value for key, value in document.items()}
+
+
+def make_config(flags: dict[str, Any], file: dict[str, Any]) -> EngineConfig:
+    """Combine flags that were given with the file's keys. Raises InvalidConfig for a key given in both, as dockerd."""
+    twice = sorted(name for name in flags if name in file and flags[name] != file[name])
+    if twice:
+        listed = ", ".join(
+            f"{name.replace('_', '-')}: (from flag: {flags[name]}, from file: {file[name]})" for name in twice
+        )
+        raise InvalidConfig(
+            "unable to configure the engine: the following directives are specified both as a flag and in the "
+            f"configuration file: {listed}"
+        )
+    try:
+        return msgspec.convert({**file, **flags}, EngineConfig, strict=False)
+    except msgspec.ValidationError as error:
+        raise InvalidConfig(f"unable to configure the engine: {error}") from error

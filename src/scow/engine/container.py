@@ -1,0 +1,241 @@
+"""Containers as the engine holds them: the record, the lock, and who waits for what; and the table that keeps them."""
+
+import asyncio
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from scow.engine.record import ContainerRecord, State
+from scow.errors import Conflict, InvalidArgument, NotFound
+from scow.store.database import Database
+
+if TYPE_CHECKING:
+    from scow.engine.attachment import Attachment
+
+SCHEMA: Final = (
+    """
+    CREATE TABLE container (
+        id TEXT PRIMARY KEY,
+        name TEXT NOT NULL UNIQUE,
+        record BLOB NOT NULL
+    ) WITHOUT ROWID;
+    """,
+)
+
+
+class NoSuchContainer(NotFound):
+    """No container has this ID, prefix or name. The words are docker's: clients match them."""
+
+    def __init__(self, ref: str) -> None:
+        super().__init__(f"No such container: {ref}")
+        self.ref = ref
+
+
+class NameInUse(Conflict):
+    """Another container has the name."""
+
+    def __init__(self, name: str, holder: str) -> None:
+        super().__init__(
+            f'Conflict. The container name "/{name}" is already in use by container "{holder}". '
+            "You have to remove (or rename) that container to be able to reuse that name."
+        )
+        self.name = name
+        self.holder = holder
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """How a run of a container ended; `error` is why it could not start."""
+
+    exit_code: int
+    error: str = ""
+
+
+class Container:
+    """One container. `lock` guards every change of its state and of what it holds of the machine.
+
+    `next_exit` is done at the end of the current or coming run, `gone` when the container is removed; each future is
+    replaced by a fresh one when it is done, so that a waiter takes the one that is current when it begins to wait.
+    """
+
+    def __init__(self, record: ContainerRecord, folder: Path) -> None:
+        self.record = record
+        self.folder = folder  # durable files: log, hosts, hostname, resolv.conf
+        self.lock = asyncio.Lock()
+        loop = asyncio.get_running_loop()
+        self.next_exit: asyncio.Future[Outcome] = loop.create_future()
+        self.not_running: asyncio.Future[Outcome] = loop.create_future()
+        self.gone: asyncio.Future[Outcome] = loop.create_future()
+        self.attachments: set[Attachment] = set()  # those that wait for a run to attach to
+        self.execs: dict[str, int] = {}  # running execs: ID -> pid
+        self.restart: asyncio.Task[None] | None = None
+        self.backoff_s = 0.0
+        self.removing = False
+
+    @property
+    def id(self) -> str:
+        """The full identifier."""
+        return self.record.id
+
+    @property
+    def name(self) -> str:
+        """The name without slash."""
+        return self.record.name
+
+    @property
+    def state(self) -> State:
+        """Where it stands."""
+        return self.record.state
+
+    @property
+    def log_path(self) -> Path:
+        """Where conmon writes what the container says."""
+        return self.folder / f"{self.id}-json.log"
+
+    def ended(self, outcome: Outcome, *, restarting: bool) -> None:
+        """Tell waiters that a run ended; if it is not to be restarted, those too who wait for it not to run."""
+        loop = asyncio.get_running_loop()
+        if not self.next_exit.done():
+            self.next_exit.set_result(outcome)
+        self.next_exit = loop.create_future()
+        if not restarting:
+            self.stopped(outcome)
+
+    def stopped(self, outcome: Outcome) -> None:
+        """Tell those who wait for the container not to run."""
+        if not self.not_running.done():
+            self.not_running.set_result(outcome)
+        self.not_running = asyncio.get_running_loop().create_future()
+
+    def removed(self) -> None:
+        """Tell all waiters that the container is gone."""
+        outcome = Outcome(self.state.exit_code, self.state.error)
+        for future in (self.next_exit, self.not_running, self.gone):
+            if not future.done():
+                future.set_result(outcome)
+
+
+class ContainerTable:
+    """All containers by ID and name. Records are written to the state database before they are shown."""
+
+    def __init__(self, database: Database, root: Path) -> None:
+        self._database = database
+        self._root = root
+        self._by_id: dict[str, Container] = {}
+        self._by_name: dict[str, Container] = {}
+        self._reserved: set[str] = set()
+
+    def load(self) -> None:
+        """Read all records; called once, before the engine answers."""
+        self._database.migrate("containers", SCHEMA)
+        rows = self._database.read_now(lambda db: db.execute("SELECT record FROM container").fetchall())
+        for (data,) in rows:
+            self._hold(msgspec.json.decode(data, type=ContainerRecord))
+
+    def __iter__(self) -> Iterator[Container]:
+        return iter(tuple(self._by_id.values()))
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def folder(self, id: str) -> Path:
+        """The container's folder below the data root."""
+        return self._root / "containers" / id
+
+    def find_name(self, name: str) -> Container | None:
+        """The container with exactly this name, if there is one."""
+        return self._by_name.get(name)
+
+    def is_name_taken(self, name: str) -> bool:
+        """Whether a container has the name, or is being created with it."""
+        return name in self._by_name or name in self._reserved
+
+    def find(self, ref: str) -> Container | None:
+        """Look up by full ID, name or unambiguous ID prefix. Raises InvalidArgument for an ambiguous prefix."""
+        found = self._by_id.get(ref) or self._by_name.get(ref.removeprefix("/"))
+        if found is not None or not ref:
+            return found
+        matches = [container for id, container in self._by_id.items() if id.startswith(ref)]
+        if len(matches) > 1:
+            raise InvalidArgument(f"Multiple IDs found with provided prefix: {ref}")
+        return matches[0] if matches else None
+
+    def get(self, ref: str) -> Container:
+        """Like find. Raises NoSuchContainer."""
+        found = self.find(ref)
+        if found is None:
+            raise NoSuchContainer(ref)
+        return found
+
+    def reserve(self, name: str) -> None:
+        """Keep a name for a container that is being created. Raises NameInUse; `release` or `add` ends it."""
+        holder = self._by_name.get(name)
+        if holder is not None:
+            raise NameInUse(name, holder.id)
+        if name in self._reserved:
+            raise NameInUse(name, "being created")
+        self._reserved.add(name)
+
+    def release(self, name: str) -> None:
+        """Give a reserved name back."""
+        self._reserved.discard(name)
+
+    async def add(self, record: ContainerRecord) -> Container:
+        """Write a new record, and hold it. Its name must be reserved."""
+
+        def insert(db: sqlite3.Connection) -> None:
+            db.execute(
+                "INSERT INTO container (id, name, record) VALUES (?, ?, ?)",
+                (record.id, record.name, msgspec.json.encode(record)),
+            )
+
+        held: list[Container] = []
+
+        def hold(_: None) -> None:
+            self._reserved.discard(record.name)
+            held.append(self._hold(record))
+
+        await self._database.write(insert, then=hold)
+        return held[0]
+
+    async def save(self, container: Container, record: ContainerRecord) -> None:
+        """Write a changed record, then show it."""
+
+        def update(db: sqlite3.Connection) -> None:
+            db.execute(
+                "UPDATE container SET name = ?, record = ? WHERE id = ?",
+                (record.name, msgspec.json.encode(record), record.id),
+            )
+
+        def show(_: None) -> None:
+            if record.name != container.name:
+                self._by_name.pop(container.name, None)
+                self._by_name[record.name] = container
+            container.record = record
+
+        await self._database.write(update, then=show)
+
+    async def set_state(self, container: Container, **changes: object) -> None:
+        """Write and show changes of a container's state."""
+        await self.save(container, container.record.with_state(**changes))
+
+    async def remove(self, container: Container) -> None:
+        """Forget a container."""
+
+        def delete(db: sqlite3.Connection) -> None:
+            db.execute("DELETE FROM container WHERE id = ?", (container.id,))
+
+        def forget(_: None) -> None:
+            self._by_id.pop(container.id, None)
+            if self._by_name.get(container.name) is container:
+                self._by_name.pop(container.name)
+
+        await self._database.write(delete, then=forget)
+
+    def _hold(self, record: ContainerRecord) -> Container:
+        container = Container(record, self.folder(record.id))
+        self._by_id[record.id] = container
+        self._by_name[record.name] = container
+        return container

@@ -1,0 +1,229 @@
+"""Creating a container: what was asked for, completed by its image and the engine's defaults, checked and recorded."""
+
+import asyncio
+import secrets
+import shutil
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import msgspec
+
+from scow.engine import validation
+from scow.engine.config import EngineConfig
+from scow.engine.container import Container, ContainerTable
+from scow.engine.events import Events
+from scow.engine.image_lookup import get_image
+from scow.engine.merging import arguments, merge_config
+from scow.engine.mounts import resolve_mounts
+from scow.engine.names import check_name, random_name
+from scow.engine.record import ContainerRecord, MountRecord, now_ns
+from scow.engine.volumes import Volumes
+from scow.errors import InvalidArgument, NotFound
+from scow.linux.cgroup import is_unified
+from scow.network.networks import Networks
+from scow.oci.digest import Digest
+from scow.oci.image_config import ExecConfig
+from scow.oci.platform import parse_platform, satisfies
+from scow.runtime.profile import MASKED_PATHS, READONLY_PATHS
+from scow.store.store import Store
+from scow.wire.container import ContainerConfig, CreateReply, CreateRequest
+from scow.wire.host_config import HostConfig, LogConfig, RestartPolicy
+from scow.wire.network import EndpointSettings
+
+
+class Creation:
+    """Makes records and writable layers of new containers."""
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        store: Store,
+        table: ContainerTable,
+        volumes: Volumes,
+        networks: Networks,
+        events: Events,
+        runtimes: Mapping[str, object],
+        default_runtime: str,
+    ) -> None:
+        self._config = config
+        self._store = store
+        self._table = table
+        self._volumes = volumes
+        self._networks = networks
+        self._events = events
+        self._runtimes = runtimes
+        self._default_runtime = default_runtime
+
+    async def create(self, request: CreateRequest, name: str | None, platform: str | None) -> CreateReply:
+        """Create a container. Raises NoSuchImage, NameInUse, and InvalidArgument for what can't be."""
+        if name:
+            name = check_name(name)
+        asked, host = _split(request)
+        wanted = parse_platform(platform) if platform else None
+        validation.check_container(asked, host, request.networking_config)
+        image, image_exec, found = None, ExecConfig(), None
+        if asked.image:
+            found = get_image(self._store.images, asked.image)
+            if wanted is not None and not satisfies(found.platform, wanted):
+                raise NotFound(
+                    f"image with reference {asked.image} was found but its platform ({found.platform}) does not "
+                    f"match the specified platform ({wanted})"
+                )
+            image = found.id
+            image_exec = (await self._store.images.config(found.id)).exec
+        config = merge_config(asked, image_exec)
+        args = arguments(config)
+        host, warnings = self._complete(config, host)
+        validation.check_container(msgspec.structs.replace(config, hostname=asked.hostname), host, None)
+        id = secrets.token_hex(32)
+        if not config.hostname and host.network_mode != "host" and not host.network_mode.startswith("container:"):
+            config = msgspec.structs.replace(config, hostname=id[:12])
+        mounts = resolve_mounts(config, host, self._inherited(host))
+        endpoints = self._endpoints(host, request)
+        name = name or random_name(self._table.is_name_taken)
+        self._table.reserve(name)
+        try:
+            async with AsyncExitStack() as undo:
+                await self._make_volumes(mounts)
+                diff_ids = found.diff_ids if found else ()
+                undo.push_async_callback(self._store.snapshots.remove, id)
+                await self._store.snapshots.prepare(id, diff_ids)
+                folder = self._table.folder(id)
+                undo.push_async_callback(asyncio.to_thread, shutil.rmtree, folder, True)
+                await asyncio.to_thread(folder.mkdir, 0o710, parents=True)
+                container = await self._table.add(
+                    ContainerRecord(
+                        id=id,
+                        name=name,
+                        created_at=now_ns(),
+                        config=config,
+                        host_config=host,
+                        image=image,
+                        manifest=Digest(found.manifest) if found and found.manifest else None,
+                        image_name=asked.image,
+                        args=args,
+                        diff_ids=tuple(diff_ids),
+                        mounts=tuple(mounts),
+                        endpoints=endpoints,
+                        runtime=host.runtime,
+                    )
+                )
+                undo.pop_all()
+        finally:
+            self._table.release(name)
+        self._events.emit("container", "create", id, attributes_of(container))
+        return CreateReply(id=id, warnings=warnings)
+
+    def _complete(self, config: ContainerConfig, host: HostConfig) -> tuple[HostConfig, list[str]]:
+        """Fill in the engine's defaults; what they mean for the caller comes as warnings."""
+        warnings: list[str] = []
+        mode = host.network_mode
+        if mode in ("", "default"):
+            mode = "bridge"
+        if config.network_disabled:
+            mode = "none"
+        if host.runtime and host.runtime not in self._runtimes:
+            raise InvalidArgument(f"unknown or invalid runtime name: {host.runtime}")
+        unified = is_unified()
+        privileged = host.privileged
+        if mode in ("host", "none") and (host.port_bindings or host.publish_all_ports):
+            warnings.append("Published ports are discarded when using host network mode") if mode == "host" else None
+        changes: dict[str, object] = {
+            "network_mode": mode,
+            "runtime": host.runtime or self._default_runtime,
+            "ipc_mode": host.ipc_mode or "private",
+            "cgroupns_mode": host.cgroupns_mode or ("private" if unified and not privileged else "host"),
+            "shm_size": host.shm_size or self._config.default_shm_size,
+            "log_config": self._log_config(host),
+            "restart_policy": host.restart_policy if host.restart_policy.name else RestartPolicy(name="no"),
+            "masked_paths": _paths(host.masked_paths, MASKED_PATHS, privileged),
+            "readonly_paths": _paths(host.readonly_paths, READONLY_PATHS, privileged),
+        }
+        if host.memory > 0 and host.memory_swap == 0:
+            changes["memory_swap"] = host.memory * 2
+        if host.pids_limit is not None and host.pids_limit <= 0:
+            changes["pids_limit"] = None
+        return msgspec.structs.replace(host, **changes), warnings
+
+    def _log_config(self, host: HostConfig) -> LogConfig:
+        if host.log_config.type:
+            return LogConfig(type=host.log_config.type, config=host.log_config.config or {})
+        return LogConfig(
+            type=self._config.log_driver, config={**self._config.log_opts, **(host.log_config.config or {})}
+        )
+
+    def _inherited(self, host: HostConfig) -> list[MountRecord]:
+        found: list[MountRecord] = []
+        for spec in host.volumes_from or []:
+            ref, _, mode = spec.partition(":")
+            if mode not in ("", "ro", "rw", "z", "Z"):
+                raise InvalidArgument(f"invalid mode: {mode}")
+            source: Container = self._table.get(ref)
+            found += [
+                msgspec.structs.replace(mount, rw=mount.rw and mode != "ro")
+                for mount in source.record.mounts
+                if mount.type != "tmpfs"
+            ]
+        return found
+
+    async def _make_volumes(self, mounts: list[MountRecord]) -> None:
+        for mount in mounts:
+            if mount.type == "volume":
+                labels = {"com.docker.volume.anonymous": ""} if mount.anonymous else None
+                await self._volumes.ensure(mount.name, labels=labels, anonymous=mount.anonymous)
+            elif mount.type == "bind" and mount.create_source:
+                await asyncio.to_thread(_make_source, mount.source)
+
+    def _endpoints(self, host: HostConfig, request: CreateRequest) -> dict[str, EndpointSettings]:
+        """The attachments asked for, by network name; the network mode's own always among them."""
+        asked = (request.networking_config.endpoints_config if request.networking_config else None) or {}
+        endpoints = {name: settings or EndpointSettings() for name, settings in asked.items()}
+        if "default" in endpoints:
+            endpoints["bridge"] = endpoints.pop("default")
+        mode = host.network_mode
+        if mode.startswith("container:"):
+            self._table.get(mode.partition(":")[2])
+            return {}
+        for name in (mode, *endpoints):
+            self._networks.get(name)  # raises NoSuchNetwork
+        if mode not in endpoints:
+            ids = {self._networks.get(name).id for name in endpoints}
+            if self._networks.get(mode).id not in ids:
+                endpoints = {mode: EndpointSettings(), **endpoints}
+        if mode == "host" and len(endpoints) > 1:
+            raise InvalidArgument(
+                "container cannot be connected to multiple networks with one of the networks in host mode"
+            )
+        return endpoints
+
+
+def _split(request: CreateRequest) -> tuple[ContainerConfig, HostConfig]:
+    fields = {name: getattr(request, name) for name in ContainerConfig.__struct_fields__}
+    return ContainerConfig(**fields), request.host_config or HostConfig()
+
+
+def _paths(asked: list[str] | None, default: tuple[str, ...], privileged: bool) -> list[str] | None:
+    if asked is not None:
+        return asked
+    return None if privileged else list(default)
+
+
+def _make_source(path: str) -> None:
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        return  # a file: binding it is fine
+    except OSError as error:
+        raise InvalidArgument(
+            f"error while creating mount source path '{path}': mkdir {path}: {error.strerror}"
+        ) from error
+
+
+def attributes_of(container: Container) -> dict[str, str]:
+    """What events of a container carry: its labels, image and name."""
+    return {
+        **(container.record.config.labels or {}),
+        "image": container.record.image_name,
+        "name": container.name,
+    }

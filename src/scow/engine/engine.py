@@ -1,0 +1,183 @@
+"""The engine: it has containers, images, networks, volumes, execs and events, and opens and closes them."""
+
+import fcntl
+import logging
+import os
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Self
+
+from scow.engine.config import EngineConfig, InvalidConfig
+from scow.engine.container import Container, ContainerTable
+from scow.engine.containers import Containers
+from scow.engine.creation import Creation
+from scow.engine.events import Events
+from scow.engine.execs import Execs
+from scow.engine.image_lookup import find_image
+from scow.engine.images import Images
+from scow.engine.inspecting import Inspector
+from scow.engine.lifecycle import Lifecycle
+from scow.engine.networks import Networks
+from scow.engine.recovery import Recovery
+from scow.engine.removal import Removal
+from scow.engine.resources import Resources
+from scow.engine.system import System
+from scow.engine.tasks import Tasks
+from scow.engine.volumes import Volumes
+from scow.errors import Conflict
+from scow.network.networks import Networks as NetworkDriver
+from scow.network.settings import Settings as NetworkSettings
+from scow.oci.digest import Digest
+from scow.store.store import Store
+from scow.transfer.hosts import HostPolicy
+from scow.transfer.registries import Registries
+
+log = logging.getLogger(__name__)
+
+SNAPSHOTTERS = {"": "erofs", "erofs": "erofs", "overlay2": "overlay2"}
+
+
+class DataRootInUse(Conflict):
+    """Another engine has the data root."""
+
+    def __init__(self, data_root: Path) -> None:
+        super().__init__(
+            f"another engine uses the data root {data_root}: stop it, or give this one its own --data-root"
+        )
+
+
+class Engine:
+    """Made by `open`; closed by `aclose`, which leaves running containers running."""
+
+    containers: Containers
+    execs: Execs
+    images: Images
+    networks: Networks
+    volumes: Volumes
+    events: Events
+    system: System
+
+    def __init__(self, config: EngineConfig, close: AsyncExitStack) -> None:
+        self.config = config
+        self._close = close
+
+    @classmethod
+    async def open(cls, config: EngineConfig) -> Self:
+        """Open stores, networks and runtime, and reconcile records with what runs. Raises InvalidConfig and others."""
+        async with AsyncExitStack() as close:
+            engine = cls(config, close)
+            await engine._open(close)
+            engine._close = close.pop_all()
+            return engine
+
+    async def _open(self, close: AsyncExitStack) -> None:
+        config = self.config
+        if config.userns_remap:
+            raise InvalidConfig("userns-remap is not supported yet: start without it")
+        snapshotter = SNAPSHOTTERS.get(config.storage_driver)
+        if snapshotter is None:
+            raise InvalidConfig(f"unknown storage driver {config.storage_driver!r}: use erofs or overlay2")
+        _lock(config.data_root, close)
+        config.exec_root.mkdir(mode=0o711, parents=True, exist_ok=True)
+        tasks = Tasks()
+        store = await Store.open(config.data_root, config.exec_root, snapshotter)
+        close.push_async_callback(store.aclose)
+        policy = HostPolicy(mirrors=config.registry_mirrors, insecure=config.insecure_registries)
+        registries = Registries(
+            policy,
+            max_concurrent_downloads=config.max_concurrent_downloads,
+            max_concurrent_uploads=config.max_concurrent_uploads,
+        )
+        close.push_async_callback(registries.aclose)
+        await store.reconcile()
+        driver = NetworkDriver(
+            config.engine_id,
+            store.db,
+            config.exec_root,
+            NetworkSettings(bridge_name=config.bridge, bip=config.bip, mtu=config.mtu or 1500),
+        )
+        close.push_async_callback(self._close_network, driver)
+        await driver.start()
+        self._table = table = ContainerTable(store.db, config.data_root)
+        table.load()
+        self.events = events = Events()
+        self.volumes = volumes = Volumes(store.db, config.data_root, events, self._volume_users)
+        volumes.load()
+        await volumes.reconcile()
+        resources = await Resources.open(config, store, table, driver, volumes, tasks)
+        close.push_async_callback(resources.aclose)
+        lifecycle = Lifecycle(table, resources, events, tasks)
+        removal = Removal(table, lifecycle, resources, store.snapshots, volumes, events)
+        lifecycle.remove_hook = removal.auto_remove
+        resources.on_exit = lifecycle.exited
+        creation = Creation(
+            config, store, table, volumes, driver, events, resources.runtimes, resources.default_runtime
+        )
+        inspector = Inspector(store, driver, volumes, config.exec_root / "netns")
+        self.containers = Containers(
+            table, creation, lifecycle, removal, resources, inspector, events, tasks, self._image_ids
+        )
+        self.execs = Execs(table, resources, events, tasks)
+        self.images = Images(store, registries, events, self._image_users)
+        self.networks = Networks(driver, table)
+        self.system = System(
+            config,
+            store,
+            registries,
+            table,
+            self.containers,
+            self.images,
+            volumes,
+            events,
+            resources.runtimes,
+            resources.default_runtime,
+        )
+        self._store = store
+        recovery = Recovery(table, lifecycle, removal, resources, store, driver, config.data_root / "containers")
+        await recovery.run()
+        close.push_async_callback(tasks.aclose)
+        close.push_async_callback(tasks.drain, config.shutdown_timeout)
+        close.callback(lifecycle.close)
+        recovery.start_what_is_due()
+
+    async def _close_network(self, driver: NetworkDriver) -> None:
+        """Leave nothing on the machine if no container needs it."""
+        if any(container.state.live for container in self._table):
+            await driver.stop()
+        else:
+            await driver.destroy()
+
+    async def aclose(self) -> None:
+        """Close everything; running containers go on, with their networking. Idempotent."""
+        await self._close.aclose()
+
+    def _volume_users(self, name: str) -> list[str]:
+        return [
+            container.id for container in self._table if any(name == mount.name for mount in container.record.mounts)
+        ]
+
+    def _image_users(self, id: Digest) -> list[Container]:
+        return [container for container in self._table if container.record.image == id]
+
+    def _image_ids(self, ref: str) -> list[Digest]:
+        """The images that a filter `ancestor` means: that of the name, and those that stand on all its layers."""
+        image = find_image(self._store.images, ref)
+        if image is None:
+            return []
+        depth = len(image.diff_ids)
+        return [
+            other.id
+            for other in self._store.images.all()
+            if other.id == image.id or (depth and other.diff_ids[:depth] == image.diff_ids)
+        ]
+
+
+def _lock(data_root: Path, close: AsyncExitStack) -> None:
+    """Keep the data root for this process: the lock ends with it, however it ends. Raises DataRootInUse."""
+    data_root.mkdir(mode=0o711, parents=True, exist_ok=True)
+    descriptor = os.open(data_root / "engine.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    close.callback(os.close, descriptor)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise DataRootInUse(data_root) from error

@@ -1,0 +1,396 @@
+"""Images as people handle them: list, inspect, history, tag, remove, pull, push. Engine API, /images."""
+
+import fnmatch
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+from msgspec import structs
+
+from scow.engine import validation
+from scow.engine.container import Container
+from scow.engine.describing import status_word
+from scow.engine.events import Events
+from scow.engine.image_lookup import find_image, find_reference, get_image
+from scow.engine.streams import ProgressStream
+from scow.errors import Conflict, InvalidArgument, NotFound
+from scow.oci.digest import Digest, chain_id, short
+from scow.oci.image_config import ExecConfig
+from scow.oci.platform import parse_platform
+from scow.oci.reference import InvalidReference, Reference, is_tag, parse_reference
+from scow.store.images import Image
+from scow.store.store import Store
+from scow.transfer.credentials import decode_registry_auth
+from scow.transfer.pull import parse_created, pull, pull_all_tags
+from scow.transfer.push import push, push_all_tags
+from scow.transfer.registries import Registries
+from scow.wire.container import GraphDriver, HealthConfig
+from scow.wire.image import DeleteItem, HistoryItem, ImageExecConfig, ImageInspect, ImageMetadata, ImageSummary, RootFS
+from scow.wire.times import NEVER, format_datetime
+
+FILTERS: Final = frozenset({"before", "dangling", "label", "reference", "since", "until"})
+
+Filters = Mapping[str, Sequence[str]]
+History = list[HistoryItem]
+Deletions = list[DeleteItem]
+
+
+class ImageInUse(Conflict):
+    """A container, or another name, holds the image."""
+
+
+class Images:
+    """The engine's images. `users` gives the containers that were made from an image."""
+
+    def __init__(
+        self,
+        store: Store,
+        registries: Registries,
+        events: Events,
+        users: Callable[[Digest], Sequence[Container]],
+    ) -> None:
+        self._store = store
+        self._registries = registries
+        self._events = events
+        self._users = users
+
+    async def list(self, *, all: bool, digests: bool, shared_size: bool, filters: Filters) -> list[ImageSummary]:
+        """GET /images/json: newest first."""
+        validation.check_filters(filters, FILTERS)
+        images = self._store.images
+        dangling = _flag(filters, "dangling")
+        before = [get_image(images, ref) for ref in filters.get("before", ())]
+        since = [get_image(images, ref) for ref in filters.get("since", ())]
+        shared = self._shared_layers() if shared_size else {}
+        found: list[ImageSummary] = []
+        for image in images.all():
+            tags = [parse_reference(name) for name in images.names(image.id)]
+            repo_digests = [parse_reference(name) for name in images.digests(image.id)]
+            if dangling is not None and dangling == bool(tags):
+                continue
+            if any(_created(image) >= _created(other) for other in before):
+                continue
+            if any(_created(image) <= _created(other) for other in since):
+                continue
+            if "until" in filters and not any(_created(image) < _moment(value) for value in filters["until"]):
+                continue
+            patterns = filters.get("reference", ())
+            if patterns:
+                tags = [tag for tag in tags if any(_fits(tag, pattern) for pattern in patterns)]
+                repo_digests = [each for each in repo_digests if any(_fits(each, pattern) for pattern in patterns)]
+                if not tags and not repo_digests:
+                    continue
+            config = await images.config(image.id)
+            if not _has_labels(config.exec.labels or {}, filters.get("label", ())):
+                continue
+            found.append(
+                ImageSummary(
+                    id=image.id,
+                    created=int(_created(image)),
+                    labels=config.exec.labels or {},
+                    repo_digests=[each.familiar for each in repo_digests],
+                    repo_tags=[tag.familiar for tag in tags],
+                    size=image.size,
+                    shared_size=self._shared(image, shared) if shared_size else -1,
+                    containers=len(self._users(image.id)) if shared_size else -1,
+                )
+            )
+        return sorted(found, key=lambda each: (-each.created, each.id))
+
+    async def inspect(self, ref: str) -> ImageInspect:
+        """GET /images/{name}/json. Raises NoSuchImage."""
+        images = self._store.images
+        image = get_image(images, ref)
+        config = await images.config(image.id)
+        return ImageInspect(
+            id=image.id,
+            repo_tags=[parse_reference(name).familiar for name in images.names(image.id)],
+            repo_digests=[parse_reference(name).familiar for name in images.digests(image.id)],
+            comment=config.comment or (config.history[-1].comment if config.history else ""),
+            created=config.created or "",
+            docker_version=config.docker_version,
+            author=config.author,
+            config=_wire_config(config.exec),
+            architecture=config.architecture,
+            variant=config.variant,
+            os=config.os or "linux",
+            os_version=config.os_version,
+            size=image.size,
+            graph_driver=GraphDriver(name=self._store.driver, data=None),
+            root_fs=RootFS(layers=list(image.diff_ids) or None),
+            metadata=ImageMetadata(last_tag_time=format_datetime(image.stored_at) if image.stored_at else NEVER),
+        )
+
+    async def history(self, ref: str) -> History:
+        """GET /images/{name}/history: newest first; sizes are those of the layers' tars."""
+        images = self._store.images
+        image = get_image(images, ref)
+        config = await images.config(image.id)
+        remaining = list(config.diff_ids)
+        items: History = []
+        for step in config.history or ():
+            size = 0
+            if not step.empty_layer and remaining:
+                layer = self._store.layers.find(remaining.pop(0))
+                size = layer.size if layer is not None else 0
+            created = parse_created(step.created)
+            items.append(
+                HistoryItem(
+                    comment=step.comment,
+                    created=int(created.timestamp()) if created else 0,
+                    created_by=step.created_by,
+                    size=size,
+                )
+            )
+        if not items:
+            items.append(HistoryItem(created=int(_created(image)), size=image.size))
+        tags = [parse_reference(name).familiar for name in images.names(image.id)]
+        items[-1] = structs.replace(items[-1], id=image.id, tags=tags or None)
+        return items[::-1]
+
+    async def tag(self, ref: str, repo: str, tag: str) -> None:
+        """POST /images/{name}/tag. Raises NoSuchImage, InvalidArgument."""
+        image = get_image(self._store.images, ref)
+        if not repo:
+            raise InvalidArgument("invalid reference format")
+        reference = parse_reference(repo)
+        if reference.digest is not None:
+            raise InvalidArgument("refusing to create a tag with a digest reference")
+        if tag:
+            reference = reference.with_tag(tag)
+        reference = reference.with_default_tag()
+        await self._store.images.tag(str(reference), image.id)
+        self._events.emit("image", "tag", image.id, {"name": reference.familiar})
+
+    # --- removal
+
+    async def remove(self, ref: str, *, force: bool, prune: bool) -> Deletions:
+        """DELETE /images/{name}: untag, and delete what nothing names or uses any more. Raises ImageInUse."""
+        images = self._store.images
+        image = get_image(images, ref)
+        by_id = self._is_id(ref, image)
+        names = [*images.names(image.id), *images.digests(image.id)]
+        done: Deletions = []
+        if not by_id:
+            reference = parse_reference(ref).with_default_tag()
+            if reference.digest:
+                reference = reference.with_digest(reference.digest)
+            name = str(reference)
+            others = [other for other in images.names(image.id) if other != name]
+            if not others or (reference.digest and len(names) > 1 and not images.names(image.id)):
+                self._check_last_name(ref, image, force)
+            await self._untag(name, image, done)
+            if reference.tag is not None and not self._tagged(image, reference):
+                for other in images.digests(image.id):
+                    if parse_reference(other).name == reference.name:
+                        await self._untag(other, image, done)
+            if images.names(image.id) or images.digests(image.id):
+                return done
+            if self._users(image.id):
+                return done  # a container still stands on it: it stays, without a name
+        else:
+            self._check_by_id(ref, image, force)
+            for name in names:
+                await self._untag(name, image, done)
+            if any(container.state.live for container in self._users(image.id)):
+                return done
+            if self._users(image.id):
+                return done
+        await images.remove(image.id)
+        done.append(DeleteItem(deleted=image.id))
+        self._events.emit("image", "delete", image.id, {"name": image.id})
+        collected = await self._store.gc.collect()
+        gone = set(collected.layers)
+        for depth in range(len(image.diff_ids), 0, -1):
+            if image.diff_ids[depth - 1] in gone:
+                done.append(DeleteItem(deleted=chain_id(image.diff_ids[:depth])))
+        return done
+
+    def _tagged(self, image: Image, reference: Reference) -> bool:
+        """Whether the repository of `reference` still has a tag on the image."""
+        return any(parse_reference(name).name == reference.name for name in self._store.images.names(image.id))
+
+    async def _untag(self, name: str, image: Image, done: Deletions) -> None:
+        await self._store.images.untag(name)
+        familiar = parse_reference(name).familiar
+        done.append(DeleteItem(untagged=familiar))
+        self._events.emit("image", "untag", image.id, {"name": familiar})
+
+    def _is_id(self, ref: str, image: Image) -> bool:
+        try:
+            named = find_reference(self._store.images, parse_reference(ref))
+        except InvalidReference:
+            return True
+        return named is None or named.id != image.id
+
+    def _check_last_name(self, ref: str, image: Image, force: bool) -> None:
+        users = self._users(image.id)
+        if users and not force:
+            raise ImageInUse(
+                f'conflict: unable to remove repository reference "{ref}" (must force) - '
+                f"container {users[0].id[:12]} is using its referenced image {short(image.id)}"
+            )
+
+    def _check_by_id(self, ref: str, image: Image, force: bool) -> None:
+        shown = short(image.id)
+        for container in self._users(image.id):
+            if container.state.live:
+                raise ImageInUse(
+                    f"conflict: unable to delete {shown} (cannot be forced) - "
+                    f"image is being used by running container {container.id[:12]}"
+                )
+        repositories = {parse_reference(name).name for name in self._store.images.names(image.id)}
+        if len(repositories) > 1 and not force:
+            raise ImageInUse(
+                f"conflict: unable to delete {shown} (must be forced) - image is referenced in multiple repositories"
+            )
+        users = self._users(image.id)
+        if users and not force:
+            raise ImageInUse(
+                f"conflict: unable to delete {shown} (must be forced) - "
+                f"image is being used by {status_word(users[0].state)} container {users[0].id[:12]}"
+                if status_word(users[0].state) != "exited"
+                else f"conflict: unable to delete {shown} (must be forced) - "
+                f"image is being used by stopped container {users[0].id[:12]}"
+            )
+
+    # --- transfer
+
+    async def pull(self, from_image: str, tag: str | None, platform: str | None, auth: str | None) -> ProgressStream:
+        """POST /images/create?fromImage=. `tag` may be a digest; without tag and digest all tags are pulled."""
+        reference = _with_tag(parse_reference(from_image), tag)
+        wanted = parse_platform(platform) if platform else None
+        credentials = decode_registry_auth(auth)
+        pulling = pull_all_tags if reference.is_name_only else pull
+
+        async def work(emit: Callable[..., None]) -> None:
+            await pulling(
+                reference,
+                registries=self._registries,
+                store=self._store,
+                emit=emit,
+                credentials=credentials,
+                platform=wanted,
+            )
+            self._events.emit("image", "pull", reference.familiar, {"name": reference.familiar_name})
+
+        return await ProgressStream(work).ready()
+
+    async def push(self, ref: str, tag: str | None, auth: str | None) -> ProgressStream:
+        """POST /images/{name}/push; without a tag all tags of the repository are pushed."""
+        reference = parse_reference(ref)
+        if tag:
+            reference = reference.with_tag(tag)
+        credentials = decode_registry_auth(auth)
+        image = None
+        if not reference.is_name_only:
+            image = find_image(self._store.images, reference.familiar)
+            if image is None:
+                raise NotFound(f"An image does not exist locally with the tag: {reference.familiar_name}")
+
+        async def work(emit: Callable[..., None]) -> None:
+            if image is not None:
+                await push(
+                    reference, image, registries=self._registries, store=self._store, emit=emit, credentials=credentials
+                )
+            else:
+                await push_all_tags(
+                    reference, registries=self._registries, store=self._store, emit=emit, credentials=credentials
+                )
+            self._events.emit("image", "push", reference.familiar, {"name": reference.familiar_name})
+
+        return await ProgressStream(work).ready()
+
+    # --- sizes
+
+    def _shared_layers(self) -> dict[str, int]:
+        counts: dict[str, int] = {}
+        for image in self._store.images.all():
+            for diff_id in set(image.diff_ids):
+                counts[diff_id] = counts.get(diff_id, 0) + 1
+        return counts
+
+    def _shared(self, image: Image, counts: Mapping[str, int]) -> int:
+        layers = (self._store.layers.find(diff_id) for diff_id in image.diff_ids if counts.get(diff_id, 0) > 1)
+        return sum(layer.size for layer in layers if layer is not None)
+
+
+def _with_tag(reference: Reference, tag: str | None) -> Reference:
+    if not tag:
+        return reference
+    if ":" in tag:
+        return parse_reference(f"{reference.name}@{tag}")
+    if not is_tag(tag):
+        raise InvalidReference(tag, f"invalid reference format: invalid tag {tag!r}")
+    return reference.with_tag(tag)
+
+
+def _created(image: Image) -> float:
+    return image.created.timestamp() if image.created else 0.0
+
+
+def _flag(filters: Filters, name: str) -> bool | None:
+    values = filters.get(name)
+    if not values:
+        return None
+    word = values[0].lower()
+    if word not in ("0", "1", "true", "false"):
+        raise InvalidArgument(f"invalid filter '{name}={values[0]}'")
+    return word in ("1", "true")
+
+
+def _moment(text: str) -> float:
+    """Read a moment: seconds since the epoch or RFC 3339."""
+    try:
+        return float(text)
+    except ValueError:
+        found = parse_created(text)
+        if found is None:
+            raise InvalidArgument(f"invalid filter 'until={text}'") from None
+        return found.timestamp()
+
+
+def _fits(reference: Reference, pattern: str) -> bool:
+    """Match as docker does: the pattern against the familiar name, with and without tag."""
+    names = {reference.familiar, reference.familiar_name}
+    return any(_path_match(name, pattern) for name in names)
+
+
+def _path_match(name: str, pattern: str) -> bool:
+    parts, wanted = name.split("/"), pattern.split("/")
+    return len(parts) == len(wanted) and all(map(fnmatch.fnmatchcase, parts, wanted))
+
+
+def _has_labels(labels: Mapping[str, str], wanted: Sequence[str]) -> bool:
+    for value in wanted:
+        key, equals, text = value.partition("=")
+        if key not in labels or (equals and labels[key] != text):
+            return False
+    return True
+
+
+def _wire_config(config: ExecConfig) -> ImageExecConfig:
+    health = config.healthcheck
+    return ImageExecConfig(
+        user=config.user,
+        exposed_ports=config.exposed_ports,
+        env=config.env,
+        entrypoint=config.entrypoint,
+        cmd=config.cmd,
+        healthcheck=HealthConfig(
+            test=health.test,
+            interval=health.interval,
+            timeout=health.timeout,
+            start_period=health.start_period,
+            start_interval=health.start_interval,
+            retries=health.retries,
+        )
+        if health
+        else None,
+        args_escaped=config.args_escaped,
+        volumes=config.volumes,
+        working_dir=config.working_dir,
+        labels=config.labels,
+        stop_signal=config.stop_signal,
+        on_build=config.on_build,
+        shell=config.shell,
+    )

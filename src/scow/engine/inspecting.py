@@ -1,0 +1,161 @@
+"""Containers for list and inspect: the record, with what the store and the network know of it."""
+
+from pathlib import Path
+
+from msgspec import UNSET, UnsetType
+
+from scow.engine import describing
+from scow.engine.container import Container
+from scow.engine.image_lookup import find_image
+from scow.engine.volumes import Volumes
+from scow.network.model import Endpoint, NoSuchNetwork
+from scow.network.networks import Networks
+from scow.oci.digest import short
+from scow.store.store import Store
+from scow.wire.container import (
+    ContainerInspect,
+    ContainerSummary,
+    GraphDriver,
+    NetworkSettings,
+    SummaryHostConfig,
+    SummaryNetworkSettings,
+)
+from scow.wire.network import EndpointSettings
+from scow.wire.times import format_time
+
+
+class Inspector:
+    """Describes containers; it changes nothing."""
+
+    def __init__(self, store: Store, networks: Networks, volumes: Volumes, sandboxes: Path) -> None:
+        self._store = store
+        self._networks = networks
+        self._volumes = volumes
+        self._sandboxes = sandboxes  # where network namespaces are pinned
+
+    async def summary(self, container: Container, *, size: bool) -> ContainerSummary:
+        """One entry of a list."""
+        record = container.record
+        endpoints = self._endpoints(container)
+        size_rw: int | UnsetType = UNSET
+        size_root: int | UnsetType = UNSET
+        if size:
+            size_rw, size_root = await self._sizes(container)
+        return ContainerSummary(
+            id=record.id,
+            names=[f"/{record.name}"],
+            image=self._image_name(container),
+            image_id=record.image or "",
+            command=describing.command_text(record.args),
+            created=record.created_at // 10**9,
+            ports=describing.port_list(record, endpoints),
+            size_rw=size_rw,
+            size_root_fs=size_root,
+            labels=record.config.labels or {},
+            state=describing.status_word(record.state),
+            status=describing.status_text(record.state),
+            host_config=SummaryHostConfig(
+                network_mode=record.host_config.network_mode, annotations=record.host_config.annotations
+            ),
+            network_settings=SummaryNetworkSettings(networks=self._settings(container, endpoints)),
+            mounts=[
+                describing.mount_point(mount, str(self._volumes.path(mount.name)))
+                for mount in record.mounts
+                if mount.type != "tmpfs"
+            ],
+        )
+
+    async def inspect(self, container: Container, *, size: bool) -> ContainerInspect:
+        """All there is to know."""
+        record = container.record
+        size_rw = size_root = None
+        if size:
+            size_rw, size_root = await self._sizes(container)
+        folder = container.folder
+        is_logged = record.host_config.log_config.type != "none"
+        return ContainerInspect(
+            id=record.id,
+            created=format_time(record.created_at),
+            path=record.args[0] if record.args else "",
+            args=list(record.args[1:]),
+            state=describing.wire_state(record.state),
+            image=record.image or "",
+            resolv_conf_path=str(folder / "resolv.conf"),
+            hostname_path=str(folder / "hostname"),
+            hosts_path=str(folder / "hosts"),
+            log_path=str(container.log_path) if is_logged else "",
+            name=f"/{record.name}",
+            restart_count=record.state.restart_count,
+            driver=self._store.driver,
+            platform=record.platform,
+            exec_ids=sorted(container.execs) or None,
+            host_config=record.host_config,
+            graph_driver=GraphDriver(
+                name=self._store.driver,
+                data={
+                    "MergedDir": str(self._store.snapshots.mount_point(record.id)),
+                    "UpperDir": str(self._store.snapshots.upper(record.id)),
+                },
+            ),
+            size_rw=size_rw,
+            size_root_fs=size_root,
+            mounts=[
+                describing.mount_point(mount, str(self._volumes.path(mount.name)))
+                for mount in record.mounts
+                if mount.type != "tmpfs" or mount.from_mounts
+            ],
+            config=record.config,
+            network_settings=self._network_settings(container),
+        )
+
+    def _network_settings(self, container: Container) -> NetworkSettings:
+        endpoints = self._endpoints(container)
+        ports = describing.port_map(container.record, endpoints) if container.state.live else {}
+        networks = self._settings(container, endpoints)
+        default = next((each for each in endpoints if each.network_name == "bridge"), None)
+        own_sandbox = bool(endpoints) and container.record.host_config.network_mode != "host"
+        flat = EndpointSettings() if default is None else networks[default.network_name]
+        return NetworkSettings(
+            sandbox_id=container.id if own_sandbox else "",
+            sandbox_key=str(self._sandboxes / container.id) if own_sandbox else "",
+            ports=ports,
+            endpoint_id=flat.endpoint_id,
+            gateway=flat.gateway,
+            global_ipv6_address=flat.global_ipv6_address,
+            global_ipv6_prefix_len=flat.global_ipv6_prefix_len,
+            ip_address=flat.ip_address,
+            ip_prefix_len=flat.ip_prefix_len,
+            ipv6_gateway=flat.ipv6_gateway,
+            mac_address=flat.mac_address,
+            networks=networks,
+        )
+
+    def _endpoints(self, container: Container) -> list[Endpoint]:
+        return self._networks.of_container(container.id) if container.state.live else []
+
+    def _settings(self, container: Container, endpoints: list[Endpoint]) -> dict[str, EndpointSettings]:
+        found: dict[str, EndpointSettings] = {}
+        live = {endpoint.network_name: endpoint for endpoint in endpoints}
+        for name, asked in container.record.endpoints.items():
+            try:
+                network = self._networks.get(name)
+            except NoSuchNetwork:
+                network = None
+            shown = network.name if network is not None else name
+            found[shown] = describing.endpoint_settings(asked, live.get(shown), network.id if network else "")
+        return found
+
+    def _image_name(self, container: Container) -> str:
+        """What the user named, as long as it still means this image; else the image's ID."""
+        record = container.record
+        if record.image is None or not record.image_name:
+            return record.image_name
+        found = find_image(self._store.images, record.image_name)
+        if found is not None and found.id == record.image:
+            return record.image_name
+        return record.image_name if found is None and record.image_name.startswith("sha256:") else short(record.image)
+
+    async def _sizes(self, container: Container) -> tuple[int, int]:
+        upper = await self._store.snapshots.usage(container.id)
+        image = self._store.images.find(container.record.image) if container.record.image else None
+        return upper, upper + (image.size if image else 0)

@@ -1,0 +1,74 @@
+"""The three files of a container that say who it is and whom it asks: /etc/hosts, /etc/hostname, /etc/resolv.conf."""
+
+import asyncio
+from pathlib import Path
+from typing import Final
+
+from scow.engine.config import EngineConfig
+from scow.engine.container import Container, ContainerTable
+from scow.network.files import Resolver, hostname_file, hosts_file, parse_resolver, resolver_file, resolver_for
+from scow.network.networks import Networks
+
+FILES: Final = {"/etc/resolv.conf": "resolv.conf", "/etc/hostname": "hostname", "/etc/hosts": "hosts"}
+MACHINE_RESOLVERS: Final = (Path("/etc/resolv.conf"), Path("/run/systemd/resolve/resolv.conf"))
+
+
+async def write_network_files(
+    container: Container, table: ContainerTable, networks: Networks, config: EngineConfig
+) -> dict[str, Path]:
+    """Write them for a run that is about to start; where each is to be mounted. Raises InvalidArgument.
+
+    A container that shares another's network shares its files.
+    """
+    host = container.record.host_config
+    if host.network_mode.startswith("container:"):
+        other = table.get(host.network_mode.partition(":")[2])
+        return {
+            destination: path
+            for destination, name in FILES.items()
+            if (path := other.folder / name).exists()  # a stat of a file that was just written
+        }
+    endpoints = networks.of_container(container.id)
+    record = container.record
+    shares = host.network_mode == "host"
+    gateway = next((endpoint.gateway for endpoint in endpoints if endpoint.gateway), "")
+    hostname = record.config.hostname or (await asyncio.to_thread(_machine_name) if shares else "")
+
+    def write() -> None:
+        container.folder.mkdir(mode=0o710, parents=True, exist_ok=True)
+        if shares and not host.extra_hosts:
+            hosts = _read(Path("/etc/hosts")) or hosts_file(hostname)
+        else:
+            hosts = hosts_file(hostname, record.config.domainname, endpoints, host.extra_hosts or (), gateway)
+        resolver = resolver_for(
+            _machine_resolver(shares),
+            nameservers=tuple(host.dns or config.dns),
+            search=tuple(host.dns_search or config.dns_search),
+            options=tuple(host.dns_options or config.dns_opts),
+            shares_network=shares,
+        )
+        (container.folder / "hosts").write_text(hosts)
+        (container.folder / "hostname").write_text(hostname_file(hostname))
+        (container.folder / "resolv.conf").write_text(resolver_file(resolver))
+
+    await asyncio.to_thread(write)
+    return {destination: container.folder / name for destination, name in FILES.items()}
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
+
+
+def _machine_resolver(shares_network: bool) -> Resolver:
+    resolver = parse_resolver(_read(MACHINE_RESOLVERS[0]))
+    if not shares_network and resolver.nameservers == ("127.0.0.53",):
+        # systemd-resolved's stub can't be reached from a container; it writes down whom it asks itself.
+        return parse_resolver(_read(MACHINE_RESOLVERS[1]))
+    return resolver
+
+
+def _machine_name() -> str:
+    return Path("/proc/sys/kernel/hostname").read_text().strip()

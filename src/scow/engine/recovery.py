@@ -1,0 +1,126 @@
+"""After a start of the engine: what the records say, compared with what runs, and made true again.
+
+What runs is asked of conmon's pid and exit files, never remembered (design.md). Containers that run go on running; of
+those that ended meanwhile the exit is dealt with as if it had just happened; what a killed engine left half done is
+finished or undone.
+"""
+
+import asyncio
+import logging
+import shutil
+from pathlib import Path
+
+from scow.engine.container import Container, ContainerTable
+from scow.engine.lifecycle import Lifecycle
+from scow.engine.record import now_ns
+from scow.engine.removal import Removal
+from scow.engine.resources import Resources
+from scow.engine.restart import should_start_at_boot
+from scow.errors import ScowError
+from scow.network.networks import Networks
+from scow.runtime.monitor import Alive, Exited
+from scow.store.store import Store
+
+log = logging.getLogger(__name__)
+
+LOST_EXIT_CODE = 255
+
+
+class Recovery:
+    """Runs once, before the engine answers."""
+
+    def __init__(
+        self,
+        table: ContainerTable,
+        lifecycle: Lifecycle,
+        removal: Removal,
+        resources: Resources,
+        store: Store,
+        networks: Networks,
+        containers_root: Path,
+    ) -> None:
+        self._table = table
+        self._lifecycle = lifecycle
+        self._removal = removal
+        self._resources = resources
+        self._store = store
+        self._networks = networks
+        self._containers_root = containers_root
+
+    async def run(self) -> None:
+        """Bring records and world together."""
+        await asyncio.to_thread(self._drop_unknown_folders)
+        ended: list[tuple[Container, int, str, int, bool]] = []
+        live: list[str] = []
+        for container in self._table:
+            status = container.state.status
+            if status not in ("running", "paused", "starting"):
+                continue
+            found = await self._resources.probe(container)
+            if isinstance(found, Alive):
+                await self._adopt(container, found.pid)
+                live.append(container.id)
+            elif isinstance(found, Exited) and status != "starting":
+                ended.append((container, found.exit.exit_code, "", found.exit.at, found.exit.oom_killed))
+            elif status == "starting":
+                await self._undo_start(container)
+            else:
+                error = "the container's processes and its monitor vanished while the engine was not running"
+                ended.append((container, LOST_EXIT_CODE, error, 0, False))
+        await self._networks.reconcile(live)
+        await self._store.snapshots.reconcile([container.id for container in self._table])
+        await self._resources.reconcile(live)
+        for container, code, error, at, oom_killed in ended:
+            async with container.lock:
+                await self._lifecycle.settle(container, code, error=error, at=at or now_ns(), oom_killed=oom_killed)
+        for container in self._table:
+            await self._finish(container)
+
+    def start_what_is_due(self) -> None:
+        """Start, in the background, containers whose restart policy says so."""
+        for container in self._table:
+            state = container.state
+            if state.status == "restarting" and container.restart is None:
+                self._lifecycle.schedule_restart(container, 0.0)
+            elif state.status in ("exited", "dead") or (state.status == "created" and state.ever_started):
+                policy = container.record.host_config.restart_policy
+                if container.restart is None and should_start_at_boot(
+                    policy, state.exit_code, state.restart_count, stopped_by_user=state.stopped_by_user
+                ):
+                    self._lifecycle.start_in_background(container)
+
+    async def _adopt(self, container: Container, pid: int) -> None:
+        if container.state.status == "starting":
+            # Killed between the runtime's create and our note that it runs: finish the start.
+            await self._resources.finish_start(container)
+            await self._table.set_state(
+                container, status="running", pid=pid, started_at=now_ns(), finished_at=0, ever_started=True
+            )
+        elif container.state.pid != pid:
+            await self._table.set_state(container, pid=pid)
+
+    async def _undo_start(self, container: Container) -> None:
+        await self._resources.release(container)
+        before = "exited" if container.state.ever_started else "created"
+        await self._table.set_state(container, status=before, pid=0)
+
+    async def _finish(self, container: Container) -> None:
+        """Finish removals that were under way."""
+        due = container.state.status == "removing" or (
+            container.state.status == "exited" and container.record.host_config.auto_remove
+        )
+        if due and not container.removing:
+            container.removing = True
+            try:
+                async with container.lock:
+                    await self._removal.forget(container, volumes=True)
+            except (ScowError, OSError) as error:
+                container.removing = False
+                log.error("container %s could not be removed: %s", container.id, error)
+
+    def _drop_unknown_folders(self) -> None:
+        self._containers_root.mkdir(parents=True, exist_ok=True)
+        known = {container.id for container in self._table}
+        for folder in self._containers_root.iterdir():
+            if folder.name not in known:
+                shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,94 @@
+"""Removing containers: everything that one holds, in an order that a kill at any moment can be picked up from."""
+
+import asyncio
+import shutil
+
+from scow.engine.container import Container, ContainerTable
+from scow.engine.creation import attributes_of
+from scow.engine.describing import status_word
+from scow.engine.events import Events
+from scow.engine.lifecycle import Lifecycle
+from scow.engine.resources import Resources
+from scow.engine.volumes import Volumes
+from scow.errors import Conflict
+from scow.store.snapshots import Snapshots
+
+
+class StillRunning(Conflict):
+    """The container has processes, and the removal was not forced."""
+
+    def __init__(self, container: Container) -> None:
+        status = status_word(container.state)
+        advice = {
+            "paused": "unpause and then stop the container before removal or force remove",
+        }.get(status, "stop the container before removal or force remove")
+        super().__init__(f'cannot remove container "/{container.name}": container is {status}: {advice}')
+
+
+class Removal:
+    """Removes containers with their writable layers, logs and, if wished, anonymous volumes."""
+
+    def __init__(
+        self,
+        table: ContainerTable,
+        lifecycle: Lifecycle,
+        resources: Resources,
+        snapshots: Snapshots,
+        volumes: Volumes,
+        events: Events,
+    ) -> None:
+        self._table = table
+        self._lifecycle = lifecycle
+        self._resources = resources
+        self._snapshots = snapshots
+        self._volumes = volumes
+        self._events = events
+
+    async def remove(self, container: Container, *, force: bool, volumes: bool) -> None:
+        """Remove it. Raises StillRunning unless forced; Conflict if it is being removed already."""
+        if container.removing:
+            if force:
+                await asyncio.shield(container.gone)
+                return
+            raise Conflict(f"removal of container {container.id} is already in progress")
+        status = container.state.status
+        if (container.state.live or status in ("restarting", "starting")) and not force:
+            raise StillRunning(container)
+        container.removing = True
+        try:
+            if container.state.live or status in ("restarting", "starting"):
+                await self._end(container)
+            async with container.lock:
+                await self.forget(container, volumes=volumes)
+        except BaseException:
+            container.removing = False
+            raise
+
+    async def _end(self, container: Container) -> None:
+        async with container.lock:
+            running = container.state.live or container.state.status == "restarting"
+        if running:
+            await self._lifecycle.kill(container, "SIGKILL")
+            async with container.lock:
+                pass  # the exit has been dealt with when its holder lets go
+
+    async def auto_remove(self, container: Container) -> None:
+        """Remove a container that was run with `--rm`, with its anonymous volumes."""
+        if not container.removing:
+            await self.remove(container, force=True, volumes=True)
+
+    async def forget(self, container: Container, *, volumes: bool) -> None:
+        """Give back all that the container holds, and its record last; the caller holds the lock. Idempotent."""
+        await self._table.set_state(container, status="removing")
+        await self._resources.release(container)
+        for attachment in tuple(container.attachments):
+            attachment.connect(None)
+        container.attachments.clear()
+        await self._snapshots.remove(container.id)
+        await asyncio.to_thread(shutil.rmtree, container.folder, True)
+        anonymous = [mount.name for mount in container.record.mounts if mount.anonymous]
+        await self._table.remove(container)
+        if volumes:
+            await self._volumes.remove_anonymous(anonymous)
+        self._events.emit("container", "destroy", container.id, attributes_of(container))
+        container.removed()

@@ -1,0 +1,330 @@
+"""What a container holds of the machine while it runs: its mounted file system, its network, its monitor.
+
+`acquire` makes them in order and undoes all of it if a step fails; `release` gives everything back and may be called
+at any time, also after a crash, since each part knows from its own record what there is to undo.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Final
+
+from scow.engine.config import EngineConfig
+from scow.engine.container import Container, ContainerTable
+from scow.engine.copying import copy_up
+from scow.engine.network_files import write_network_files
+from scow.engine.record import MountRecord
+from scow.engine.tasks import Tasks
+from scow.engine.validation import parse_host_ports, parse_port
+from scow.engine.volumes import Volumes
+from scow.errors import Conflict, InvalidArgument
+from scow.linux import cgroup
+from scow.network.model import EndpointRequest, Port, Sandbox
+from scow.network.networks import Networks
+from scow.runtime.attach import AttachStream
+from scow.runtime.bundle import BundleContext, BundleMount, make_spec
+from scow.runtime.exec import ExecProcess, ExecSpec, start_exec
+from scow.runtime.monitor import Alive, Exit, Exited, Lost, Monitors, NoSuchRun
+from scow.runtime.oci_runtime import OciRuntime
+from scow.runtime.selection import choose_runtimes
+from scow.runtime.user import resolve_user
+from scow.store.store import Store
+from scow.wire.exec import ExecCreateRequest
+
+log = logging.getLogger(__name__)
+
+LOG_MAX_SIZE: Final = 100 << 20
+"""Bytes after which a log begins anew unless `max-size` says otherwise: an unwatched container can't fill the disk."""
+
+
+class Resources:
+    """Makes and gives back what runs need. `on_exit` is called once for each run that ends."""
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        store: Store,
+        table: ContainerTable,
+        networks: Networks,
+        volumes: Volumes,
+        runtimes: dict[str, OciRuntime],
+        default_runtime: str,
+    ) -> None:
+        self._config = config
+        self._store = store
+        self._table = table
+        self._networks = networks
+        self._volumes = volumes
+        self.runtimes = runtimes
+        self.default_runtime = default_runtime
+        self.on_exit: Callable[[Exit], None] = lambda ended: None
+        self._monitors = Monitors(config.exec_root, runtimes[default_runtime], lambda ended: self.on_exit(ended))
+
+    @classmethod
+    async def open(
+        cls,
+        config: EngineConfig,
+        store: Store,
+        table: ContainerTable,
+        networks: Networks,
+        volumes: Volumes,
+        tasks: Tasks,
+    ) -> "Resources":
+        """Choose the runtime by its self-check and listen for exits. Raises NotSupported if none works."""
+        configured = {name: Path(runtime.path or name) for name, runtime in config.runtimes.items()}
+        runtimes, default = await choose_runtimes(config.default_runtime, configured, config.exec_root)
+        resources = cls(config, store, table, networks, volumes, runtimes, default)
+        resources._monitors.open()
+        return resources
+
+    async def aclose(self) -> None:
+        """Stop listening; containers run on."""
+        await self._monitors.aclose()
+
+    # --- a run
+
+    async def acquire(self, container: Container, created: Callable[[Container], Awaitable[None]]) -> int:
+        """Bring up one run and return its pid; `created` is awaited when the process exists and has not begun."""
+        record = container.record
+        async with AsyncExitStack() as undo:
+            undo.push_async_callback(self._store.snapshots.unmount, record.id)
+            undo.push_async_callback(self._networks.release, record.id)
+            rootfs, namespace = await asyncio.gather(self._store.snapshots.mount(record.id), self._connect(container))
+            spec = await self._spec(container, rootfs, namespace)
+            is_logged = record.host_config.log_config.type != "none"
+            pid = await self._monitors.create(
+                record.id,
+                spec,
+                terminal=record.config.tty,
+                open_stdin=record.config.open_stdin,
+                stdin_once=record.config.stdin_once,
+                log_path=container.log_path if is_logged else None,
+                log_max_size=_log_limit(record.host_config.log_config.config or {}),
+                runtime=self.runtimes.get(record.runtime),
+            )
+            undo.push_async_callback(self._monitors.delete, record.id)
+            await created(container)
+            await self._monitors.start(record.id)
+            undo.pop_all()
+        return pid
+
+    async def release(self, container: Container) -> None:
+        """Give back everything of a run that ended, or never came up. Idempotent."""
+        await asyncio.gather(self._monitors.delete(container.id), self._networks.release(container.id))
+        if container.id in set(self._store.snapshots.keys()):
+            await self._store.snapshots.unmount(container.id)
+
+    async def finish_start(self, container: Container) -> None:
+        """Let a created process go, whose start an earlier engine process did not come to."""
+        with contextlib.suppress(Exception):  # it may have begun already: then there is nothing to let go
+            await self._monitors.start(container.id)
+
+    async def probe(self, container: Container) -> Alive | Exited | Lost:
+        """What became of a run that an earlier engine process began."""
+        return await self._monitors.probe(container.id)
+
+    async def reconcile(self, live: Sequence[str]) -> None:
+        """Remove runs that no record knows."""
+        known = {container.id for container in self._table}
+        for id in self._monitors.known_ids() - set(live):
+            if id not in known:
+                await self._monitors.delete(id)
+
+    # --- a running container
+
+    async def attach(self, container: Container) -> AttachStream:
+        """Connect to what the container writes and reads."""
+        return await self._monitors.attach(container.id)
+
+    async def kill(self, container: Container, number: int) -> None:
+        """Signal the first process; nothing happens if it has ended meanwhile."""
+        with contextlib.suppress(NoSuchRun):
+            await self._monitors.kill(container.id, number)
+
+    async def pause(self, container: Container) -> None:
+        """Freeze all processes."""
+        await self._monitors.pause(container.id)
+
+    async def resume(self, container: Container) -> None:
+        """Let frozen processes go on."""
+        await self._monitors.resume(container.id)
+
+    async def resize(self, container: Container, height: int, width: int) -> None:
+        """Tell the terminal its size."""
+        with contextlib.suppress(NoSuchRun):
+            await self._monitors.resize(container.id, height, width)
+
+    async def pids(self, container: Container) -> list[int]:
+        """All processes of the container."""
+        return await asyncio.to_thread(cgroup.processes, self._monitors.cgroups_path(container.id))
+
+    # --- the parts
+
+    async def _connect(self, container: Container) -> Path | None:
+        """Attach the container to its networks; the namespace's path, None for the machine's own."""
+        record = container.record
+        host = record.host_config
+        mode = host.network_mode
+        if mode.startswith("container:"):
+            other = self._table.get(mode.partition(":")[2])
+            if not other.state.live:
+                raise Conflict(f"cannot join network of a non running container: {other.id}")
+            return Path(f"/proc/{other.state.pid}/ns/net")
+        sandbox: Sandbox = await self._networks.sandbox(record.id, mode)
+        published = published_ports(container)
+        for name, asked in sorted(record.endpoints.items(), key=lambda item: item[0] != mode):
+            await self._networks.connect(
+                sandbox,
+                name,
+                EndpointRequest(
+                    ipv4=(asked.ipam_config.ipv4_address if asked.ipam_config else ""),
+                    ipv6=(asked.ipam_config.ipv6_address if asked.ipam_config else ""),
+                    mac=asked.mac_address or (record.config.mac_address if name == mode else ""),
+                    container_name=record.name,
+                    aliases=tuple(asked.aliases or ()),
+                    gateway_priority=asked.gw_priority,
+                ),
+                published if name == mode else (),
+            )
+        return sandbox.path
+
+    async def _spec(self, container: Container, rootfs: Path, namespace: Path | None) -> bytes:
+        record = container.record
+        host = record.host_config
+        user = await asyncio.to_thread(resolve_user, rootfs, record.config.user, host.group_add or [])
+        mounts = await self._mounts(container, rootfs)
+        return make_spec(
+            record.config,
+            host,
+            BundleContext(
+                id=record.id,
+                rootfs=rootfs,
+                args=record.args,
+                user=user,
+                hostname=record.config.hostname,
+                mounts=tuple(mounts),
+                network_namespace=namespace,
+                cgroups_path=f"/scow-{self._config.engine_id}/{record.id}",
+                pid_namespace=self._joined(host.pid_mode, "pid"),
+                ipc_namespace=self._joined(host.ipc_mode, "ipc"),
+                default_ulimits=tuple(self._config.default_ulimits.values()),
+                init=host.init if host.init is not None else self._config.init,
+            ),
+        )
+
+    def _joined(self, mode: str, kind: str) -> Path | None:
+        """The namespace of another container that a mode `container:...` names."""
+        if not mode.startswith("container:"):
+            return None
+        other = self._table.get(mode.partition(":")[2])
+        if not other.state.live:
+            raise Conflict(f"cannot join {kind.upper()} of a non running container: {other.id}")
+        return Path(f"/proc/{other.state.pid}/ns/{kind}")
+
+    async def _mounts(self, container: Container, rootfs: Path) -> list[BundleMount]:
+        record = container.record
+        found: list[BundleMount] = []
+        files = await write_network_files(container, self._table, self._networks, self._config)
+        taken = {mount.destination for mount in record.mounts}
+        for destination, source in files.items():
+            if destination not in taken:
+                found.append(BundleMount(source=str(source), destination=destination, type="bind", rw=True))
+        for mount in record.mounts:
+            found.append(await self._mount(mount, rootfs))
+        return found
+
+    async def _mount(self, mount: MountRecord, rootfs: Path) -> BundleMount:
+        if mount.type == "tmpfs":
+            return BundleMount(
+                source="tmpfs", destination=mount.destination, type="tmpfs", rw=mount.rw, options=mount.options
+            )
+        if mount.type == "bind":
+            if not await asyncio.to_thread(Path(mount.source).exists):
+                if not mount.create_source:
+                    raise InvalidArgument(
+                        f'invalid mount config for type "bind": bind source path does not exist: {mount.source}'
+                    )
+                await asyncio.to_thread(Path(mount.source).mkdir, parents=True, exist_ok=True)
+            return BundleMount(
+                source=mount.source,
+                destination=mount.destination,
+                type="bind",
+                rw=mount.rw,
+                propagation=mount.propagation,
+                recursive="bind" not in mount.options,
+            )
+        path = self._volumes.path(mount.name)
+        if not mount.no_copy:
+            await asyncio.to_thread(copy_up, rootfs, mount.destination, path)
+        return BundleMount(source=str(path), destination=mount.destination, type="bind", rw=mount.rw)
+
+    # --- exec
+
+    async def exec(
+        self, container: Container, request: ExecCreateRequest, *, attached: bool, console_size: list[int] | None
+    ) -> ExecProcess:
+        """Run a command in a running container."""
+        record = container.record
+        rootfs = self._store.snapshots.mount_point(record.id)
+        user = await asyncio.to_thread(resolve_user, rootfs, request.user or record.config.user, [])
+        return await start_exec(
+            self._monitors,
+            record.id,
+            ExecSpec(
+                args=tuple(request.cmd or ()),
+                config=record.config,
+                host=record.host_config,
+                user=user,
+                env=tuple(request.env or ()),
+                cwd=request.working_dir or record.config.working_dir or "/",
+                tty=request.tty,
+                privileged=request.privileged or record.host_config.privileged,
+                attached=attached,
+                stdin=request.attach_stdin,
+                console_size=(console_size[0], console_size[1]) if console_size and len(console_size) == 2 else None,
+            ),
+        )
+
+
+def published_ports(container: Container) -> list[Port]:
+    """What a container's port bindings, and `-P`, ask to be published."""
+    host = container.record.host_config
+    found: list[Port] = []
+    for name, bindings in (host.port_bindings or {}).items():
+        number, protocol = parse_port(name)
+        for binding in bindings or []:
+            first, last = parse_host_ports(binding.host_port)
+            found.append(
+                Port(
+                    container_port=number,
+                    protocol=protocol,
+                    host_ip=binding.host_ip,
+                    host_port=first,
+                    last_host_port=last if last != first else 0,
+                )
+            )
+    if host.publish_all_ports:
+        for name in container.record.config.exposed_ports or {}:
+            if name not in (host.port_bindings or {}):
+                number, protocol = parse_port(name)
+                found.append(Port(container_port=number, protocol=protocol))
+    return found
+
+
+def _log_limit(options: dict[str, str]) -> int | None:
+    """Bytes of one log file, from `max-size` (`10m`); -1 means no limit."""
+    text = options.get("max-size", "").strip().lower()
+    if not text:
+        return LOG_MAX_SIZE
+    if text == "-1":
+        return None
+    units = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
+    number = text.rstrip("b").rstrip("kmg")
+    unit = text.rstrip("b")[len(number) :]
+    try:
+        return int(float(number) * units.get(unit, 1))
+    except ValueError as error:
+        raise InvalidArgument(f"invalid value for log option max-size: {text!r}") from error

@@ -1,0 +1,226 @@
+"""What the engine tells about itself and its machine. Engine API, /info, /version, /system/df, /auth."""
+
+import asyncio
+import os
+import platform
+import time
+from pathlib import Path
+from typing import Final
+
+import scow
+from scow.engine.config import EngineConfig
+from scow.engine.container import ContainerTable
+from scow.engine.containers import Containers
+from scow.engine.events import Events
+from scow.engine.images import Images
+from scow.engine.volumes import Volumes
+from scow.linux.cgroup import is_unified
+from scow.oci.platform import host_platform
+from scow.runtime.oci_runtime import OciRuntime
+from scow.store.store import Store
+from scow.transfer.credentials import Credentials
+from scow.transfer.login import authenticate
+from scow.transfer.registries import Registries
+from scow.wire.system import (
+    AuthConfig,
+    AuthReply,
+    Commit,
+    ComponentVersion,
+    DiskUsage,
+    FirewallInfo,
+    IndexInfo,
+    Info,
+    PluginsInfo,
+    RegistryServiceConfig,
+    RuntimeInfo,
+    Version,
+    VersionPlatform,
+)
+from scow.wire.times import format_time
+
+API_VERSION: Final = "1.50"
+MIN_API_VERSION: Final = "1.24"
+DOCKER_VERSION: Final = "28.2.2"
+"""The dockerd whose behaviour is spoken. Clients compare `ServerVersion` as docker's: ours stands in Components."""
+
+
+class System:
+    """Answers about the whole."""
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        store: Store,
+        registries: Registries,
+        table: ContainerTable,
+        containers: Containers,
+        images: Images,
+        volumes: Volumes,
+        events: Events,
+        runtimes: dict[str, OciRuntime],
+        default_runtime: str,
+    ) -> None:
+        self._config = config
+        self._store = store
+        self._registries = registries
+        self._table = table
+        self._containers = containers
+        self._images = images
+        self._volumes = volumes
+        self._events = events
+        self._runtimes = runtimes
+        self._default_runtime = default_runtime
+
+    async def version(self) -> Version:
+        """GET /version."""
+        uname = os.uname()
+        architecture = host_platform().architecture
+        runtime = self._runtimes[self._default_runtime]
+        details = {
+            "ApiVersion": API_VERSION,
+            "Arch": architecture,
+            "BuildTime": "",
+            "Experimental": "false",
+            "GitCommit": "",
+            "GoVersion": f"python{platform.python_version()}",
+            "KernelVersion": uname.release,
+            "MinAPIVersion": MIN_API_VERSION,
+            "Os": "linux",
+            "ScowVersion": scow.__version__,
+        }
+        return Version(
+            platform=VersionPlatform(name=f"Scow Engine {scow.__version__}"),
+            components=[
+                ComponentVersion(name="Engine", version=DOCKER_VERSION, details=details),
+                ComponentVersion(name="scow", version=scow.__version__, details={"GitCommit": ""}),
+                ComponentVersion(name=runtime.name, version=runtime.version, details={"GitCommit": ""}),
+            ],
+            version=DOCKER_VERSION,
+            api_version=API_VERSION,
+            min_api_version=MIN_API_VERSION,
+            git_commit="",
+            go_version=f"python{platform.python_version()}",
+            os="linux",
+            arch=architecture,
+            kernel_version=uname.release,
+            experimental=False,
+            build_time="",
+        )
+
+    async def info(self) -> Info:
+        """GET /info."""
+        states = [container.state for container in self._table]
+        running = sum(state.status == "running" for state in states)
+        paused = sum(state.status == "paused" for state in states)
+        uname = os.uname()
+        policy = self._registries.policy
+        unified = is_unified()
+        memory, descriptors, system = await asyncio.to_thread(_machine)
+        security = ["name=seccomp,profile=builtin"]
+        if unified:
+            security.append("name=cgroupns")
+        return Info(
+            id=self._config.engine_id,
+            containers=len(states),
+            containers_running=running,
+            containers_paused=paused,
+            containers_stopped=len(states) - running - paused,
+            images=len(self._store.images.all()),
+            driver=self._store.driver,
+            driver_status=[
+                ["Backing Filesystem", "extfs"],
+                ["Layers", "mounted" if self._store.driver == "erofs" else "unpacked"],
+            ],
+            plugins=PluginsInfo(
+                volume=["local"],
+                network=["bridge", "host", "null"],
+                authorization=None,
+                log=["json-file", "local", "none"],
+            ),
+            memory_limit=True,
+            swap_limit=True,
+            cpu_cfs_period=True,
+            cpu_cfs_quota=True,
+            cpu_shares=True,
+            cpu_set=True,
+            pids_limit=True,
+            ipv4_forwarding=True,
+            debug=self._config.debug,
+            n_fd=descriptors,
+            n_goroutines=len(asyncio.all_tasks()),
+            system_time=format_time(time.time_ns()),
+            logging_driver=self._config.log_driver,
+            cgroup_driver="cgroupfs",
+            cgroup_version="2" if unified else "1",
+            n_events_listener=self._events.listeners,
+            kernel_version=uname.release,
+            operating_system=system,
+            architecture=uname.machine,
+            registry_config=RegistryServiceConfig(
+                insecure_registry_cidrs=policy.insecure_networks,
+                index_configs={
+                    "docker.io": IndexInfo(
+                        name="docker.io", mirrors=list(self._config.registry_mirrors), secure=True, official=True
+                    ),
+                    **{host: IndexInfo(name=host, secure=False) for host in policy.insecure_hosts},
+                },
+                mirrors=list(self._config.registry_mirrors),
+            ),
+            ncpu=os.cpu_count() or 1,
+            mem_total=memory,
+            docker_root_dir=str(self._config.data_root),
+            http_proxy=os.environ.get("HTTP_PROXY", ""),
+            https_proxy=os.environ.get("HTTPS_PROXY", ""),
+            no_proxy=os.environ.get("NO_PROXY", ""),
+            name=uname.nodename,
+            labels=list(self._config.labels),
+            server_version=DOCKER_VERSION,
+            runtimes={name: RuntimeInfo(path=str(runtime.path)) for name, runtime in self._runtimes.items()},
+            default_runtime=self._default_runtime,
+            live_restore_enabled=True,
+            init_binary="catatonit",
+            containerd_commit=Commit(),
+            runc_commit=Commit(id=self._runtimes[self._default_runtime].version),
+            init_commit=Commit(),
+            security_options=security,
+            firewall_backend=FirewallInfo(driver="nftables"),
+            warnings=None,
+        )
+
+    async def df(self) -> DiskUsage:
+        """GET /system/df."""
+        return DiskUsage(
+            layers_size=sum(layer.size for layer in self._store.layers.all()),
+            images=await self._images.list(all=True, digests=True, shared_size=True, filters={}),
+            containers=await self._containers.list(all=True, limit=None, size=True, filters={}),
+            volumes=await self._volumes.list({}),
+            build_cache=[],
+        )
+
+    async def auth(self, credentials: AuthConfig) -> AuthReply:
+        """POST /auth: check credentials with their registry."""
+        status, token = await authenticate(
+            Credentials(
+                username=credentials.username,
+                password=credentials.password,
+                server_address=credentials.server_address,
+                identity_token=credentials.identity_token,
+                registry_token=credentials.registry_token,
+            ),
+            self._registries,
+        )
+        return AuthReply(status=status, identity_token=token)
+
+
+def _machine() -> tuple[int, int, str]:
+    """Memory in bytes, open descriptors of this process, and the distribution's name."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    descriptors = len(os.listdir("/proc/self/fd"))
+    name = "Linux"
+    for path in ("/etc/os-release", "/usr/lib/os-release"):
+        if Path(path).exists():
+            for line in Path(path).read_text().splitlines():
+                if line.startswith("PRETTY_NAME="):
+                    name = line.partition("=")[2].strip('"')
+            break
+    return memory, descriptors, name
