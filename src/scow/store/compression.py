@@ -1,0 +1,183 @@
+"""Inflating and deflating layers: gzip by ISA-L, zstd by its library; bounded memory, several members or frames."""
+
+import zlib
+from collections.abc import Iterable, Iterator
+from typing import IO, Final, cast
+
+from isal import isal_zlib
+
+from scow.oci.media_types import Compression
+from scow.store.tree import LayerCorrupt
+
+PIECE: Final = 1 << 20  # bytes that come out at once, at most
+ZSTD_WINDOW_LIMIT: Final = 1 << 27  # as the zstd tool: 128 MiB
+GZIP_LEVEL: Final = 1
+ZSTD_LEVEL: Final = 3
+
+_DAMAGE: Final[tuple[type[Exception], ...]] = (isal_zlib.error, zlib.error)
+_GZIP_WRAPPER: Final = 31  # zlib's window bits that mean "gzip"
+
+
+def sniff(head: bytes) -> Compression:
+    """Tell the compression by the first bytes."""
+    if head[:2] == b"\x1f\x8b":
+        return Compression.GZIP
+    if head[:4] == b"\x28\xb5\x2f\xfd" or (head[1:4] == b"\x2a\x4d\x18" and head[:1] and head[0] & 0xF0 == 0x50):
+        return Compression.ZSTD
+    return Compression.NONE
+
+
+def inflate(chunks: Iterable[bytes], compression: Compression, limit: int) -> Iterator[bytes]:
+    """Yield what `chunks` inflate to, in pieces of up to PIECE bytes. Raises LayerCorrupt, also beyond `limit`."""
+    total = 0
+    if compression is Compression.NONE:
+        pieces: Iterable[bytes] = chunks
+    else:
+        pieces = _gunzip(chunks) if compression is Compression.GZIP else _unzstd(chunks)
+    for piece in pieces:
+        total += len(piece)
+        if total > limit:
+            raise LayerCorrupt(f"it inflates to more than {limit} bytes, the limit")
+        yield piece
+
+
+def _gunzip(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """RFC 1952: any number of members; zeros after the last one are padding, as gzip takes them."""
+    member = None
+    padding = False
+    some = False
+    for data in chunks:
+        while data:
+            if member is None:
+                if some:
+                    data = data.lstrip(b"\0") if padding or data[0] == 0 else data
+                    if not data:
+                        padding = True
+                        break
+                    if padding:
+                        raise LayerCorrupt("garbage after the gzip stream")
+                member = isal_zlib.decompressobj(_GZIP_WRAPPER)
+            try:
+                piece = member.decompress(data, PIECE)
+            except _DAMAGE as error:
+                raise LayerCorrupt(f"damaged gzip: {error}") from None
+            if piece:
+                yield piece
+            if member.eof:
+                data = member.unused_data
+                member = None
+                some = True
+            else:
+                data = member.unconsumed_tail
+                # Output that is held back only because of the limit comes with the next input or by flushing.
+                if not data and len(piece) == PIECE:
+                    while piece := member.decompress(b"", PIECE):
+                        yield piece
+    if member is not None or not some:
+        raise LayerCorrupt("the gzip stream is truncated")
+
+
+class _Chunks:
+    """What zstandard reads from: `read` gives the next chunk, whatever size was asked for is an upper bound."""
+
+    def __init__(self, chunks: Iterable[bytes]) -> None:
+        self._chunks = iter(chunks)
+        self._rest = b""
+
+    def read(self, size: int) -> bytes:
+        data = self._rest or next(self._chunks, b"")
+        self._rest = data[size:]
+        return data[:size]
+
+
+def _unzstd(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """RFC 8878: any number of frames."""
+    import zstandard  # only where it is needed: it would double an idle worker
+
+    watch = _ZstdFrames()
+    decompressor = zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW_LIMIT)
+    source = cast(IO[bytes], _Chunks(watch.passing(chunks)))  # of a file it only calls read
+    with decompressor.stream_reader(source, read_size=1 << 18, read_across_frames=True) as reader:
+        while True:
+            try:
+                piece = reader.read(PIECE)
+            except zstandard.ZstdError as error:
+                raise LayerCorrupt(f"damaged zstd: {error}") from None
+            if not piece:
+                break
+            yield piece
+    watch.finish()
+
+
+class _ZstdFrames:
+    """Follows frames and blocks as they pass, for the library doesn't say that a stream ended inside a frame."""
+
+    def __init__(self) -> None:
+        self._buffer = b""
+        self._skip = 0
+        self._state = "frame"
+        self._checksum = 0
+        self._any = False
+
+    def passing(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
+        for chunk in chunks:
+            self._feed(chunk)
+            yield chunk
+
+    def finish(self) -> None:
+        if self._buffer or self._skip or self._state != "frame" or not self._any:
+            raise LayerCorrupt("the zstd stream is truncated")
+
+    def _feed(self, chunk: bytes) -> None:
+        data = self._buffer + chunk
+        at = 0
+        while True:
+            if self._skip:
+                step = min(self._skip, len(data) - at)
+                at += step
+                self._skip -= step
+                if self._skip:
+                    break
+            if self._state == "frame":
+                if len(data) - at < 8:
+                    break
+                if data[at + 1 : at + 4] == b"\x2a\x4d\x18":
+                    self._skip = int.from_bytes(data[at + 4 : at + 8], "little")
+                    at += 8
+                else:
+                    flags = data[at + 4]
+                    single = flags >> 5 & 1
+                    content = (single, 2, 4, 8)[flags >> 6]
+                    self._checksum = 4 * (flags >> 2 & 1)
+                    self._skip = 5 + (1 - single) + (0, 1, 2, 4)[flags & 3] + content
+                    self._state = "block"
+                self._any = True
+            else:
+                if len(data) - at < 3:
+                    break
+                head = int.from_bytes(data[at : at + 3], "little")
+                size = 1 if head >> 1 & 3 == 1 else head >> 3
+                self._skip = 3 + size
+                if head & 1:
+                    self._skip += self._checksum
+                    self._state = "frame"
+        self._buffer = data[at:]
+
+
+def deflate(chunks: Iterable[bytes], compression: Compression) -> Iterator[bytes]:
+    """Yield `chunks` compressed; the same bytes for the same content, whenever and on whatever machine."""
+    if compression is Compression.NONE:
+        yield from chunks
+        return
+    if compression is Compression.ZSTD:
+        import zstandard  # as above
+
+        stream = zstandard.ZstdCompressor(level=ZSTD_LEVEL, write_checksum=True).compressobj()
+        for chunk in chunks:
+            yield stream.compress(chunk)
+        yield stream.flush()
+        return
+    gzip = isal_zlib.compressobj(GZIP_LEVEL, isal_zlib.DEFLATED, _GZIP_WRAPPER)  # its header has neither time nor name
+    for chunk in chunks:
+        yield gzip.compress(chunk)
+    yield gzip.flush()
