@@ -21,3 +21,8 @@ def ensure(name: str, value: str) -> bool:
         return False
     write(name, value)
     return True
+
+
+def exists(name: str) -> bool:
+    """Whether this kernel has the parameter."""
+    return (_ROOT / name).exists()

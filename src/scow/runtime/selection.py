@@ -1,0 +1,133 @@
+"""Which OCI runtime the engine uses: the first that passes a self-check on a trivial container.
+
+The check's bundle has an empty root, so no file of the machine is needed: the command is one that doesn't exist. A
+runtime that gets as far as not finding it has made namespaces, groups and mounts and loaded the seccomp profile; one
+that can't work here fails earlier, and in other words.
+"""
+
+import asyncio
+import logging
+import secrets
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from scow.errors import NotSupported, ScowError
+from scow.linux import cgroup
+from scow.linux.mount import MountFailed
+from scow.runtime.bundle import BundleContext, make_spec
+from scow.runtime.failures import CommandNotFound
+from scow.runtime.monitor import Monitors
+from scow.runtime.oci_runtime import OciRuntime
+from scow.runtime.user import ProcessUser
+from scow.wire.container import ContainerConfig
+from scow.wire.host_config import HostConfig
+
+log = logging.getLogger(__name__)
+
+KNOWN: Final = ("crun", "runc")
+MISSING_COMMAND: Final = "/.scow-self-check"
+
+
+class NoRuntime(NotSupported):
+    """No runtime works on this machine."""
+
+    def __init__(self, reasons: Mapping[str, str]) -> None:
+        said = "; ".join(f"{name}: {reason}" for name, reason in reasons.items()) or "none is installed"
+        super().__init__(f"no OCI runtime works on this machine ({said}): install crun or runc")
+        self.reasons = dict(reasons)
+
+
+def find_runtimes(configured: Mapping[str, Path]) -> dict[str, OciRuntime]:
+    """The runtimes that are installed: those known by name and those configured (`--add-runtime`), which win."""
+    found = {}
+    for name in KNOWN:
+        path = shutil.which(name)
+        if path is not None:
+            found[name] = OciRuntime(name=name, path=Path(path))
+    for name, program in configured.items():
+        path = shutil.which(str(program))
+        if path is not None:
+            found[name] = OciRuntime(name=name, path=Path(path))
+    return found
+
+
+async def choose_runtimes(
+    preferred: str, configured: Mapping[str, Path], exec_root: Path
+) -> tuple[dict[str, OciRuntime], str]:
+    """Return all installed runtimes by name, and the name of the default: `preferred` (if not ""), crun or runc.
+
+    Controllers that keep crun from working (see `cgroup.stray_controllers`) are mounted first. Raises NoRuntime if
+    none passes; a preferred one that doesn't is not replaced.
+    """
+    runtimes = find_runtimes(configured)
+    if any(runtime.path.name == "crun" for runtime in runtimes.values()):
+        await asyncio.to_thread(settle_controllers)
+    order = [preferred] if preferred else [name for name in KNOWN if name in runtimes]
+    reasons: dict[str, str] = {}
+    for name in order:
+        runtime = runtimes.get(name)
+        if runtime is None:
+            reasons[name] = "it is not installed"
+            continue
+        problem = await self_check(runtime, exec_root)
+        if problem is None:
+            return runtimes, name
+        reasons[name] = problem
+        log.warning("runtime %s does not work here: %s", name, problem)
+    raise NoRuntime(reasons)
+
+
+def settle_controllers() -> list[Path]:
+    """Give crun the v1 controllers that it insists on; what can't be done is left to the self-check to judge."""
+    try:
+        made = cgroup.mount_stray_controllers()
+    except (OSError, MountFailed) as error:
+        log.warning("cgroup controllers stay with version 2: %s", error)
+        return []
+    for point in made:
+        log.info("mounted cgroup controller %s as version 1, as crun needs it on this machine", point)
+    return made
+
+
+async def self_check(runtime: OciRuntime, exec_root: Path) -> str | None:
+    """Have a runtime make a container; None if it can, else why not."""
+    folder = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="check-", dir=_existing(exec_root)))
+    id = f"scow-check-{secrets.token_hex(8)}"
+    monitors = Monitors(folder, runtime, lambda ended: None)
+    try:
+        rootfs = folder / "rootfs"
+        await asyncio.to_thread(rootfs.mkdir)
+        spec = make_spec(
+            ContainerConfig(),
+            HostConfig(),
+            BundleContext(
+                id=id,
+                rootfs=rootfs,
+                args=(MISSING_COMMAND,),
+                user=ProcessUser(),
+                hostname="check",
+                cgroups_path=f"/{id}",
+            ),
+        )
+        monitors.open()
+        await monitors.create(id, spec, terminal=False, open_stdin=False)
+    except CommandNotFound:
+        return None
+    except (ScowError, OSError, msgspec.MsgspecError) as error:
+        return str(error)
+    else:
+        await monitors.delete(id)
+        return f"it created a container for {MISSING_COMMAND}, which doesn't exist"
+    finally:
+        await monitors.aclose()
+        await asyncio.to_thread(shutil.rmtree, folder, True)
+
+
+def _existing(folder: Path) -> Path:
+    folder.mkdir(mode=0o711, parents=True, exist_ok=True)
+    return folder
