@@ -171,6 +171,11 @@ class Database:
             self._check_open()
             return self._guarded(fn, self._direct)
 
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed
+
     def migrate(self, component: str, steps: Sequence[Step]) -> int:
         """Bring `component`'s tables to version len(steps), each step once and in order, in one transaction.
 

@@ -35,10 +35,6 @@ class StoredLayer(Protocol):
     def diff_id(self) -> DiffID:
         """Its name."""
 
-    @property
-    def size(self) -> int:
-        """Its bytes as an uncompressed tar."""
-
 
 class LayerStore(Protocol):
     """What the collection needs of the layers."""
@@ -49,8 +45,8 @@ class LayerStore(Protocol):
     def blobs(self, diff_id: DiffID) -> Sequence[Descriptor]:
         """Return the layer's compressed forms that are in content."""
 
-    async def remove(self, diff_id: DiffID) -> object:
-        """Remove the layer; it is hidden before the first wait."""
+    async def remove(self, diff_id: DiffID) -> int:
+        """Remove the layer, hidden before the first wait; return the bytes that were freed."""
 
 
 class Collected(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,7 +104,7 @@ class Collector:
         """Remove what nothing reaches and return what that was. Safe beside everything; one failing item is skipped."""
         async with self._lock:
             # Listed first: what appears later is not a candidate.
-            layers = {layer.diff_id: layer.size for layer in self._layers.all()}
+            layers = [layer.diff_id for layer in self._layers.all()]
             content = await self._content.all()
             await self._pause("listed")
             reached = await self._reach()
@@ -117,18 +113,14 @@ class Collector:
             removed_content: list[Digest] = []
             layers_size = content_size = 0
             # Layers before blobs: a layer's compressed forms are in use for as long as it is.
-            for diff_id, size in layers.items():
+            for diff_id in layers:
                 await self._pause("removing")
                 reached = await self._current(reached)
                 if self._in_use(diff_id, reached):
                     continue
-                blobs = [blob.digest for blob in self._layers.blobs(diff_id)]
                 with _skipping(f"layer {diff_id}"):
-                    await self._layers.remove(diff_id)
+                    layers_size += await self._layers.remove(diff_id)
                     removed_layers.append(diff_id)
-                    layers_size += size
-                for digest in blobs:
-                    content.setdefault(digest, 0)
                 await self._pause("removed")
             for digest in content:
                 await self._pause("removing")
@@ -136,10 +128,8 @@ class Collector:
                 if self._in_use(digest, reached):
                     continue
                 with _skipping(f"content {digest}"):
-                    freed = await self._content.remove(digest)
-                    if freed or content[digest]:
-                        removed_content.append(digest)
-                        content_size += freed
+                    content_size += await self._content.remove(digest)
+                    removed_content.append(digest)
                 self._references.pop(digest, None)
                 await self._pause("removed")
             return Collected(
@@ -170,8 +160,11 @@ class Collector:
             digests.update(image.diff_ids)
             documents += [Digest(each) for each in (image.manifest, image.index) if each]
             documents += [Digest(each.partition("@")[2]) for each in self._images.digests(image.id)]
-        for diff_id in list(digests):
-            digests.update(blob.digest for blob in self._layers.blobs(DiffID(Digest(diff_id))))
+        with self._leases.silence():
+            for layer in self._layers.all():
+                # Leased layers too: what is about to be published again keeps its compressed form.
+                if layer.diff_id in digests or self._leases.protects(layer.diff_id):
+                    digests.update(blob.digest for blob in self._layers.blobs(layer.diff_id))
         pending = list(dict.fromkeys(documents))
         while pending:
             digest = pending.pop()

@@ -47,6 +47,9 @@ _KERNEL: Final = tuple(int(number) for number in re.findall(r"\d+", os.uname().r
 class LowerLayers(Protocol):
     """What snapshots need of the layers."""
 
+    def find(self, diff_id: DiffID) -> object | None:
+        """Return something if there is such a layer that isn't being removed."""
+
     async def lower(self, diff_id: DiffID) -> Path:
         """Return a directory that shows the layer, mounted if it must be, until `release`. Counted."""
 
@@ -60,6 +63,14 @@ class NoSuchSnapshot(NotFound):
     def __init__(self, key: str) -> None:
         super().__init__(f"no such snapshot: {key}")
         self.key = key
+
+
+class LayerMissing(NotFound):
+    """A snapshot was asked for whose layer is not there, or is just being removed."""
+
+    def __init__(self, diff_id: str) -> None:
+        super().__init__(f"layer {diff_id} is missing: pull the image again")
+        self.diff_id = diff_id
 
 
 class SnapshotExists(Conflict):
@@ -127,12 +138,16 @@ class Snapshots:
     async def prepare(self, key: str, diff_ids: Sequence[DiffID]) -> None:
         """Record a snapshot of these layers, base first (none at all is fine), and make its directories.
 
-        Idempotent for the same layers. Raises SnapshotExists, and InvalidArgument for a key that can't name a file.
+        Idempotent for the same layers. Raises LayerMissing, SnapshotExists, and InvalidArgument for a key that can't
+        name a file.
         """
         _check_key(key)
         known = self._snapshots.get(key)
         if known is not None and known.diff_ids != tuple(diff_ids):
             raise SnapshotExists(key)
+        for diff_id in diff_ids:  # no wait from here to where the layers count as used
+            if self._layers.find(diff_id) is None:
+                raise LayerMissing(diff_id)
         snapshot = known or _Snapshot(tuple(diff_ids))
         self._snapshots[key] = snapshot
         self.version += 1

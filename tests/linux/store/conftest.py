@@ -43,6 +43,9 @@ class FolderLayers:
     def folder(self, diff_id: DiffID) -> Path:
         return self._root / diff_id.partition(":")[2][:12]
 
+    def find(self, diff_id: DiffID) -> Path | None:
+        return self.folder(diff_id) if self.folder(diff_id).exists() else None
+
     async def lower(self, diff_id: DiffID) -> Path:
         self.held[diff_id] = self.held.get(diff_id, 0) + 1
         return self.folder(diff_id)

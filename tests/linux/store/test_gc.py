@@ -25,26 +25,27 @@ LINUX = Platform(os="linux", architecture="amd64")
 
 class KnownLayer(msgspec.Struct, frozen=True):
     diff_id: DiffID
-    size: int
 
 
 class MemoryLayers:
     """Layers that are only known by name; some can be busy."""
 
-    def __init__(self) -> None:
+    def __init__(self, folders: Any) -> None:
+        self.folders = folders
         self.known: dict[DiffID, list[Descriptor]] = {}
         self.busy: set[DiffID] = set()
 
     def all(self) -> list[KnownLayer]:
-        return [KnownLayer(diff_id, 1000) for diff_id in self.known]
+        return [KnownLayer(diff_id) for diff_id in self.known]
 
     def blobs(self, diff_id: DiffID) -> list[Descriptor]:
         return self.known.get(diff_id, [])
 
-    async def remove(self, diff_id: DiffID) -> None:
+    async def remove(self, diff_id: DiffID) -> int:
         if diff_id in self.busy:
             raise Conflict("busy")
         del self.known[diff_id]
+        return 1000
 
 
 class Yard:
@@ -56,7 +57,7 @@ class Yard:
         self.content = Content(root / "blobs", root / "ingest", self.leases.touch)
         self.images = Images(boat.db, self.content)
         self.snapshots = boat.snapshots
-        self.layers = MemoryLayers()
+        self.layers = MemoryLayers(boat.layers)
         self.points: dict[str, Callable[[], Awaitable[None]]] = {}
         self.collector = Collector(
             self.content, self.layers, self.images, self.snapshots, self.leases, pause=self._pause
@@ -76,6 +77,8 @@ class Yard:
             digest = await self.content.put(blob)
             descriptor = Descriptor(media_type=OCI_LAYER_GZIP, digest=digest, size=len(blob))
             diff_id = DiffID(sha256(layer.encode()))
+            if self.layers.folders.find(diff_id) is None:
+                self.layers.folders.add(layer, {})
             self.layers.known[diff_id] = [descriptor]
             self.leases.touch(diff_id)
             blobs.append(descriptor)

@@ -12,7 +12,7 @@ import pytest
 from scow.errors import InvalidArgument
 from scow.linux import mount
 from scow.oci.digest import DiffID, sha256
-from scow.store.snapshots import NoSuchSnapshot, SnapshotExists, overlay_by_options, tree_size, unique
+from scow.store.snapshots import LayerMissing, NoSuchSnapshot, SnapshotExists, overlay_by_options, tree_size, unique
 
 
 def names(folder: Path) -> list[str]:
@@ -174,8 +174,10 @@ async def test_cancelling_leaves_it_mounted_or_not_but_never_half(boat: Any) -> 
 
 async def test_a_failing_mount_gives_the_layers_back(boat: Any) -> None:
     base = boat.layers.add("base", {"file": "x"})
-    shutil.rmtree(boat.layers.folder(base))
     await boat.snapshots.prepare("box", [base])
+    shutil.rmtree(boat.layers.folder(base))
+    with pytest.raises(LayerMissing):
+        await boat.snapshots.prepare("other", [base])
     with pytest.raises((mount.MountFailed, FileNotFoundError)):
         await boat.snapshots.mount("box")
     assert boat.layers.held == {}

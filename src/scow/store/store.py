@@ -1,0 +1,140 @@
+"""The store: content, layers, snapshots and the image catalogue over one data root, opened and closed together.
+
+The life of a store: `open` locks its folders and loads what is known; `reconcile` puts right what an earlier process
+left, once the owner of the snapshots knows which of them it still has; `collect` removes garbage whenever something
+was let go; `aclose` ends workers and connections. Mounts of snapshots stay: containers outlive the engine.
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import os
+from collections.abc import Collection
+from pathlib import Path
+from typing import Self
+
+import msgspec
+
+from scow.errors import Conflict, ScowError
+from scow.store.content import Content
+from scow.store.database import Database
+from scow.store.gc import Collected, Collector
+from scow.store.images import Images
+from scow.store.layers import Layers, Snapshotter
+from scow.store.leases import Leases
+from scow.store.paths import Paths
+from scow.store.snapshots import Snapshots
+from scow.store.trash import Trash
+from scow.store.workers import Workers
+
+log = logging.getLogger(__name__)
+
+
+class StoreInUse(Conflict):
+    """Another process has the folder."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(f"{folder} is in use by another engine: give each its own data root and exec root")
+        self.folder = folder
+
+
+class Usage(msgspec.Struct, frozen=True, kw_only=True):
+    """Bytes that the store holds."""
+
+    content: int  # documents and compressed layers
+    layers: int  # uncompressed tars
+    snapshots: int  # what was written over the layers
+
+
+class Store:
+    """Everything that keeps images and file systems. Made by `open`; its parts are its attributes."""
+
+    def __init__(self, paths: Paths, db: Database, workers: Workers, snapshotter: Snapshotter) -> None:
+        self.paths = paths
+        self.db = db
+        self.workers = workers
+        self.leases = Leases()
+        self.trash = Trash(paths.trash)
+        self.content = Content(paths.blobs, paths.ingest, self.leases.touch)
+        self.layers = Layers(
+            paths.data_root, paths.exec_root, self.content, db, workers, snapshotter, on_use=self.leases.touch
+        )
+        self.images = Images(db, self.content)
+        self.snapshots = Snapshots(paths.snapshots, paths.rootfs, paths.empty, self.layers, db, self.trash)
+        self._collector = Collector(self.content, self.layers, self.images, self.snapshots, self.leases)
+        self._collection: asyncio.Task[None] | None = None
+        self._undo = contextlib.AsyncExitStack()
+
+    @classmethod
+    async def open(cls, data_root: Path, exec_root: Path, snapshotter: Snapshotter = "erofs") -> Self:
+        """Make the folders if need be, lock them and load the catalogue. Raises StoreInUse, DatabaseFailed, OSError."""
+        paths = Paths(data_root=data_root, exec_root=exec_root)
+        async with contextlib.AsyncExitStack() as undo:
+            await asyncio.to_thread(paths.make)
+            for lock in (paths.lock, paths.exec_lock):
+                undo.callback(os.close, _lock(lock))
+            db = await asyncio.to_thread(Database.open, paths.state)
+            undo.push_async_callback(db.aclose)
+            workers = Workers()
+            undo.push_async_callback(workers.aclose)
+            store = cls(paths, db, workers, snapshotter)
+            store._undo = undo.pop_all()
+        return store
+
+    async def reconcile(self, known_snapshots: Collection[str] | None = None) -> list[str]:
+        """Put right what a crash or a reboot left; returns the keys of snapshots that were removed as unknown.
+
+        Half-written files go, live mounts are adopted, others unmounted; with `known_snapshots`, snapshots that are not
+        in it are removed. Garbage is collected afterwards, beside whatever comes next.
+        """
+        await self.content.clear_ingest()
+        await self.trash.empty()
+        await self.layers.reconcile()
+        removed = await self.snapshots.reconcile(known_snapshots)
+        await self.layers.unmount_idle()
+        self._collection = asyncio.create_task(self._collect_quietly())
+        return removed
+
+    async def collect(self) -> Collected:
+        """Remove the content and layers that nothing needs any more; return what went."""
+        return await self._collector.collect()
+
+    async def usage(self) -> Usage:
+        """Return the bytes in use; walks the writable directories."""
+        return Usage(
+            content=sum((await self.content.all()).values()),
+            layers=sum(layer.size for layer in self.layers.all()),
+            snapshots=await self.snapshots.total_usage(),
+        )
+
+    async def aclose(self) -> None:
+        """Stop what runs in the background and let go of the folders. Mounted snapshots stay mounted. Idempotent."""
+        if self._collection is not None:
+            self._collection.cancel()
+            await asyncio.gather(self._collection, return_exceptions=True)
+            self._collection = None
+        await self.trash.aclose()
+        if not self.db.closed:
+            await self.layers.unmount_idle()
+        await self._undo.aclose()
+
+    async def _collect_quietly(self) -> None:
+        try:
+            collected = await self._collector.collect()
+        except ScowError as error:
+            log.warning("garbage collection at start: %s", error)
+        else:
+            if collected.size:
+                log.info("garbage collection at start freed %d bytes", collected.size)
+
+
+def _lock(path: Path) -> int:
+    """Take the lock file; the lock ends with the descriptor, or with the process."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        raise StoreInUse(path.parent) from None
+    return fd
