@@ -87,16 +87,10 @@ class RegistryClient:
         self.endpoint = endpoint
         self.repository = repository
         self.patience = patience or Patience()
+        self.has_spoken = False  # whether the registry has answered by HTTP at all, so that its TLS works
         self._transport = transport
         self._scopes: Scopes = frozenset([repository_scope(repository, *actions)]) if repository else frozenset()
         self._authorizer = Authorizer(transport, credentials, verify=endpoint.verify, secure=not endpoint.plain)
-
-    @property
-    def has_spoken(self) -> bool:
-        """Whether the registry has answered by HTTP at all (so that its TLS works)."""
-        return self._has_spoken
-
-    _has_spoken = False
 
     def url(self, path: str) -> URL:
         """The URL of `path` in this repository."""
@@ -139,7 +133,7 @@ class RegistryClient:
             authorization = await self._authorizer.header(method, self.base, scopes) if ours else None
             sent = {**headers, "Authorization": authorization} if authorization else headers
             response = await self._transport.send(method, url, headers=sent, body=body, verify=self.endpoint.verify)
-            self._has_spoken = True
+            self.has_spoken = True
             if response.status != 401 or not ours or is_last:
                 break
             challenges = parse_challenges(response.headers.getall("WWW-Authenticate", []))

@@ -10,9 +10,10 @@ from scow.errors import InvalidArgument, NotFound, NotSupported
 from scow.oci import media_types
 from scow.oci.descriptor import Descriptor
 from scow.oci.digest import DiffID, short
-from scow.store.layers import Layer, LayerWriter
+from scow.store.layers import DigestMismatch, Layer, LayerCorrupt, LayerWriter
 from scow.store.store import Store
 from scow.transfer.client import RegistryClient
+from scow.transfer.documents import RootFSMismatch
 from scow.transfer.progress import Emit, Meter
 from scow.transfer.registries import Registries
 from scow.transfer.registry_error import BadAnswer, Refused, RefusedNotFound, RegistryUnreachable
@@ -101,12 +102,18 @@ class LayerDownload:
             if self._registries.downloads.locked():
                 emit(progress_step(self._id, "Waiting"))
             await turn.enter_async_context(self._registries.downloads)
-            async with self._store.layers.writer(descriptor, compression, self._diff_id) as writer:
-                await self._receive(writer, emit)
-                # Others may use the line while this layer is finished.
-                await turn.aclose()
-                emit(progress_step(self._id, "Verifying Checksum"))
-                layer = await writer.finish()
+            try:
+                async with self._store.layers.writer(descriptor, compression, self._diff_id) as writer:
+                    await self._receive(writer, emit)
+                    # Others may use the line while this layer is finished.
+                    await turn.aclose()
+                    emit(progress_step(self._id, "Verifying Checksum"))
+                    layer = await writer.finish()
+            except (DigestMismatch, LayerCorrupt) as error:
+                if isinstance(error, DigestMismatch) and error.what == "diff ID":
+                    # The blob is right, so it is the config that tells of another layer.
+                    raise RootFSMismatch from error
+                raise LayerVerificationFailed(descriptor, str(error)) from error
         emit(progress_step(self._id, "Download complete"))
         # The layer was indexed as it came: what docker extracts now is done already.
         emit(progress_step(self._id, "Extracting", descriptor.size, descriptor.size))

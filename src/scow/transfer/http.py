@@ -66,8 +66,8 @@ class Transport:
     """Sends single requests, over connections that are kept alive. Its session lives from first use to `aclose()`."""
 
     def __init__(self, policy: HostPolicy, *, connect_timeout_s: float = 30.0, read_timeout_s: float = 60.0) -> None:
-        self._policy = policy
-        self._tls = TlsContexts(policy.certs_dirs)
+        self.policy = policy
+        self._tls = TlsContexts()
         self._timeout = aiohttp.ClientTimeout(
             total=None, connect=None, sock_connect=connect_timeout_s, sock_read=read_timeout_s
         )
@@ -128,7 +128,9 @@ class Transport:
     ) -> aiohttp.ClientResponse:
         context: ssl.SSLContext | bool = True
         if url.scheme == "https":
-            context = await self._tls.get(url.raw_authority, verify=verify, origin=origin.raw_authority)
+            context = await self._tls.get(
+                self.policy.certs_dirs, url.raw_authority, verify=verify, origin=origin.raw_authority
+            )
         try:
             return await self.session.request(
                 method,
@@ -137,7 +139,7 @@ class Transport:
                 data=_OneAttempt(body()) if callable(body) else body if body is None else io.BytesIO(body),
                 allow_redirects=False,
                 ssl=context,
-                proxy=self._policy.proxies.for_url(str(url)),
+                proxy=self.policy.proxies.for_url(str(url)),
             )
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise unreachable(method, url, error) from error

@@ -6,6 +6,7 @@ pulled goes out as the very bytes that came in; any other gets a manifest that d
 """
 
 import json
+import logging
 from collections.abc import Sequence
 from typing import Final
 
@@ -24,8 +25,11 @@ from scow.transfer.credentials import Credentials
 from scow.transfer.flights import together
 from scow.transfer.progress import Emit, Meter, aux, message
 from scow.transfer.registries import Registries
+from scow.transfer.registry_error import Refused
 from scow.transfer.uploads import Upload
 from scow.wire.progress import progress_step
+
+log = logging.getLogger(__name__)
 
 MAX_MOUNT_SOURCES: Final = 3
 """How many neighbour repositories are asked for a layer before it is sent."""
@@ -108,6 +112,11 @@ async def _push_tags(
     emit(message(f"The push refers to repository [{repository.name}]"))
 
     async def push_with(client: RegistryClient) -> list[PushResult]:
+        try:
+            # Asked before anything is told: the first endpoint of an insecure registry may be none.
+            await client.ping()
+        except Refused as error:
+            log.debug("the ping was refused, which says nothing of the repository: %s", error)
         run = _Push(repository, client, registries, store, emit)
         return [await run.tag(reference.tag or "", image) for reference, image in work]
 
@@ -163,7 +172,7 @@ class _Push:
         manifest = decode(data)
         if not isinstance(manifest, Manifest) or len(manifest.layers) != len(image.diff_ids):
             return None
-        unsure = {layer.digest for layer in manifest.layers if not content.has(layer.digest)}
+        unsure = {layer.digest for layer in manifest.layers if not (_stays_away(layer) or content.has(layer.digest))}
 
         async def is_there(digest: Digest) -> bool:
             if await self._client.blob_size(digest) is None:
@@ -186,6 +195,9 @@ class _Push:
 
     async def _layer(self, diff_id: DiffID, descriptor: Descriptor) -> None:
         id = short(diff_id)
+        if _stays_away(descriptor):
+            self._emit(progress_step(id, "Skipped foreign layer"))
+            return
         if self._registries.uploads.locked():
             self._emit(progress_step(id, "Waiting"))
         async with self._registries.uploads:
@@ -232,6 +244,11 @@ class _Push:
             if current.manifest != digest:
                 current = msgspec.structs.replace(current, manifest=digest, index=None)
             await self._store.images.publish(current, repo_digests=[str(self._repository.with_digest(digest))])
+
+
+def _stays_away(descriptor: Descriptor) -> bool:
+    """Whether a layer is not for distribution: its manifest says where to get it. image-spec layer.md."""
+    return media_types.is_foreign(descriptor.media_type) and bool(descriptor.urls)
 
 
 def build_manifest(config: Descriptor, layers: Sequence[Descriptor]) -> tuple[bytes, str]:

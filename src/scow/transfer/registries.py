@@ -46,6 +46,10 @@ class Registries:
         self.uploads = asyncio.Semaphore(max_concurrent_uploads)
         self.layer_flights: Flights[Layer, ProgressMessage] = Flights()
 
+    def reconfigure(self, policy: HostPolicy) -> None:
+        """Use another policy from the next request on, as after a reload of the configuration."""
+        self.policy = self.transport.policy = policy
+
     async def aclose(self) -> None:
         """Close all connections."""
         await self.transport.aclose()

@@ -29,51 +29,51 @@ class _Material(msgspec.Struct, frozen=True):
 class TlsContexts:
     """Makes TLS contexts and keeps them, so that connections to one host share one and can be kept alive."""
 
-    def __init__(self, certs_dirs: Sequence[str]) -> None:
-        self._certs_dirs = tuple(Path(folder) for folder in certs_dirs)
+    def __init__(self) -> None:
         self._contexts: dict[_Material, ssl.SSLContext] = {}
 
-    async def get(self, host: str, *, verify: bool, origin: str = "") -> ssl.SSLContext:
-        """The context for `host` (`name[:port]`).
+    async def get(self, certs_dirs: Sequence[str], host: str, *, verify: bool, origin: str = "") -> ssl.SSLContext:
+        """The context for `host` (`name[:port]`), with what the folders named so in `certs_dirs` hold.
 
         `origin` is the registry that redirected to `host`: its CAs are trusted there too, while its client
         certificates are not shown to others. Raises BadCertificates.
         """
-        return await asyncio.to_thread(self._get, host, verify, origin)
+        return await asyncio.to_thread(self._get, certs_dirs, host, verify, origin)
 
-    def _get(self, host: str, verify: bool, origin: str) -> ssl.SSLContext:
-        authorities, pairs = self._files(host)
+    def _get(self, certs_dirs: Sequence[str], host: str, verify: bool, origin: str) -> ssl.SSLContext:
+        authorities, pairs = _files(certs_dirs, host)
         if origin and origin != host:
-            authorities += self._files(origin)[0]
+            authorities += _files(certs_dirs, origin)[0]
         material = _Material(verify, tuple(authorities), tuple(pairs))
         context = self._contexts.get(material)
         if context is None:
             context = self._contexts[material] = _make(material)
         return context
 
-    def _files(self, host: str) -> tuple[list[tuple[str, int]], list[tuple[str, str, int]]]:
-        authorities: list[tuple[str, int]] = []
-        pairs: list[tuple[str, str, int]] = []
-        if not host or "/" in host or host.startswith("."):
-            return authorities, pairs
-        for folder in (directory / host for directory in self._certs_dirs):
-            try:
-                names = sorted(path.name for path in folder.iterdir())
-            except (FileNotFoundError, NotADirectoryError):
-                continue
-            for name in names:
-                path = folder / name
-                if name.endswith(".crt"):
-                    authorities.append((str(path), path.stat().st_mtime_ns))
-                elif name.endswith(".cert"):
-                    key = path.with_suffix(".key")
-                    if key.name not in names:
-                        raise BadCertificates(folder, f"missing key {key.name} for client certificate {name}")
-                    pairs.append((str(path), str(key), path.stat().st_mtime_ns))
-                elif name.endswith(".key") and path.with_suffix(".cert").name not in names:
-                    certificate = path.with_suffix(".cert").name
-                    raise BadCertificates(folder, f"missing client certificate {certificate} for key {name}")
+
+def _files(certs_dirs: Sequence[str], host: str) -> tuple[list[tuple[str, int]], list[tuple[str, str, int]]]:
+    authorities: list[tuple[str, int]] = []
+    pairs: list[tuple[str, str, int]] = []
+    if not host or "/" in host or host.startswith("."):
         return authorities, pairs
+    for folder in (Path(directory) / host for directory in certs_dirs):
+        try:
+            names = sorted(path.name for path in folder.iterdir())
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        for name in names:
+            path = folder / name
+            if name.endswith(".crt"):
+                authorities.append((str(path), path.stat().st_mtime_ns))
+            elif name.endswith(".cert"):
+                key = path.with_suffix(".key")
+                if key.name not in names:
+                    raise BadCertificates(folder, f"missing key {key.name} for client certificate {name}")
+                pairs.append((str(path), str(key), path.stat().st_mtime_ns))
+            elif name.endswith(".key") and path.with_suffix(".cert").name not in names:
+                certificate = path.with_suffix(".cert").name
+                raise BadCertificates(folder, f"missing client certificate {certificate} for key {name}")
+    return authorities, pairs
 
 
 def _make(material: _Material) -> ssl.SSLContext:

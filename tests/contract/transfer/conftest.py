@@ -363,6 +363,7 @@ class MadeLayer:
     tar: bytes
     blob: bytes
     media_type: str
+    urls: list[str] = field(default_factory=list)
 
     @property
     def diff_id(self) -> DiffID:
@@ -370,7 +371,8 @@ class MadeLayer:
 
     @property
     def descriptor(self) -> dict[str, Any]:
-        return {"mediaType": self.media_type, "digest": sha256(self.blob), "size": len(self.blob)}
+        pointer: dict[str, Any] = {"mediaType": self.media_type, "digest": sha256(self.blob), "size": len(self.blob)}
+        return {**pointer, "urls": self.urls} if self.urls else pointer
 
     @property
     def id(self) -> str:

@@ -382,11 +382,22 @@ async def test_a_missing_layer_is_told(registry: Any, store: Store, do_pull: Cal
     assert stored(store) == (set(), 0)
 
 
+async def test_a_foreign_layer_that_the_registry_lacks_is_told_with_its_place(
+    registry: Any, do_pull: Callable[..., Any], made: Any
+) -> None:
+    [layer] = layers_of(made.layer, "a")
+    layer.media_type, layer.urls = media_types.DOCKER_FOREIGN_LAYER_GZIP, ["https://elsewhere.invalid/layer"]
+    made.image(registry, "team/app", "latest", [layer])
+    registry.repository_blobs.remove(("team/app", sha256(layer.blob)))
+    with pytest.raises(NotFound, match=r"a foreign layer, kept at https://elsewhere\.invalid/layer"):
+        await do_pull()
+
+
 async def test_diff_ids_must_be_those_of_the_layers(
     registry: Any, store: Store, do_pull: Callable[..., Any], made: Any
 ) -> None:
     made.image(registry, "team/app", "latest", layers_of(made.layer, "a"), diff_ids=[sha256(b"other")])
-    with pytest.raises(ScowError):
+    with pytest.raises(RootFSMismatch, match="layers from manifest don't match image configuration"):
         await do_pull()
     assert stored(store) == (set(), 0)
     assert store.layers.find(sha256(b"other")) is None  # type: ignore[arg-type]  # a digest stands for a diff ID
@@ -403,7 +414,7 @@ async def test_every_byte_of_a_layer_is_verified(
         "short": layer.blob[:-1],
         "long": layer.blob + b"x",
     }[damage]
-    with pytest.raises(ScowError):
+    with pytest.raises(ScowError, match="filesystem layer verification failed for digest|unexpected EOF"):
         await do_pull()
     assert stored(store) == (set(), 0)
     assert store.layers.find(layer.diff_id) is None
