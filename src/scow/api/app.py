@@ -8,7 +8,8 @@ from typing import Final
 from aiohttp import web
 
 from scow.api.call import Background, Call
-from scow.api.errors import PageNotFound, error_response, status_of
+from scow.api.connection import Connection
+from scow.api.errors import error_response, status_of
 from scow.api.interfaces import EngineApi
 from scow.api.routes import Routes, split_version
 from scow.api.versions import NEWEST, PRODUCT, parse_version, text_of
@@ -42,40 +43,28 @@ class Api:
         task = asyncio.current_task()
         assert task is not None
         self._streams.add(task)
+        call: Call | None = None
         try:
-            response = await self._dispatch(request)
-        except ScowError as error:
-            response = self._refuse(request, error)
+            version_text, path = split_version(request.rel_url.raw_path)
+            handler, params = self._routes.find(request.method, path)
+            call = Call(request, self._engine, self._background, parse_version(version_text), params)
+            response = await handler(call)
         except (ConnectionError, asyncio.CancelledError):
             raise
         except web.HTTPException as error:
             response = error
         except Exception as error:
-            _log.exception("%s %s failed", request.method, request.path)
-            response = self._refuse(request, error)
+            if not isinstance(error, ScowError):
+                _log.exception("%s %s failed", request.method, request.path)
+            response = _refuse(request, call, error)
         finally:
             self._streams.discard(task)
+            if isinstance(request.protocol, Connection) and request.content.is_eof():
+                request.protocol.request_done()
         if began:
             spent_ms = (time.perf_counter() - began) * 1000
             _log.debug("%s %s %d %.1f ms", request.method, request.path_qs, response.status, spent_ms)
         return response
-
-    async def _dispatch(self, request: web.Request) -> web.StreamResponse:
-        version_text, path = split_version(request.rel_url.raw_path)
-        handler, params = self._routes.find(request.method, path)
-        version = parse_version(version_text)
-        return await handler(Call(request, self._engine, self._background, version, params))
-
-    def _refuse(self, request: web.Request, error: Exception) -> web.StreamResponse:
-        if not isinstance(error, PageNotFound):
-            _log.debug("%s %s: %d %s", request.method, request.path, status_of(error), error)
-        streamed: web.StreamResponse | None = request.get("streamed")
-        if streamed is not None:
-            # Half an answer is out already: cutting the connection is the one way left to say that it is not whole.
-            if request.transport is not None:
-                request.transport.abort()
-            return streamed
-        return error_response(error)
 
     async def aclose(self, app: web.Application) -> None:
         """End the streams, which else go on for ever, and wait for changes that are under way."""
@@ -83,6 +72,16 @@ class Api:
         await self._background.aclose(PATIENCE_S)
         for task in [task for task in self._streams if task is not me]:
             task.cancel()
+
+
+def _refuse(request: web.Request, call: Call | None, error: Exception) -> web.StreamResponse:
+    _log.debug("%s %s: %d %s", request.method, request.path, status_of(error), error)
+    if call is None or call.begun is None:
+        return error_response(error)
+    # Half an answer is out already: cutting the connection is the one way left to say that it is not whole.
+    if request.transport is not None:
+        request.transport.abort()
+    return call.begun
 
 
 async def _add_headers(request: web.BaseRequest, response: web.StreamResponse) -> None:

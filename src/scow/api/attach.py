@@ -13,12 +13,9 @@ from scow.errors import ScowError
 _log = logging.getLogger(__name__)
 
 
-async def serve_attachment(
-    call: Call, attachment: Attachment, client: Hijacked | None = None, failure_stream: int = mux.STDERR
-) -> web.StreamResponse:
-    """Take the connection over (unless it is, already), send the head, and pump until one side ends it."""
-    if client is None:
-        client = Hijacked.take_over(call.request)
+async def serve_attachment(call: Call, attachment: Attachment, failure_stream: int = mux.STDERR) -> web.StreamResponse:
+    """Take the connection over, send the head, and pump until one side ends it."""
+    client = Hijacked.take_over(call.request)
     client.start(tty=attachment.tty, upgrade=call.upgrade, multiplexed=call.version >= (1, 42))
     try:
         await attachment.run(client)

@@ -8,6 +8,7 @@ from typing import Any, Final, TypeVar
 from aiohttp import web
 
 from scow.api import query
+from scow.api.connection import Connection
 from scow.api.errors import RequestTooLarge
 from scow.api.interfaces import EngineApi
 from scow.api.versions import ApiVersion
@@ -62,7 +63,7 @@ class Background:
 class Call:
     """One request: the engine, the API version that was asked for, and the values in path, query and body."""
 
-    __slots__ = ("background", "engine", "params", "query", "request", "version")
+    __slots__ = ("background", "begun", "engine", "params", "query", "request", "version")
 
     def __init__(
         self,
@@ -78,6 +79,7 @@ class Call:
         self.version = version
         self.params = params
         self.query: query.Query = request.query
+        self.begun: web.StreamResponse | None = None
 
     def flag(self, name: str, default: bool = False) -> bool:
         return query.boolean(self.query, name, default)
@@ -92,7 +94,8 @@ class Call:
     @property
     def upgrade(self) -> bool:
         """Whether the client wants to leave HTTP."""
-        return "Upgrade" in self.request.headers
+        protocol = self.request.protocol
+        return "Upgrade" in self.request.headers or (isinstance(protocol, Connection) and protocol.upgrade)
 
     async def body(self, kind: type[T]) -> T:
         """Read the body as a message; an empty one gives the message's zero value. Raises InvalidArgument."""
@@ -137,15 +140,15 @@ class Call:
         response = web.StreamResponse(headers={"Content-Type": content_type})
         if self.request.version >= (1, 1):
             response.enable_chunked_encoding()
-        self.request["streamed"] = response
+        self.begun = response
         await response.prepare(self.request)
         yield response.write
         await response.write_eof()
 
     def streamed(self) -> web.StreamResponse:
         """The reply that `stream` made."""
-        response: web.StreamResponse = self.request["streamed"]
-        return response
+        assert self.begun is not None
+        return self.begun
 
 
 def no_content() -> web.Response:

@@ -15,6 +15,7 @@ from typing import Final, Protocol
 from aiohttp import web
 
 from scow.api.app import make_app
+from scow.api.connection import connections
 from scow.api.flags import parse_flags
 from scow.api.interfaces import EngineApi
 from scow.api.listeners import Listener, bind
@@ -24,9 +25,6 @@ from scow.engine.config import EngineConfig, InvalidConfig, make_config, read_co
 from scow.errors import ScowError
 
 _log = logging.getLogger(__name__)
-
-_MAX_HEAD: Final = 1 << 20
-"""Bytes in one line of a request's head: filters and registry tokens are long. As Go's limit for all of the head."""
 
 _STREAMS_S: Final = 2.0
 """How long a shutdown waits for replies that are being sent."""
@@ -102,18 +100,15 @@ async def run(config: EngineConfig, open_engine: Opener, *, stop: asyncio.Event 
             runner = web.AppRunner(
                 make_app(engine),
                 handle_signals=False,
-                access_log=None,
                 handler_cancellation=True,
                 shutdown_timeout=_STREAMS_S,
-                max_line_size=_MAX_HEAD,
-                max_field_size=_MAX_HEAD,
-                auto_decompress=False,
             )
             await runner.setup()
             stack.push_async_callback(runner.cleanup)
             assert runner.server is not None
+            factory = connections(runner.server)
             for listener in listeners:
-                await listener.serve(runner.server, tls)
+                await listener.serve(factory, tls)
                 stack.callback(listener.close)
             _log.info("serving on %s", ", ".join(listener.address for listener in listeners))
             notify("READY=1")

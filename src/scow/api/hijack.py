@@ -13,14 +13,13 @@ import select
 import socket
 from collections import deque
 from http import HTTPStatus
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 
-from scow.api.errors import error_body, status_of
+from scow.api.connection import Connection
 from scow.api.mux import frame, raw
-from scow.errors import InvalidArgument
 
 _log = logging.getLogger(__name__)
 
@@ -31,7 +30,6 @@ _OUTPUT_HIGH: Final = 1 << 20  # bytes waiting for the client before a pump has 
 _INPUT_HIGH: Final = 1 << 20  # bytes waiting for the container before the client has to wait
 _SEND_BUFFER: Final = 1 << 20
 _LINGER_S: Final = 1.0  # how long a finished stream waits for the client to close
-_MAX_BODY: Final = 1 << 20
 
 
 class Hijacked(asyncio.Protocol):
@@ -61,11 +59,13 @@ class Hijacked(asyncio.Protocol):
         transport = request.transport
         if transport is None:
             raise ConnectionResetError("client is gone")
-        rest = _Rest()
-        # The parser has stopped behind the request's head and kept what followed; as a "parser" we are handed it.
-        protocol.set_parser(cast(Any, rest))
-        stream = cls(transport, protocol, bytes(rest.data))
+        early, half_closed = b"", False
+        if isinstance(protocol, Connection):
+            early, half_closed = protocol.take_early(), protocol.half_closed
+        stream = cls(transport, protocol, early)
         transport.set_protocol(stream)
+        if half_closed:
+            stream.eof_received()
         transport.set_write_buffer_limits(high=_OUTPUT_HIGH)
         transport.resume_reading()
         sock = transport.get_extra_info("socket")
@@ -117,25 +117,6 @@ class Hijacked(asyncio.Protocol):
         self._transport.write(data)
         if not self._writable.is_set():
             await self._writable.wait()
-
-    async def refuse(self, error: BaseException) -> None:
-        """Answer a request whose connection was taken over already with an ordinary error."""
-        status: HTTPStatus = status_of(error)
-        body = error_body(error)
-        head = (
-            f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: application/json\r\n"
-            f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
-        )
-        await self.write(head.encode() + body)
-
-    async def read_body(self, headers: Any) -> bytes:
-        """Take the request's body from the front of the stream: the HTTP parser leaves it there on an upgrade."""
-        if "chunked" in headers.get("Transfer-Encoding", "").lower():
-            return await self._read_chunked()
-        length = headers.get("Content-Length", "0")
-        if not length.isdigit() or int(length) > _MAX_BODY:
-            raise InvalidArgument(f"invalid Content-Length: {length}")
-        return await self._read_exactly(int(length))
 
     async def finish(self) -> None:
         """Send the end of the output, wait a moment for the client to close its side, then close.
@@ -199,51 +180,6 @@ class Hijacked(asyncio.Protocol):
         # The HTTP server has its own books to close, and cancels the handler that still pumps.
         self._server_protocol.connection_lost(exc)
 
-    # --- inside -----------------------------------------------------------------------------------------------------
-
-    async def _read_exactly(self, size: int) -> bytes:
-        data = b""
-        while len(data) < size:
-            more = await self.receive()
-            if not more:
-                raise InvalidArgument("invalid JSON: unexpected EOF")
-            data += more
-        self._unread(data[size:])
-        return data[:size]
-
-    async def _read_line(self) -> bytes:
-        data = b""
-        while b"\r\n" not in data:
-            more = await self.receive()
-            if not more or len(data) > 4096:
-                raise InvalidArgument("malformed chunked encoding")
-            data += more
-        line, _, rest = data.partition(b"\r\n")
-        self._unread(rest)
-        return line
-
-    async def _read_chunked(self) -> bytes:
-        body = b""
-        while True:
-            try:
-                size = int((await self._read_line()).partition(b";")[0], 16)
-            except ValueError as error:
-                raise InvalidArgument("malformed chunked encoding") from error
-            if size < 0 or len(body) + size > _MAX_BODY:
-                raise InvalidArgument("request body is too large")
-            if size == 0:
-                while await self._read_line():
-                    pass
-                return body
-            body += await self._read_exactly(size)
-            await self._read_exactly(2)
-
-    def _unread(self, data: bytes) -> None:
-        if data:
-            self._input.appendleft(data)
-            self._input_size += len(data)
-            self._input_ready.set()
-
 
 class Taken(web.StreamResponse):
     """What a handler returns when its connection has left HTTP: there is nothing more to send."""
@@ -257,20 +193,6 @@ class Taken(web.StreamResponse):
 
     async def write_eof(self, data: bytes = b"") -> None:
         return None
-
-
-class _Rest:
-    """Takes the bytes that the HTTP parser left over."""
-
-    def __init__(self) -> None:
-        self.data = bytearray()
-
-    def feed_data(self, data: bytes) -> tuple[bool, bytes]:
-        self.data += data
-        return False, b""
-
-    def feed_eof(self) -> None:
-        pass
 
 
 class _HangupWatch:

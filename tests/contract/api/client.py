@@ -10,6 +10,8 @@ from aiohttp import web
 from tests.contract.api.double import Engine
 
 from scow.api.app import make_app
+from scow.api.connection import connections
+from scow.api.listeners import Listener, bind
 
 
 @dataclass
@@ -93,16 +95,22 @@ class Server:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.engine = Engine()
-        self.runner = web.AppRunner(
-            make_app(self.engine),
-            handler_cancellation=True,
-            access_log=None,
-            max_line_size=1 << 20,
-            max_field_size=1 << 20,
-            auto_decompress=False,
-            shutdown_timeout=1.0,
-        )
+        self.runner = web.AppRunner(make_app(self.engine), handler_cancellation=True, shutdown_timeout=1.0)
+        self._listener: Listener | None = None
         self._connections: list[Connection] = []
+
+    async def start(self) -> None:
+        await self.runner.setup()
+        assert self.runner.server is not None
+        self._listener = bind(f"unix://{self.path}", tls=False)
+        await self._listener.serve(connections(self.runner.server), None)
+
+    async def stop(self) -> None:
+        for connection in self._connections:
+            connection.close()
+        if self._listener is not None:
+            self._listener.close()
+        await self.runner.cleanup()
 
     async def connect(self) -> Connection:
         connection = Connection(*await asyncio.open_unix_connection(str(self.path)))
@@ -113,7 +121,3 @@ class Server:
         self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
     ) -> Reply:
         return await (await self.connect()).ask(method, path, body, headers)
-
-    def disconnect(self) -> None:
-        for connection in self._connections:
-            connection.close()

@@ -1,27 +1,36 @@
 """A server over the double, and certificates for TLS."""
 
-import asyncio
+import signal
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from aiohttp import web
 from tests.contract.api.client import Server
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Iterator[None]:
+    """End a test that waits for what never comes: SIGALRM raises in the loop, and the trace shows where it stood."""
+
+    def late(number: int, stack: object) -> None:
+        raise TimeoutError("this test takes longer than 20 s")
+
+    signal.signal(signal.SIGALRM, late)
+    signal.alarm(20)
+    try:
+        return (yield)
+    finally:
+        signal.alarm(0)
 
 
 @pytest.fixture
 async def server(tmp_path: Path) -> AsyncIterator[Server]:
     server = Server(tmp_path / "s")
-    await server.runner.setup()
-    await web.UnixSite(server.runner, str(server.path)).start()
-    try:
-        async with asyncio.timeout(20):
-            yield server
-    finally:
-        server.disconnect()
-        await server.runner.cleanup()
+    await server.start()
+    yield server
+    await server.stop()
 
 
 @dataclass(frozen=True)

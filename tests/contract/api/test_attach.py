@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import socket
 
 import pytest
 from tests.contract.api.client import Connection, Server
@@ -173,21 +172,20 @@ async def test_several_streams_keep_their_numbers(server: Server) -> None:
 async def test_a_slow_client_holds_the_container_back(server: Server) -> None:
     box = server.engine.box(tty=True)
     sent = 0
+    begun = asyncio.Event()
 
     async def flood(client: Duplex) -> None:
         nonlocal sent
         for _ in range(400):
             await client.send([(1, bytes(65_536))])
             sent += 1
+            begun.set()
 
     box.pump = flood
     connection = await server.connect()
-    sock = connection.writer.get_extra_info("socket")
-    assert isinstance(sock, socket.socket) or sock is not None
     connection.reader._transport.pause_reading()  # type: ignore[attr-defined]  # a client that doesn't read
     await connection.send("POST", ATTACH, headers=UPGRADE)
-    while sent == 0:
-        await asyncio.sleep(0)
+    await begun.wait()
     before = -1
     while before != sent:  # until it stands still
         before = sent
