@@ -26,7 +26,7 @@ from scow.engine.tasks import Tasks
 from scow.engine.volumes import Volumes
 from scow.errors import Conflict
 from scow.network.networks import Networks as NetworkDriver
-from scow.network.settings import Settings as NetworkSettings
+from scow.network.definitions import Settings as NetworkSettings
 from scow.oci.digest import Digest
 from scow.store.store import Store
 from scow.transfer.hosts import HostPolicy

@@ -19,8 +19,8 @@ def push(registry: str) -> str:
         _push_blob(base, blob)
     for manifest in image.manifests:
         _put(f"{base}/manifests/{manifest.digest}", manifest)
-    _put(f"{base}/manifests/{TAG}", image.index)
-    return image.index.digest
+    _put(f"{base}/manifests/{TAG}", image.top)
+    return image.top.digest
 
 
 def _push_blob(base: str, blob: Blob) -> None:

@@ -12,7 +12,7 @@ MACHINES: Final = {"amd64": 62, "arm64": 183}  # e_machine
 
 
 def printing_program(architecture: str, text: bytes) -> bytes:
-    """An executable for `amd64` or `arm64` that writes `text` to standard output and ends. Raises KeyError for others."""
+    """An executable for `amd64` or `arm64` that writes `text` to standard output. Raises KeyError for others."""
     machine = MACHINES[architecture]
     code = _amd64(len(text)) if architecture == "amd64" else _arm64(len(text))
     size = HEADERS + len(code) + len(text)

@@ -50,11 +50,11 @@ class Blob(NamedTuple):
 
 
 class Image(NamedTuple):
-    """All of an image in the order in which a registry takes it: blobs, manifests, and the index last."""
+    """All of an image in the order in which a registry takes it: blobs, manifests, and the index (`top`) last."""
 
     blobs: list[Blob]
     manifests: list[Blob]
-    index: Blob
+    top: Blob
 
 
 def hello_world() -> Image:

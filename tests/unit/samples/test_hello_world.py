@@ -39,7 +39,7 @@ def test_the_program_prints_its_text_and_exits_with_zero(tmp_path: Path) -> None
 def test_the_index_leads_to_a_config_of_the_platform(platform: str) -> None:
     image = hello_world()
     documents = {blob.digest: blob for blob in (*image.blobs, *image.manifests)}
-    index = decode(image.index.data, image.index.media_type)
+    index = decode(image.top.data, image.top.media_type)
     assert isinstance(index, Index)
     chosen = select(index.manifests, parse_platform(platform))
     assert chosen is not None
@@ -52,4 +52,4 @@ def test_the_index_leads_to_a_config_of_the_platform(platform: str) -> None:
 
 def test_the_image_is_the_same_every_time() -> None:
     assert hello_world() == hello_world()
-    assert json.loads(hello_world().index.data)["schemaVersion"] == 2
+    assert json.loads(hello_world().top.data)["schemaVersion"] == 2

@@ -1,0 +1,95 @@
+"""Reading a container's log for clients. Engine API, GET /containers/{id}/logs."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from typing import Final, Self
+
+from scow.engine.container import Container
+from scow.errors import InvalidArgument, NotSupported
+from scow.runtime.logs import LogLine, read_log
+from scow.wire.times import format_time
+
+READABLE: Final = ("json-file", "local", "journald")
+
+
+class LogStream(AsyncIterator[list[tuple[int, bytes]]]):
+    """Batches of (stream number, data), oldest first; it ends with the container when following."""
+
+    def __init__(self, lines: AsyncIterator[list[LogLine]], *, tty: bool, timestamps: bool, prefix: str) -> None:
+        self.tty = tty
+        self._lines = lines
+        self._timestamps = timestamps
+        self._prefix = prefix
+        self._open: dict[int, bool] = {}  # streams whose last line is not finished
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> list[tuple[int, bytes]]:
+        batch = await anext(self._lines)
+        if not self._timestamps and not self._prefix:
+            return [(line.stream, line.data) for line in batch]
+        return [(line.stream, self._head(line) + line.data) for line in batch]
+
+    def _head(self, line: LogLine) -> bytes:
+        """What stands before a line; only the first part of a long line has it."""
+        begun = self._open.get(line.stream, False)
+        self._open[line.stream] = line.partial
+        if begun:
+            return b""
+        stamp = f"{log_time(line.time)} " if self._timestamps else ""
+        return f"{stamp}{self._prefix}".encode()
+
+    async def aclose(self) -> None:
+        """Stop reading."""
+        close = getattr(self._lines, "aclose", None)
+        if close is not None:
+            with suppress(RuntimeError):
+                await close()
+
+
+def log_time(time_ns: int) -> str:
+    """Docker writes all nine digits of a log line's fraction."""
+    text = format_time(time_ns).removesuffix("Z")
+    whole, _, fraction = text.partition(".")
+    return f"{whole}.{fraction:<09}Z".replace(" ", "0")
+
+
+async def open_log(
+    container: Container,
+    *,
+    stdout: bool,
+    stderr: bool,
+    follow: bool,
+    tail: int | None = None,
+    since: float | None = None,
+    until: float | None = None,
+    timestamps: bool = False,
+    details: bool = False,
+) -> LogStream:
+    """Open a log. Raises InvalidArgument if no stream is wanted, NotSupported if the driver keeps none."""
+    if not (stdout or stderr):
+        raise InvalidArgument("Bad parameters: you must choose at least one stream")
+    driver = container.record.host_config.log_config.type
+    if driver not in READABLE:
+        raise NotSupported("configured logging driver does not support reading")
+    labels = container.record.config.labels or {} if details else {}
+    prefix = ",".join(f"{key}={value}" for key, value in sorted(labels.items()))
+    ended: asyncio.Event | None = None
+    if follow and (container.state.live or container.state.status in ("starting", "restarting")):
+        ended = asyncio.Event()
+        event = ended
+        container.not_running.add_done_callback(lambda _: event.set())
+    lines = read_log(
+        container.log_path,
+        stdout=stdout,
+        stderr=stderr,
+        tail=tail,
+        since_ns=int(since * 1e9) if since else None,
+        until_ns=int(until * 1e9) if until else None,
+        follow=ended,
+    )
+    return LogStream(
+        lines, tty=container.record.config.tty, timestamps=timestamps, prefix=f"{prefix} " if details else ""
+    )
