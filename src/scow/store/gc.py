@@ -118,6 +118,10 @@ class Collector:
                 reached = await self._current(reached)
                 if self._in_use(diff_id, reached):
                     continue
+                if await self._snapshots.cool(diff_id):
+                    reached = await self._current(reached)
+                    if self._in_use(diff_id, reached):
+                        continue
                 with _skipping(f"layer {diff_id}"):
                     layers_size += await self._layers.remove(diff_id)
                     removed_layers.append(diff_id)

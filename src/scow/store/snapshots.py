@@ -93,11 +93,23 @@ class _Snapshot:
 class Snapshots:
     """The snapshots under `root`, mounted under `mounts`. Belongs to the event loop's thread.
 
+    Of the layers that were used last, up to `warm_limit` stay mounted (`_warm`, the latest at the end) though nobody
+    uses them now: the next container is mostly one of the same image, and mounting eight layers takes 4 ms.
+
     `_snapshots` has an entry from the moment in which `prepare` is called, before its row is committed, so that the
     garbage collection sees the layers in use at once. `version` counts the changes of what is in use.
     """
 
-    def __init__(self, root: Path, mounts: Path, empty: Path, layers: LowerLayers, db: Database, trash: Trash) -> None:
+    def __init__(
+        self,
+        root: Path,
+        mounts: Path,
+        empty: Path,
+        layers: LowerLayers,
+        db: Database,
+        trash: Trash,
+        warm_limit: int = 0,
+    ) -> None:
         self._root = root
         self._mounts = mounts
         self._empty = empty
@@ -106,6 +118,8 @@ class Snapshots:
         self._trash = trash
         self._snapshots: dict[str, _Snapshot] = {}
         self._views: dict[str, tuple[DiffID, ...]] = {}
+        self._warm_limit = warm_limit
+        self._warm: dict[DiffID, None] = {}
         self.version = 0
         db.migrate("snapshots", MIGRATIONS)
         db.read_now(self._load)
@@ -231,6 +245,19 @@ class Snapshots:
             del self._views[name]
             self.version += 1
 
+    async def cool(self, diff_id: DiffID) -> bool:
+        """Let go of a layer that is only kept warm; return whether it was."""
+        if diff_id not in self._warm:
+            return False
+        del self._warm[diff_id]
+        await self._layers.release(diff_id)
+        return True
+
+    async def cool_all(self) -> None:
+        """Let go of every layer that is only kept warm: before the layers are closed."""
+        for diff_id in list(self._warm):
+            await self.cool(diff_id)
+
     async def reconcile(self, known: Collection[str] | None = None) -> list[str]:
         """Put right what a crash or a reboot left; for start-up. Returns the keys of the snapshots that were removed.
 
@@ -265,12 +292,19 @@ class Snapshots:
         lowers = []
         for diff_id in diff_ids:
             lowers.append(await self._layers.lower(diff_id))
-            undo.push_async_callback(self._layers.release, diff_id)
+            undo.push_async_callback(self._release, [diff_id])
         return lowers
 
     async def _release(self, diff_ids: Iterable[DiffID]) -> None:
         for diff_id in diff_ids:
-            await self._layers.release(diff_id)
+            was_warm = diff_id in self._warm
+            self._warm.pop(diff_id, None)
+            if self._warm_limit:
+                self._warm[diff_id] = None  # it takes over what was held, if it did not hold the layer before
+            if was_warm or not self._warm_limit:
+                await self._layers.release(diff_id)
+        while len(self._warm) > self._warm_limit:
+            await self.cool(next(iter(self._warm)))
 
     async def _unmount(self, key: str, snapshot: _Snapshot) -> None:
         await asyncio.to_thread(self._unmount_now, self.mount_point(key))

@@ -12,7 +12,7 @@ import logging
 import os
 from collections.abc import Collection
 from pathlib import Path
-from typing import Self
+from typing import Final, Self
 
 import msgspec
 
@@ -27,6 +27,8 @@ from scow.store.paths import Paths
 from scow.store.snapshots import Snapshots
 from scow.store.trash import Trash
 from scow.store.workers import Workers
+
+WARM_LAYERS: Final = 64  # layers that stay mounted after their last use
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +63,9 @@ class Store:
             paths.data_root, paths.exec_root, self.content, db, workers, snapshotter, on_use=self.leases.touch
         )
         self.images = Images(db, self.content)
-        self.snapshots = Snapshots(paths.snapshots, paths.rootfs, paths.empty, self.layers, db, self.trash)
+        self.snapshots = Snapshots(
+            paths.snapshots, paths.rootfs, paths.empty, self.layers, db, self.trash, warm_limit=WARM_LAYERS
+        )
         self._collector = Collector(self.content, self.layers, self.images, self.snapshots, self.leases)
         self._collection: asyncio.Task[None] | None = None
         self._undo = contextlib.AsyncExitStack()
@@ -88,6 +92,7 @@ class Store:
         Half-written files go, live mounts are adopted, others unmounted; with `known_snapshots`, snapshots that are not
         in it are removed. Garbage is collected afterwards, beside whatever comes next.
         """
+        await self._end_collection()
         await self.content.clear_ingest()
         await self.trash.empty()
         await self.layers.reconcile()
@@ -110,14 +115,18 @@ class Store:
 
     async def aclose(self) -> None:
         """Stop what runs in the background and let go of the folders. Mounted snapshots stay mounted. Idempotent."""
+        await self._end_collection()
+        await self.trash.aclose()
+        if not self.db.closed:
+            await self.snapshots.cool_all()
+            await self.layers.unmount_idle()
+        await self._undo.aclose()
+
+    async def _end_collection(self) -> None:
         if self._collection is not None:
             self._collection.cancel()
             await asyncio.gather(self._collection, return_exceptions=True)
             self._collection = None
-        await self.trash.aclose()
-        if not self.db.closed:
-            await self.layers.unmount_idle()
-        await self._undo.aclose()
 
     async def _collect_quietly(self) -> None:
         try:

@@ -12,7 +12,15 @@ import pytest
 from scow.errors import InvalidArgument
 from scow.linux import mount
 from scow.oci.digest import DiffID, sha256
-from scow.store.snapshots import LayerMissing, NoSuchSnapshot, SnapshotExists, overlay_by_options, tree_size, unique
+from scow.store.snapshots import (
+    LayerMissing,
+    NoSuchSnapshot,
+    SnapshotExists,
+    Snapshots,
+    overlay_by_options,
+    tree_size,
+    unique,
+)
 
 
 def names(folder: Path) -> list[str]:
@@ -269,3 +277,18 @@ def test_stacks_without_twins_are_as_they_were() -> None:
     stack = tuple(DiffID(sha256(bytes([number]))) for number in range(5))
     assert unique(stack) == stack
     assert unique(()) == ()
+
+
+async def test_the_layers_that_were_used_last_are_kept_within_the_limit(boat: Any) -> None:
+    layers = [boat.layers.add(f"{number}", {"file": "x"}) for number in range(3)]
+    warm = Snapshots(
+        boat.root / "snapshots", boat.root / "rootfs", boat.root / "empty", boat.layers, boat.db, boat.trash, 2
+    )
+    for diff_id in (*layers, layers[1]):
+        async with warm.view([diff_id]):
+            pass
+    assert boat.layers.held == {layers[1]: 1, layers[2]: 1}
+    assert await warm.cool(layers[2])
+    assert not await warm.cool(layers[2])
+    await warm.cool_all()
+    assert boat.layers.held == {}

@@ -102,6 +102,23 @@ async def test_from_bytes_to_a_root_file_system_and_back_to_nothing(store: Store
     assert mount.mounts(tmp_path) == []
 
 
+async def test_layers_stay_mounted_for_the_next_container_until_the_store_is_closed(tmp_path: Path) -> None:
+    store = await Store.open(tmp_path / "data", tmp_path / "exec")
+    image = await pull(store, {"hello": "world"})
+    await store.snapshots.prepare("box", image.diff_ids)
+    await store.snapshots.mount("box")
+    both = mount.mounts(tmp_path)
+    await store.snapshots.remove("box")
+    warm = mount.mounts(tmp_path)
+    assert [entry.fs_type for entry in both] == ["erofs", "overlay"]
+    assert warm == both[:1]
+    async with store.snapshots.view(image.diff_ids):
+        pass
+    assert mount.mounts(tmp_path) == warm
+    await store.aclose()
+    assert mount.mounts(tmp_path) == []
+
+
 async def test_a_store_is_opened_once(store: Store, tmp_path: Path) -> None:
     for data_root, exec_root in (("data", "other"), ("other", "exec")):
         with pytest.raises(StoreInUse):
