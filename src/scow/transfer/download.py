@@ -131,6 +131,8 @@ class LayerDownload:
             except RefusedNotFound as error:
                 raise UnknownBlob(self._descriptor) from error
             except (RegistryUnreachable, Refused) as error:
+                if isinstance(error, Refused) and error.status == 416:
+                    raise LayerVerificationFailed(self._descriptor, f"it ends after {before} bytes") from error
                 if writer.offset - before >= GOOD_PROGRESS:
                     failures = 0
                 failures += 1

@@ -166,9 +166,9 @@ class _Push:
     async def _known_manifest(self, image: Image) -> tuple[Manifest, bytes, str] | None:
         """The manifest that the image came with, if all of its blobs are here or there already."""
         content = self._store.content
-        if not image.manifest or not content.has(image.manifest):
+        if not image.manifest or not content.has(Digest(image.manifest)):
             return None
-        data = await content.get(image.manifest)
+        data = await content.get(Digest(image.manifest))
         manifest = decode(data)
         if not isinstance(manifest, Manifest) or len(manifest.layers) != len(image.diff_ids):
             return None

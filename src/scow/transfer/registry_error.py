@@ -37,7 +37,8 @@ DEFAULT_MESSAGES: Final = {
 }
 """The codes of the distribution specification, with the words that docker has for those that come without."""
 
-_LASTING: Final = frozenset({"UNAUTHORIZED", "DENIED", "UNSUPPORTED", "TOOMANYREQUESTS", "NAME_UNKNOWN"})
+LASTING: Final = frozenset({"UNAUTHORIZED", "DENIED", "UNSUPPORTED", "TOOMANYREQUESTS", "NAME_UNKNOWN"})
+"""Codes after which trying again is pointless, as docker sees it."""
 _BUSY: Final = frozenset({408, 429, 500, 502, 503, 504})
 
 
@@ -96,7 +97,7 @@ class Refused(RegistryFailure):
         self.status = status
         self.items = items
         self.retry_after_s = retry_after_s
-        self.transient = status in _BUSY and (retry_after_s is not None or self.code not in _LASTING)
+        self.transient = status in _BUSY and (retry_after_s is not None or self.code not in LASTING)
 
     @property
     def code(self) -> str:

@@ -17,7 +17,7 @@ from yarl import URL
 from scow.oci.descriptor import Descriptor
 from scow.transfer.authorization import repository_scope
 from scow.transfer.client import RegistryClient, with_query
-from scow.transfer.registry_error import BadAnswer, Refused, RegistryFailure, RegistryUnreachable
+from scow.transfer.registry_error import LASTING, BadAnswer, Refused, RegistryFailure, RegistryUnreachable
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +26,8 @@ SINGLE_REQUEST_LIMIT: Final = 16 << 20
 """Up to this many bytes go in the request that closes the session; more are sent so that they can be resumed."""
 _RANGE: Final = re.compile(r"(?:bytes=)?0-(\d+)\Z")
 _LOST: Final = frozenset({404, 400, 416})
+"""What an upload session that is gone, or has got other bytes than we think, is answered with."""
+_FINAL: Final = LASTING | {"NAME_INVALID"}
 
 
 class Upload:
@@ -71,7 +73,12 @@ class Upload:
                     raise
                 log.info("upload of %s broke off, next attempt in %.2f s: %s", self._descriptor.digest, delay, error)
                 await asyncio.sleep(delay)
-                await self._find_offset()
+                if error.transient:
+                    await self._find_offset()
+                else:
+                    # Refused: whatever the session holds is of no use.
+                    await self._abandon()
+                    self._location = None
 
     async def _mount(self, source: str) -> bool:
         scope = frozenset([repository_scope(source, "pull")])
@@ -131,7 +138,7 @@ class Upload:
         try:
             async with self._client.request("GET", location, expect=(204, 202, 200)) as response:
                 offset = _accepted(response, default=0)
-                if 0 < offset <= self._descriptor.size:
+                if offset <= self._descriptor.size:
                     self._location, self._offset = self._follow(response, default=location), offset
         except RegistryFailure as error:
             log.debug("the upload session is lost: %s", error)
@@ -187,7 +194,7 @@ def _accepted(response: aiohttp.ClientResponse, default: int) -> int:
 
 def _worth_retrying(error: RegistryFailure) -> bool:
     if isinstance(error, Refused):
-        return error.transient or (error.status in _LOST and error.code not in ("NAME_INVALID", "NAME_UNKNOWN"))
+        return error.transient or (error.status in _LOST and error.code not in _FINAL)
     return isinstance(error, RegistryUnreachable)
 
 

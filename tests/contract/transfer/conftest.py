@@ -18,10 +18,10 @@ from urllib.parse import parse_qs
 import pytest
 import zstandard
 from aiohttp import web
-from scow.store.store import Store
 
 from scow.oci import media_types
 from scow.oci.digest import DiffID, Digest, sha256
+from scow.store.store import Store
 from scow.transfer.hosts import HostPolicy
 from scow.transfer.http import Patience
 from scow.transfer.registries import Registries
@@ -82,6 +82,7 @@ class FakeRegistry:
         self.redirect_blobs_to = ""
         self.cut_after: dict[Digest, list[int]] = {}
         self.cut_uploads_after: list[int] = []
+        self.upload_base = ""  # of the locations of uploads; relative ones if empty
         self.ignores_ranges = False
         self.has_head = True
         self.mounts = True
@@ -313,7 +314,7 @@ class FakeRegistry:
 
     def _upload_headers(self, uuid: str) -> dict[str, str]:
         session = self.sessions[uuid]
-        location = f"/v2/{session.repository}/blobs/uploads/{uuid}?state=a%2Fb"
+        location = f"{self.upload_base}/v2/{session.repository}/blobs/uploads/{uuid}?state=a%2Fb"
         return {"Location": location, "Range": f"0-{max(0, len(session.data) - 1)}"}
 
     async def _continue_upload(

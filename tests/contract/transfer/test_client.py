@@ -16,11 +16,12 @@ from scow.oci.digest import Digest, sha256
 from scow.oci.reference import parse_reference
 from scow.transfer.client import RegistryClient, VerificationFailed
 from scow.transfer.credentials import Credentials
-from scow.transfer.hosts import Endpoint
+from scow.transfer.hosts import Endpoint, HostPolicy
 from scow.transfer.login import LoginRefused, authenticate
 from scow.transfer.pull import resolve
 from scow.transfer.registries import Registries
 from scow.transfer.registry_error import AuthenticationFailed, BadAnswer, Refused, RegistryUnreachable
+from scow.transfer.uploads import Upload
 
 ANN = Credentials(username="ann", password="secret")
 SCOPE = "repository:team/app:pull"
@@ -331,6 +332,56 @@ async def test_a_reference_is_resolved_without_a_store(registry: Any, registries
         NotFound, match=f"manifest for {registry.host}/team/app:x not found: manifest unknown: manifest"
     ):
         await resolve(parse_reference(f"{registry.host}/team/app:x"), registries=registries)
+
+
+# --- uploads ----------------------------------------------------------------------------------------------------------
+
+
+async def test_credentials_do_not_follow_an_upload_to_another_host(
+    registry: Any, other: Any, registries: Registries, tmp_path: Path
+) -> None:
+    registry.auth, registry.users = "basic", {"ann": "secret"}
+    registry.upload_base, other.sessions = other.url, registry.sessions
+    await upload(client_of(registries, registry, ANN), tmp_path, b"blob")
+    [seen] = other.asked("PUT", "/uploads/")
+    assert "authorization" not in seen.headers
+    assert other.blobs[sha256(b"blob")] == b"blob"
+
+
+async def test_a_registry_behind_a_proxy_that_ends_tls_may_not_know_its_scheme(
+    registry: Any, registries: Registries, certificates: Path, tmp_path: Path
+) -> None:
+    async with type(registry)().serve(server_context(certificates)) as secure:
+        secure.upload_base = secure.url.replace("https://", "http://")
+        await upload(client_of(registries, secure), tmp_path, b"blob")
+        assert secure.blobs[sha256(b"blob")] == b"blob"
+
+
+@pytest.mark.parametrize("status", [400, 403])
+async def test_a_refused_upload_is_given_back(
+    status: int, registry: Any, registries: Registries, tmp_path: Path
+) -> None:
+    registry.fail(
+        "/uploads/u", status, method="PUT", body=b'{"errors":[{"code":"DENIED","message":"quota"}]}', times=99
+    )
+    with pytest.raises(Refused, match="denied: quota"):
+        await upload(client_of(registries, registry), tmp_path, b"blob")
+    assert registry.asked("DELETE", "/uploads/")
+    assert registry.sessions == {}
+
+
+async def upload(client: RegistryClient, folder: Path, data: bytes) -> None:
+    path = folder / "blob"
+    path.write_bytes(data)
+    await Upload(client, path, Descriptor(media_type="x", digest=sha256(data), size=len(data)), lambda done: None).run()
+
+
+async def test_a_new_policy_takes_effect_at_once(registry: Any, registries: Registries) -> None:
+    digest = put(registry)
+    registry.put_manifest("library/app", "latest", registry.manifests["team/app", digest][0], media_types.OCI_MANIFEST)
+    registries.reconfigure(HostPolicy(mirrors=[registry.url], certs_dirs=(), hub_url="http://127.0.0.1:1"))
+    descriptor, _ = await resolve(parse_reference("app"), registries=registries)
+    assert descriptor.digest == digest
 
 
 # --- endpoints and TLS ------------------------------------------------------------------------------------------------

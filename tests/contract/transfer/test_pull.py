@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from scow.store.store import Store
 
 from scow.errors import InvalidArgument, NotFound, NotSupported, ScowError
 from scow.oci import media_types
@@ -15,6 +14,7 @@ from scow.oci.digest import sha256
 from scow.oci.platform import parse_platform
 from scow.oci.reference import parse_reference
 from scow.store.images import Image
+from scow.store.store import Store
 from scow.transfer.credentials import Credentials
 from scow.transfer.documents import NoMatchingManifest, NotAnImage, PullRefused, RootFSMismatch
 from scow.transfer.pull import pull, pull_all_tags
@@ -414,7 +414,7 @@ async def test_every_byte_of_a_layer_is_verified(
         "short": layer.blob[:-1],
         "long": layer.blob + b"x",
     }[damage]
-    with pytest.raises(ScowError, match="filesystem layer verification failed for digest|unexpected EOF"):
+    with pytest.raises(ScowError, match="filesystem layer verification failed for digest"):
         await do_pull()
     assert stored(store) == (set(), 0)
     assert store.layers.find(layer.diff_id) is None
