@@ -58,7 +58,8 @@ class Database:
                 for statement in step.split(";\n"):
                     if statement.strip():
                         connection.execute(statement)
-            connection.execute(f"PRAGMA user_version={max(done, len(steps))}")
+            if done < len(steps):
+                connection.execute(f"PRAGMA user_version={len(steps)}")
             connection.execute("COMMIT")
         except BaseException:
             connection.execute("ROLLBACK")
