@@ -5,6 +5,7 @@ Clients take their own exit code from the text: "executable file not found" and 
 capital, and words a missing command in its own way.
 """
 
+import contextlib
 import json
 import re
 from typing import Final
@@ -17,7 +18,7 @@ EXIT_RUNTIME_FAILED: Final = 128
 
 _WORDS: Final = ("No such file or directory", "Permission denied", "Is a directory", "Not a directory")
 _CRUN_MISSING: Final = re.compile(r"executable file `(?P<name>.*?)` not found in \$PATH")
-_CRUN_CHDIR: Final = re.compile(r"chdir to `(?P<path>.*?)`: ")
+_CRUN_CHDIR: Final = re.compile(r"chdir (?:to )?`(?P<path>.*?)`: ")
 _CRUN_OPEN: Final = re.compile(
     r"open executable: |exec container process `?(?P<path>[^`]*)`?: |access `(?P<other>.*?)`: "
 )
@@ -91,9 +92,11 @@ def describe(stderr: str, args: list[str] | tuple[str, ...]) -> str:
     opened = _CRUN_OPEN.search(text)
     if opened:
         reason = text.rpartition(": ")[2]
-        return f'unable to start container process: exec: "{command}": stat {command}: {reason}'.replace(
-            f"stat {command}: permission denied", "permission denied"
-        )
+        if reason in ("permission denied", "Operation not permitted"):  # the latter is crun's word for a folder
+            reason = "permission denied"
+        else:
+            reason = f"stat {command}: {reason}"
+        return f'unable to start container process: exec: "{command}": {reason}'
     return text
 
 
@@ -101,10 +104,20 @@ def _last_message(stderr: str) -> str:
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
     if not lines:
         return "the runtime gave no reason"
-    logged = [match for line in lines if (match := _RUNC_LINE.search(line))]
+    logged = [message for line in lines if (message := _logged(line))]
     if logged:
-        message = str(json.loads(f'"{logged[-1]["message"]}"'))
+        message = logged[-1]
         for prefix in ("runc create failed: ", "runc run failed: ", "exec failed: "):
             message = message.removeprefix(prefix)
         return message
     return ": ".join(_TIMESTAMP.sub("", line) for line in lines)
+
+
+def _logged(line: str) -> str:
+    """The message of an error in a log line: JSON by both runtimes, or runc's text; "" for any other line."""
+    if line.startswith("{"):
+        with contextlib.suppress(json.JSONDecodeError):
+            entry = json.loads(line)
+            return str(entry.get("msg", "")) if entry.get("level") in ("error", "fatal") else ""
+    match = _RUNC_LINE.search(line)
+    return str(json.loads(f'"{match["message"]}"')) if match else ""
