@@ -144,7 +144,7 @@ class ManifestTooLarge(ManifestRefused):
 class ReferencesUnknown(Refusal, InvalidArgument):
     """The manifest refers to content that the repository does not have; one entry for each."""
 
-    code, status = "MANIFEST_BLOB_UNKNOWN", HTTPStatus.NOT_FOUND
+    code, status = "MANIFEST_BLOB_UNKNOWN", HTTPStatus.BAD_REQUEST
 
     def __init__(self, digests: list[str]) -> None:
         super().__init__("manifest references a manifest or blob unknown to registry")
