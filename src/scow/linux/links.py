@@ -49,6 +49,9 @@ _IFLA_LINKINFO: Final = 18
 _IFLA_NET_NS_FD: Final = 28
 _IFLA_INFO_KIND: Final = 1
 _IFLA_INFO_DATA: Final = 2
+_IFLA_INFO_SLAVE_KIND: Final = 4
+_IFLA_INFO_SLAVE_DATA: Final = 5
+_IFLA_BRPORT_MODE: Final = 4
 _VETH_INFO_PEER: Final = 1
 _IFLA_BR_FORWARD_DELAY: Final = 1
 _IFLA_BR_STP_STATE: Final = 5
@@ -133,6 +136,16 @@ def set_link(
     if mtu is not None:
         body += u32(_IFLA_MTU, mtu)
     return Message(_RTM_NEWLINK, 0, body)
+
+
+def hairpin(name: str) -> Message:
+    """Let a bridge send a frame back through the port it came by.
+
+    With bridge-nf-call-iptables on, a container that reaches itself by its published port is bridged, not routed.
+    """
+    slave = nested(_IFLA_INFO_SLAVE_DATA, attribute(_IFLA_BRPORT_MODE, b"\1"))
+    info = nested(_IFLA_LINKINFO, text(_IFLA_INFO_SLAVE_KIND, "bridge"), slave)
+    return Message(_RTM_NEWLINK, 0, _IFINFO.pack(0, 0, 0, 0, 0) + text(_IFLA_IFNAME, name) + info)
 
 
 def delete_link(name: str) -> Message:

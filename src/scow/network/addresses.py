@@ -161,6 +161,49 @@ class AddressPool:
             self._floor = min(self._floor, int(address))
 
 
+class NetworkAddresses:
+    """The addresses of one network: its pools, of which an endpoint gets one IPv4 and, if there is one, one IPv6."""
+
+    def __init__(self, pools: Iterable[Pool]) -> None:
+        self._pools = [AddressPool(pool) for pool in pools]
+
+    def take(self, ipv4: str = "", ipv6: str = "") -> list[Address]:
+        """Take an address of each version, all or none. Raises BadAddress, AddressTaken, NoAddressLeft."""
+        taken: list[Address] = []
+        try:
+            for version, wanted in ((4, ipv4), (6, ipv6)):
+                pool = self._choose(version, wanted)
+                if pool is not None:
+                    taken.append(pool.take(wanted))
+        except BaseException:
+            self.give_back(taken)
+            raise
+        return taken
+
+    def _choose(self, version: int, wanted: str) -> AddressPool | None:
+        pools = [pool for pool in self._pools if pool.subnet.version == version]
+        if not wanted:
+            return pools[0] if pools else None
+        address = parse_address(wanted)
+        for pool in pools:
+            if address in pool.subnet:
+                return pool
+        raise BadAddress(f"invalid address {address}: It does not belong to any of this network's subnets")
+
+    def adopt(self, held: Iterable[Address]) -> None:
+        """Mark addresses as used by endpoints that were there before the engine."""
+        for address in held:
+            for pool in self._pools:
+                if address in pool.subnet:
+                    pool.adopt(address)
+
+    def give_back(self, held: Iterable[Address]) -> None:
+        for address in held:
+            for pool in self._pools:
+                if address in pool.subnet:
+                    pool.give_back(address)
+
+
 def mac_of(address: Address) -> str:
     """Derive a MAC as docker does: 02:42 and the four bytes of an IPv4 address, the last four of an IPv6 one.
 

@@ -92,6 +92,8 @@ def attach(
                 machine.request([links.set_link(named=endpoint.link, master=bridge)])
         else:
             index = add_pair(machine, inside, endpoint.link, endpoint.interface, bridge, network.mtu)
+        if endpoint.ports:
+            machine.request([links.hairpin(endpoint.link)])
         if endpoint.ipv6:
             name = f"net/ipv6/conf/{endpoint.interface}/disable_ipv6"
             netns.inside(inside.fd, lambda: sysctl.write(name, "0"))

@@ -105,7 +105,7 @@ def resolver_for(
 ) -> Resolver:
     """Decide what a container resolves by: what was asked for, else the machine's, without what it can't reach.
 
-    With `shares_network` (`host`) the machine's loopback resolvers can be reached, and stay. `--dns-search .` means none.
+    With `shares_network` (`host`) the machine's loopback resolvers stay. `--dns-search .` means none.
     """
     servers = tuple(nameservers) or machine.nameservers
     if not nameservers and not shares_network:

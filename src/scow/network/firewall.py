@@ -11,6 +11,7 @@ internal network.
 An accept here can't overrule a drop in another table: `obstacles` names those.
 """
 
+import asyncio
 import ipaddress
 import json
 import logging
@@ -34,13 +35,15 @@ class Firewall:
         self._nft: Nftables | None = None
         self._networks: tuple[Network, ...] = ()
         self._published: dict[str, list[str]] = {}
+        self._lock = asyncio.Lock()  # a script is written and run before the next is written
 
     async def install(self, networks: Iterable[Network], endpoints: Iterable[Endpoint] | None = None) -> None:
         """Make the table say exactly this; without `endpoints`, what is published stays. Raises NftablesFailed."""
         self._networks = tuple(network for network in networks if network.bridge)
         if endpoints is not None:
             self._published = {endpoint.id: elements(endpoint) for endpoint in endpoints if endpoint.ports}
-        await self._reinstall()
+        async with self._lock:
+            await self._reinstall()
 
     async def publish(self, endpoint: Endpoint) -> None:
         """Lead the endpoint's published ports to it. Raises NftablesFailed; then nothing is published."""
@@ -73,11 +76,12 @@ class Firewall:
 
     async def _change(self, verb: str, lines: Sequence[str]) -> None:
         script = "".join(f"{verb} element {self.table} {line}\n" for line in lines)
-        try:
-            await self._run(script)
-        except NftablesFailed as failure:
-            _log.warning("restoring table %s, which was changed from outside: %s", self.table, failure)
-            await self._reinstall()
+        async with self._lock:
+            try:
+                await self._run(script)
+            except NftablesFailed as failure:
+                _log.warning("restoring table %s, which was changed from outside: %s", self.table, failure)
+                await self._reinstall()
 
     async def _reinstall(self) -> None:
         script = render(self.table, self._networks)

@@ -6,42 +6,35 @@ containers that live, and `stop`, which leaves the live ones' networking as it i
 What is made is written down first; `start` and `reconcile` remove whatever a killed engine left behind.
 """
 
+import asyncio
 import hashlib
 import logging
 import re
 import secrets
 from collections.abc import Iterable, Sequence
 from contextlib import AsyncExitStack
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
-from scow.errors import Conflict, Forbidden, InvalidArgument, NotFound, NotSupported
+from scow.errors import Forbidden, InvalidArgument
 from scow.linux import links
 from scow.linux.netlink import Netlink
-from scow.network import addresses, bridges, ports
-from scow.network.addresses import AddressPool, AddressTaken
+from scow.network import addresses, bridges, definitions, ports
+from scow.network.addresses import AddressTaken, NetworkAddresses
+from scow.network.definitions import Settings
 from scow.network.firewall import Firewall
 from scow.network.model import (
     BRIDGE,
     HOST,
     NONE,
     OPTION_BINDING,
-    OPTION_DEFAULT,
-    OPTION_ICC,
-    OPTION_MASQUERADE,
-    OPTION_MTU,
-    OPTION_NAME,
-    PREDEFINED,
-    BadAddress,
     Endpoint,
     EndpointRequest,
     Network,
     NetworkRequest,
     NoSuchNetwork,
-    Pool,
     Port,
     PublishedPort,
     Sandbox,
@@ -58,12 +51,6 @@ _NAME: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
 _NOT_YET: Final = ("macvlan", "ipvlan", "overlay")
 
 
-class NetworkExists(Conflict):
-    def __init__(self, name: str) -> None:
-        super().__init__(f"network with name {name} already exists")
-        self.name = name
-
-
 class NetworkInUse(Forbidden):
     def __init__(self, network: Network) -> None:
         super().__init__(f"error while removing network: network {network.name} id {network.id} has active endpoints")
@@ -78,23 +65,6 @@ class AlreadyConnected(Forbidden):
 class NotConnected(Forbidden):
     def __init__(self, container: str, network: Network) -> None:
         super().__init__(f"container {container} is not connected to network {network.name}")
-
-
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """What the engine's configuration says about networks.
-
-    `bridge_name` of the default bridge is derived from the engine id if empty; so is its subnet chosen from
-    `default_pools` if there is no `bip` (an address with prefix). `spare_sandboxes` bounds the pool of ready ones.
-    """
-
-    bridge_name: str = ""
-    bip: str = ""
-    default_pools: tuple[tuple[str, int], ...] = addresses.DEFAULT_POOLS
-    default_binding: str = ""
-    mtu: int = 1500
-    masquerade: bool = True
-    inter_container: bool = True
-    spare_sandboxes: int = 4
 
 
 class Networks:
@@ -118,11 +88,12 @@ class Networks:
         self._firewall = Firewall(self.tag, self._threads)
         self._ports = PortTable()
         self._networks: dict[str, Network] = {}
-        self._pools: dict[str, list[AddressPool]] = {}
+        self._pools: dict[str, NetworkAddresses] = {}
         self._bridges: dict[str, int] = {}
         self._endpoints: dict[str, Endpoint] = {}
         self._containers: dict[str, dict[str, Endpoint]] = {}
         self._recorded_sandboxes: set[str] = set()
+        self._defining = asyncio.Lock()  # networks come and go one at a time
         self._closed = False
 
     # the engine's life
@@ -137,7 +108,7 @@ class Networks:
         self._recorded_sandboxes = set(sandboxes)
         await self._ensure_predefined()
         for network in self._networks.values():
-            self._pools[network.id] = [AddressPool(pool) for pool in network.pools]
+            self._pools[network.id] = NetworkAddresses(network.pools)
         for endpoint in endpoints:
             self._adopt(endpoint)
         for network in list(self._networks.values()):
@@ -218,30 +189,17 @@ class Networks:
 
     async def create(self, request: NetworkRequest) -> Network:
         """Make a user-defined network. Raises Conflict, Forbidden, InvalidArgument, NotFound (an unknown driver)."""
-        self._check_new(request)
-        network_id = secrets.token_hex(32)
-        bridge = request.options.get(OPTION_NAME) or f"br-{network_id[:12]}"
-        if len(bridge) > links.NAME_MAX or "/" in bridge or '"' in bridge or not bridge.isprintable():
-            raise InvalidArgument(f"invalid bridge name: {bridge}")
-        network = Network(
-            id=network_id,
-            name=request.name,
-            driver=BRIDGE,
-            created=datetime.now(UTC),
-            bridge=bridge,
-            pools=await self._choose_pools(request),
-            enable_ipv6=request.enable_ipv6,
-            internal=request.internal,
-            attachable=request.attachable,
-            options=request.options,
-            labels=request.labels,
-            ipam_driver=request.ipam_driver,
-            ipam_options=request.ipam_options,
-        )
-        self._check_new(request)  # again: another request may have come in between
+        async with self._defining:
+            return await self._create(request)
+
+    async def _create(self, request: NetworkRequest) -> Network:
+        definitions.check(request, self._networks.values())
+        pools = definitions.choose_pools(request, await self._free_subnet())
+        definitions.check(request, self._networks.values(), pools)
+        network = definitions.user_defined(request, pools)
         async with AsyncExitStack() as undo:
             self._networks[network.id] = network
-            self._pools[network.id] = [AddressPool(pool) for pool in network.pools]
+            self._pools[network.id] = NetworkAddresses(network.pools)
             undo.callback(self._forget_network, network.id)
             await self._state.put_network(network)
             undo.push_async_callback(self._state.remove_network, network.id)
@@ -258,11 +216,12 @@ class Networks:
             raise Forbidden(f"{network.name} is a pre-defined network and cannot be removed")
         if any(endpoint.network_id == network.id for endpoint in self._endpoints.values()):
             raise NetworkInUse(network)
-        self._forget_network(network.id)
-        await self._reaper.settled()  # of containers that have left it just now
-        await self._threads(lambda: remove(self._machine, [network.bridge]))
-        await self._firewall.install(self._networks.values())
-        await self._state.remove_network(network.id)
+        async with self._defining:
+            self._forget_network(network.id)
+            await self._reaper.settled()  # of containers that have left it just now
+            await self._threads(lambda: remove(self._machine, [network.bridge]))
+            await self._firewall.install(self._networks.values())
+            await self._state.remove_network(network.id)
         return network
 
     def endpoints(self, network_id: str) -> list[Endpoint]:
@@ -369,40 +328,14 @@ class Networks:
         by_name = {network.name: network for network in self._networks.values()}
         for name in (HOST, NONE):
             if name not in by_name:
-                driver = "null" if name == NONE else name
-                await self._record(
-                    Network(id=secrets.token_hex(32), name=name, driver=driver, created=datetime.now(UTC))
-                )
+                await self._record(definitions.linkless(name))
         before = by_name.get(BRIDGE)
-        settings = self._settings
-        bridge = settings.bridge_name or f"scow{self.tag}"
-        if len(bridge) > links.NAME_MAX:
-            raise InvalidArgument(f"invalid bridge name: {bridge}")
-        if settings.bip:
-            pool = addresses.parse_bip(settings.bip)
-        elif before is not None and before.pools:
-            pool = before.pools[0]
-        else:
-            pool = addresses.complete(Pool(subnet=str(await self._free_subnet(4)), gateway=""))
-        options = {
-            OPTION_DEFAULT: "true",
-            OPTION_ICC: str(settings.inter_container).lower(),
-            OPTION_MASQUERADE: str(settings.masquerade).lower(),
-            OPTION_BINDING: settings.default_binding or "0.0.0.0",
-            OPTION_NAME: bridge,
-            OPTION_MTU: str(settings.mtu),
-        }
-        wanted = Network(
-            id=before.id if before else secrets.token_hex(32),
-            name=BRIDGE,
-            driver=BRIDGE,
-            created=before.created if before else datetime.now(UTC),
-            bridge=bridge,
-            pools=(pool,),
-            options=options,
-        )
+        free = None
+        if not self._settings.bip and (before is None or not before.pools):
+            free = await self._free_subnet()
+        wanted = definitions.default_bridge(self._settings, self.tag, before, free)
         if wanted != before:
-            if before is not None and before.bridge != bridge:
+            if before is not None and before.bridge != wanted.bridge:
                 await self._threads(lambda: remove(self._machine, [before.bridge]))
             await self._record(wanted)
 
@@ -410,11 +343,11 @@ class Networks:
         await self._state.put_network(network)
         self._networks[network.id] = network
 
-    async def _free_subnet(self, version: int) -> addresses.Subnet:
+    async def _free_subnet(self) -> addresses.Subnet:
         own = {network.bridge for network in self._networks.values()}
         taken = await self._threads(lambda: bridges.machine_subnets(self._machine, own.__contains__))
         taken += [addresses.parse_subnet(pool.subnet) for network in self._networks.values() for pool in network.pools]
-        return addresses.choose_subnet(self._settings.default_pools, taken, version)
+        return addresses.choose_subnet(self._settings.default_pools, taken)
 
     async def _bring_up(self, network: Network) -> None:
         if network.bridge:
@@ -435,52 +368,12 @@ class Networks:
         return link.kind == "veth" and link.name.startswith(self._link_prefix) and link.name not in known
 
     def _adopt(self, endpoint: Endpoint) -> None:
-        for address in bridges.interfaces(endpoint):
-            for pool in self._pools.get(endpoint.network_id, []):
-                if address.ip in pool.subnet:
-                    pool.adopt(address.ip)
+        pools = self._pools.get(endpoint.network_id)
+        if pools is not None:
+            pools.adopt(address.ip for address in bridges.interfaces(endpoint))
         for failure in self._ports.adopt(endpoint.ports, endpoint.id):
             _log.warning("cannot hold a port of container %s any more: %s", endpoint.container_id, failure)
         self._add(endpoint)
-
-    def _check_new(self, request: NetworkRequest) -> None:
-        if request.name in PREDEFINED or request.name == "default":
-            raise Forbidden(f"operation is not permitted on predefined {request.name} network")
-        if not _NAME.fullmatch(request.name):
-            raise InvalidArgument(
-                f"invalid network name: {request.name!r}: use letters, digits, underscore, dot and dash"
-            )
-        if request.driver in _NOT_YET:
-            raise NotSupported(f"network driver {request.driver} is not supported yet")
-        if request.driver != BRIDGE:
-            raise NotFound(
-                f'could not find plugin {request.driver} in v1 plugin registry: plugin "{request.driver}" not found'
-            )
-        if any(network.name == request.name for network in self._networks.values()):
-            raise NetworkExists(request.name)
-
-    async def _choose_pools(self, request: NetworkRequest) -> tuple[Pool, ...]:
-        pools = []
-        for wanted in request.pools:
-            subnet = wanted.subnet or str(await self._free_subnet(4))
-            pool = addresses.complete(msgspec.structs.replace(wanted, subnet=subnet))
-            self._check_overlap(addresses.parse_subnet(pool.subnet))
-            pools.append(pool)
-        versions = {addresses.parse_subnet(pool.subnet).version for pool in pools}
-        if 4 not in versions:
-            pools.insert(0, addresses.complete(Pool(subnet=str(await self._free_subnet(4)), gateway="")))
-        if request.enable_ipv6 and 6 not in versions:
-            # A random unique local prefix (RFC 4193), as docker 27 and later give.
-            prefix = (b"\xfd" + secrets.token_bytes(5)).hex()
-            pools.append(addresses.complete(Pool(subnet=f"{prefix[:4]}:{prefix[4:8]}:{prefix[8:]}::/64", gateway="")))
-        return tuple(pools)
-
-    def _check_overlap(self, subnet: addresses.Subnet) -> None:
-        for network in self._networks.values():
-            for pool in network.pools:
-                other = addresses.parse_subnet(pool.subnet)
-                if addresses.overlap(subnet, other):
-                    raise addresses.PoolOverlap(subnet, other, f"network {network.name}")
 
     def _forget_network(self, network_id: str) -> None:
         self._networks.pop(network_id, None)
@@ -506,38 +399,20 @@ class Networks:
         )
 
     async def _take_addresses(self, network: Network, wanted: EndpointRequest) -> list[addresses.Address]:
+        pools = self._pools[network.id]
         try:
-            return self._take_addresses_now(network, wanted)
+            return pools.take(wanted.ipv4, wanted.ipv6)
         except AddressTaken:
             # Perhaps by the same container's last run, whose link is on its way out.
             if not self._reaper.dying:
                 raise
         await self._reaper.settled()
-        return self._take_addresses_now(network, wanted)
-
-    def _take_addresses_now(self, network: Network, wanted: EndpointRequest) -> list[addresses.Address]:
-        taken: list[tuple[AddressPool, addresses.Address]] = []
-        try:
-            for version, text in ((4, wanted.ipv4), (6, wanted.ipv6)):
-                pools = [pool for pool in self._pools[network.id] if pool.subnet.version == version]
-                if text:
-                    address = addresses.parse_address(text)
-                    pools = [pool for pool in pools if address in pool.subnet] or pools
-                    if not pools:
-                        raise BadAddress(f"network {network.name} has no IPv{version} subnet for {text}")
-                if pools:
-                    taken.append((pools[0], pools[0].take(text)))
-        except BaseException:
-            for pool, address in taken:
-                pool.give_back(address)
-            raise
-        return [address for _, address in taken]
+        return pools.take(wanted.ipv4, wanted.ipv6)
 
     def _give_back(self, endpoint: Endpoint) -> None:
-        for address in bridges.interfaces(endpoint):
-            for pool in self._pools.get(endpoint.network_id, []):
-                if address.ip in pool.subnet:
-                    pool.give_back(address.ip)
+        pools = self._pools.get(endpoint.network_id)
+        if pools is not None:
+            pools.give_back(address.ip for address in bridges.interfaces(endpoint))
 
     async def _reserve(
         self, network: Network, endpoint: Endpoint, published: Sequence[Port]
