@@ -153,8 +153,8 @@ class Parser:
                     f"unexpected {bad!r} in command" if bad != "'" else "unterminated character constant", position
                 )
             kind = match.lastgroup
-            text = match.group(kind)
-            spaced = match.start(kind) > at or not tokens or tokens[-1].text in ("(", "|", ",", "=", ":=")
+            text, place = match.group(kind), match.start(kind)
+            spaced = place > at or not tokens or tokens[-1].text in ("(", "|", ",", "=", ":=")
             if kind == "chain" and not spaced and tokens[-1].text == ")":
                 kind = "tail"  # the field of a parenthesised pipeline
             elif kind == "chain" and text[0] not in ".$":
@@ -162,7 +162,7 @@ class Parser:
                 raise self.error(
                     f"unexpected <.{text.split('.', 1)[1]}> after term {text.split('.', 1)[0]!r}", position
                 )
-            tokens.append(Token(kind, text, position + match.start(kind)))
+            tokens.append(Token(kind, text, position + place))
             at = match.end()
         tokens.reverse()
         return tokens

@@ -24,7 +24,7 @@ def show_progress(detail: dict[str, Any], columns: int = 200) -> str:
         return ""
 
     def number(value: int) -> str:
-        return f"{value}" if units else human_size(value)
+        return f"{value}" if units else human_size(value, 4)
 
     if total <= 0:
         return f"{number(current)} {units}" if units else f"{number(current):>8}"

@@ -35,7 +35,7 @@ SecurityOpt Devices DeviceRequests DeviceCgroupRules Ulimits BlkioWeightDevice M
 Mounts RepoTags RepoDigests Aliases DNSNames Warnings
 """
 MAP_NAMES = "Labels Volumes ExposedPorts PortBindings Ports Options Annotations Sysctls Tmpfs StorageOpt DriverOpts"
-LISTS = frozenset(LIST_NAMES.split())  # noqa: SIM905  # a table of words is easier to read
+LISTS = frozenset(LIST_NAMES.split())  # a table of words is easier to read
 MAPS = frozenset(MAP_NAMES.split())
 
 

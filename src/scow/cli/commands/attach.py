@@ -38,8 +38,7 @@ def attach(session: Session, options: Options) -> int:
             _redraw(session, container)
             attendance.fit()
         if not attendance.carry(connection, stdin, keys):
-            session.warn("read escape sequence")
-            return 0
+            raise CliError("read escape sequence")
         return watch.result(attendance.signals)
 
 

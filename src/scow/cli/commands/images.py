@@ -106,7 +106,6 @@ def images(session: Session, options: Options) -> None:
     if encoded:
         query["filters"] = encoded
     found = session.engine.get("/images/json", query) or []
-    found.sort(key=lambda image: -image["Created"])
     template = options.text("format") or session.config.text("imagesFormat")
     if options.flag("quiet") and not options.text("format"):
         template = ""
