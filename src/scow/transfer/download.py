@@ -12,7 +12,7 @@ from scow.oci.descriptor import Descriptor
 from scow.oci.digest import DiffID, short
 from scow.store.layers import DigestMismatch, Layer, LayerCorrupt, LayerWriter
 from scow.store.store import Store
-from scow.transfer.client import RegistryClient
+from scow.transfer.client import RegistryClient, VerificationFailed
 from scow.transfer.documents import RootFSMismatch
 from scow.transfer.progress import Emit, Meter
 from scow.transfer.registries import Registries
@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 
 GOOD_PROGRESS: Final = 1 << 20
 """Bytes that make an attempt count as a success: a long download may break off more often than a short one."""
+WHOLE_LIMIT: Final = 256 << 10
+"""Layers of up to so many bytes are fetched in one go."""
 _GENERIC: Final = frozenset({"", "application/octet-stream", "application/gzip", "application/x-gzip"})
 
 
@@ -102,11 +104,19 @@ class LayerDownload:
             if self._registries.downloads.locked():
                 emit(progress_step(self._id, "Waiting"))
             await turn.enter_async_context(self._registries.downloads)
+            whole = None
+            if descriptor.size <= WHOLE_LIMIT:
+                # Fetched before it takes a worker: workers are few, and would wait for the network's round trips.
+                whole = await self._fetch_whole(emit)
+                await turn.aclose()
             try:
                 async with self._store.layers.writer(descriptor, compression, self._diff_id) as writer:
-                    await self._receive(writer, emit)
-                    # Others may use the line while this layer is finished.
-                    await turn.aclose()
+                    if whole is not None:
+                        await writer.write(whole)
+                    else:
+                        await self._receive(writer, emit)
+                        # Others may use the line while this layer is finished.
+                        await turn.aclose()
                     emit(progress_step(self._id, "Verifying Checksum"))
                     layer = await writer.finish()
             except (DigestMismatch, LayerCorrupt) as error:
@@ -119,6 +129,16 @@ class LayerDownload:
         emit(progress_step(self._id, "Extracting", descriptor.size, descriptor.size))
         emit(progress_step(self._id, "Pull complete"))
         return layer
+
+    async def _fetch_whole(self, emit: Emit) -> bytes:
+        try:
+            data = await self._client.small_blob(self._descriptor, WHOLE_LIMIT, "filesystem layer")
+        except RefusedNotFound as error:
+            raise UnknownBlob(self._descriptor) from error
+        except VerificationFailed as error:
+            raise LayerVerificationFailed(self._descriptor, "these are other bytes") from error
+        Meter(emit, self._id, "Downloading", len(data)).show(len(data))
+        return data
 
     async def _receive(self, writer: LayerWriter, emit: Emit) -> None:
         meter = Meter(emit, self._id, "Downloading", self._descriptor.size)

@@ -373,8 +373,11 @@ async def test_an_encrypted_layer_is_refused(registry: Any, do_pull: Callable[..
     assert registry.asked("GET", sha256(layer.blob)) == []
 
 
-async def test_a_missing_layer_is_told(registry: Any, store: Store, do_pull: Callable[..., Any], made: Any) -> None:
-    one, two = layers_of(made.layer, "a", "b")
+@pytest.mark.parametrize("size", [10, 1_000_000])
+async def test_a_missing_layer_is_told(
+    size: int, registry: Any, store: Store, do_pull: Callable[..., Any], made: Any
+) -> None:
+    [one], two = layers_of(made.layer, "a"), made.layer({"noise": os.urandom(size)})
     made.image(registry, "team/app", "latest", [one, two])
     registry.repository_blobs.remove(("team/app", sha256(two.blob)))
     with pytest.raises(NotFound, match=f"unknown blob: the registry has no layer {sha256(two.blob)}"):
@@ -403,11 +406,12 @@ async def test_diff_ids_must_be_those_of_the_layers(
     assert store.layers.find(sha256(b"other")) is None  # type: ignore[arg-type]  # a digest stands for a diff ID
 
 
+@pytest.mark.parametrize("size", [10, 1_000_000])
 @pytest.mark.parametrize("damage", ["flipped", "short", "long"])
 async def test_every_byte_of_a_layer_is_verified(
-    damage: str, registry: Any, store: Store, do_pull: Callable[..., Any], made: Any
+    damage: str, size: int, registry: Any, store: Store, do_pull: Callable[..., Any], made: Any
 ) -> None:
-    [layer] = layers_of(made.layer, "a")
+    layer = made.layer({"noise": os.urandom(size)})
     made.image(registry, "team/app", "latest", [layer])
     registry.blobs[sha256(layer.blob)] = {
         "flipped": layer.blob[:-9] + bytes([layer.blob[-9] ^ 1]) + layer.blob[-8:],
@@ -436,8 +440,12 @@ async def test_a_broken_download_is_gone_on_with_where_it_broke(
     made.image(registry, "team/app", "latest", [big])
     registry.cut_after[sha256(big.blob)] = [1 << 20, 1 << 20]
     await do_pull()
-    ranges = [seen.headers.get("range") for seen in registry.asked("GET", sha256(big.blob))]
-    assert ranges == [None, f"bytes={1 << 20}-", f"bytes={2 << 20}-"]
+    asked = [seen.headers.get("range", "bytes=0-") for seen in registry.asked("GET", sha256(big.blob))]
+    starts = [int(text.removeprefix("bytes=").rstrip("-")) for text in asked]
+    # What was still in a buffer when the connection broke is asked for again, so the places aren't exact.
+    assert starts == sorted(starts)
+    assert len(starts) == 3
+    assert starts[0] == 0 < starts[-1] <= 2 << 20
     assert (await store.layers.tar(big.diff_id)).read_bytes() == big.tar
     assert "Retrying in 1 second" in lines.of(big.id)
 
