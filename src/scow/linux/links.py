@@ -8,7 +8,9 @@ import ipaddress
 import socket
 import struct
 from collections.abc import Mapping
-from typing import Final, NamedTuple
+from typing import Final
+
+import msgspec
 
 from scow.linux.netlink import (
     NLM_F_CREATE,
@@ -61,7 +63,7 @@ _IFADDR = struct.Struct("=BBBBI")
 _RTMSG = struct.Struct("=BBBBBBBBI")
 
 
-class Link(NamedTuple):
+class Link(msgspec.Struct, frozen=True):
     """A link as the kernel lists it; `master` is 0 for none, `kind` empty for hardware."""
 
     index: int
