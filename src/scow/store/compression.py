@@ -14,7 +14,7 @@ ZSTD_WINDOW_LIMIT: Final = 1 << 27  # as the zstd tool: 128 MiB
 GZIP_LEVEL: Final = 1
 ZSTD_LEVEL: Final = 3
 
-_DAMAGE: Final[tuple[type[Exception], ...]] = (isal_zlib.error, zlib.error)
+_DAMAGE: Final[tuple[type[Exception], ...]] = (cast(type[Exception], isal_zlib.error), zlib.error)
 _GZIP_WRAPPER: Final = 31  # zlib's window bits that mean "gzip"
 
 

@@ -78,8 +78,9 @@ def work(control: socket.socket) -> None:
             if source is not None:
                 os.close(source)
         answer["job"] = job["job"]
+        answer["last"] = _resident_kib() > FAT_KIB
         control.send(json.dumps(answer).encode())
-        if _resident_kib() > FAT_KIB:
+        if answer["last"]:
             return
 
 

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -47,6 +48,7 @@ class Worker:
         self._pidfd = pidfd
         self._control = control
         self.alive = True
+        self._leaving = False
 
     async def send(self, message: Message | str, fds: tuple[int, ...] = ()) -> None:
         """Hand over a message. Raises WorkerDied."""
@@ -66,7 +68,16 @@ class Worker:
             self.kill()
             raise WorkerDied(self.pid)
         answer: Message = json.loads(data)
+        self._leaving = bool(answer.pop("last", False))
         return answer
+
+    def usable(self) -> bool:
+        """Return whether it can take another job: the process is there and didn't say that it leaves."""
+        if not self.alive or self._leaving:
+            return False
+        exited = select.poll()
+        exited.register(self._pidfd, select.POLLIN)
+        return not exited.poll(0)
 
     def kill(self) -> None:
         """End the process at once. Idempotent."""
@@ -110,10 +121,13 @@ class Workers:
         """Return a worker for one job, waiting for one to be free. Raises WorkersFailed."""
         await self._slots.acquire()
         try:
+            if self._server is not None and self._server.poll() is not None:
+                self._end_all()  # idle workers die with the server
             while self._idle:
                 worker = self._idle.pop()
-                if worker.alive:
+                if worker.usable():
                     break
+                worker.kill()
             else:
                 worker = await self._fork()
         except BaseException:
@@ -125,7 +139,7 @@ class Workers:
     def release(self, worker: Worker) -> None:
         """Give a worker back: idle if its job is answered, or killed."""
         self._busy.discard(worker)
-        if worker.alive and not self._closed:
+        if not self._closed and worker.usable():
             self._idle.append(worker)
         else:
             worker.kill()
