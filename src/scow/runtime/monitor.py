@@ -28,8 +28,9 @@ from scow.errors import Internal, NotFound
 from scow.linux import cgroup
 from scow.linux.inotify import IN_MOVED_TO, IN_ONLYDIR, Change, Inotify
 from scow.linux.process import ProcessIdentity, identify, is_alive, send_signal
-from scow.runtime import conmon, record
+from scow.runtime import conmon, controllers, record
 from scow.runtime.attach import AttachStream, connect
+from scow.runtime.failures import RuntimeFailed
 from scow.runtime.oci_runtime import OciRuntime
 from scow.runtime.record import MonitorRecord
 
@@ -107,6 +108,7 @@ class Monitors:
     """All monitors of one engine. `open` before use, `aclose` at the end; containers run on."""
 
     def __init__(self, exec_root: Path, runtime: OciRuntime, on_exit: Callable[[Exit], None]) -> None:
+        self._root = exec_root
         self._bundles = exec_root / "containers"
         self._exits = exec_root / "exits"
         self._state = exec_root / "oci"
@@ -192,8 +194,13 @@ class Monitors:
     async def _create(self, plan: conmon.Plan, begun: MonitorRecord, spec: bytes) -> int:
         run = Run(begun)
         try:
-            launched = await asyncio.to_thread(_launch, plan, begun, spec)
-            pids = await conmon.handshake(plan, launched)
+            try:
+                pids = await self._begin(plan, begun, spec)
+            except RuntimeFailed:
+                # Another engine may have stopped and given controllers back to version 2.
+                if not await asyncio.to_thread(controllers.settle, self._root):
+                    raise
+                pids = await self._begin(plan, begun, spec)
             monitor, container = identify(pids.monitor), identify(pids.container)
             if monitor is None or container is None:
                 raise Internal(f"container {plan.id} ended before it was started")
@@ -206,6 +213,10 @@ class Monitors:
         self._runs[plan.id] = run
         self._watch_monitor(plan.id, run)
         return pids.container
+
+    async def _begin(self, plan: conmon.Plan, begun: MonitorRecord, spec: bytes) -> conmon.Pids:
+        launched = await asyncio.to_thread(_launch, plan, begun, spec)
+        return await conmon.handshake(plan, launched)
 
     async def _undo(self, making: "asyncio.Task[int]", id: str) -> None:
         with contextlib.suppress(Exception):

@@ -17,8 +17,7 @@ from typing import Final
 import msgspec
 
 from scow.errors import NotSupported, ScowError
-from scow.linux import cgroup
-from scow.linux.mount import MountFailed
+from scow.runtime import controllers
 from scow.runtime.bundle import BundleContext, make_spec
 from scow.runtime.failures import CommandNotFound
 from scow.runtime.monitor import Monitors
@@ -61,12 +60,12 @@ async def choose_runtimes(
 ) -> tuple[dict[str, OciRuntime], str]:
     """Return all installed runtimes by name, and the name of the default: `preferred` (if not ""), crun or runc.
 
-    Controllers that keep crun from working (see `cgroup.stray_controllers`) are mounted first. Raises NoRuntime if
+    Controllers that keep crun from working are mounted first (see `controllers`). Raises NoRuntime if
     none passes; a preferred one that doesn't is not replaced.
     """
     runtimes = find_runtimes(configured)
     if any(runtime.path.name == "crun" for runtime in runtimes.values()):
-        await asyncio.to_thread(settle_controllers)
+        await asyncio.to_thread(controllers.settle, _existing(exec_root))
     order = [preferred] if preferred else [name for name in KNOWN if name in runtimes]
     reasons: dict[str, str] = {}
     for name in order:
@@ -80,18 +79,6 @@ async def choose_runtimes(
         reasons[name] = problem
         log.warning("runtime %s does not work here: %s", name, problem)
     raise NoRuntime(reasons)
-
-
-def settle_controllers() -> list[Path]:
-    """Give crun the v1 controllers that it insists on; what can't be done is left to the self-check to judge."""
-    try:
-        made = cgroup.mount_stray_controllers()
-    except (OSError, MountFailed) as error:
-        log.warning("cgroup controllers stay with version 2: %s", error)
-        return []
-    for point in made:
-        log.info("mounted cgroup controller %s as version 1, as crun needs it on this machine", point)
-    return made
 
 
 async def self_check(runtime: OciRuntime, exec_root: Path) -> str | None:
