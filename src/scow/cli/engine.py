@@ -89,9 +89,9 @@ class Engine:
         except (ConnectionLost, BrokenPipeError, ConnectionResetError):
             connection.close()
             raise CannotConnect(self.host.text) from None
-        except HttpError as error:
+        except (HttpError, OSError) as error:
             connection.close()
-            raise CliError(f"error during connect: {error}") from None
+            raise CannotConnect(self.host.text, f"error during connect: {error}") from None
 
     def _recycle(self, response: Response) -> None:
         if response.keeps:

@@ -7,6 +7,7 @@ import sys
 
 from scow.cli.errors import CliError, Exit, FlagError, UsageError
 from scow.cli.flags import Flag, Options, parse
+from scow.cli.http import HttpError
 from scow.cli.session import Session
 from scow.cli.tree import GROUPS, find, load
 
@@ -74,6 +75,9 @@ def run(words: Sequence[str]) -> int:
     except BrokenPipeError:
         # Whoever read our output has left; keep the interpreter from flushing into the pipe.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 1
+    except (OSError, HttpError) as error:
+        complain(f"{PROGRAM}: {error}")
         return 1
     finally:
         if session is not None:

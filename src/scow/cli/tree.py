@@ -17,7 +17,6 @@ ENTRIES: tuple[tuple[tuple[str, ...], str, str, str], ...] = (
         "attach",
         "Attach local standard input, output, and error streams to a running container",
     ),
-    (("container cp", "cp"), "cp", "cp", "Copy files/folders between a container and the local filesystem"),
     (("container create", "create"), "run", "create", "Create a new container"),
     (("container exec", "exec"), "exec", "exec", "Execute a command in a running container"),
     (("container inspect",), "inspect", "container", "Display detailed information on one or more containers"),

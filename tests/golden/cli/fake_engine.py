@@ -20,6 +20,7 @@ class Reply:
     value: Any = None
     lines: list[Any] | None = None
     frames: list[tuple[int, str]] | None = None
+    raw: str | None = None  # what a terminal's stream sends
     after_start: bool = False
     content_type: str = "application/json"
 
@@ -108,8 +109,8 @@ class EngineHandler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def send(self, reply: Reply) -> None:
-        if reply.frames is not None:
-            self.hijack(reply.frames)
+        if reply.frames is not None or reply.raw is not None:
+            self.hijack(reply)
         elif reply.lines is not None or reply.after_start:
             self.head(reply.status, reply.content_type, {"Transfer-Encoding": "chunked"})
             self.wfile.flush()
@@ -124,14 +125,17 @@ class EngineHandler(BaseHTTPRequestHandler):
             self.head(reply.status, reply.content_type, {"Content-Length": str(len(data))})
             self.wfile.write(data)
 
-    def hijack(self, frames: list[tuple[int, str]]) -> None:
-        """Take the connection over: wait for the start and the end of stdin, then send the frames."""
+    def hijack(self, reply: Reply) -> None:
+        """Take the connection over: wait for the start and the end of stdin (a terminal's: a line), then send."""
         self.close_connection = True
         self.wfile.write(b"HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n")
         self.fake.started.wait(10)
         while data := self.connection.recv(65536):
             self.fake.stdin += data
-        for stream, text in frames:
+            if reply.raw is not None and data.endswith(b"\r"):
+                self.wfile.write(reply.raw.encode())
+                return
+        for stream, text in reply.frames or []:
             payload = text.encode()
             self.wfile.write(bytes((stream, 0, 0, 0)) + len(payload).to_bytes(4, "big") + payload)
 
