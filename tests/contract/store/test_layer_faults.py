@@ -122,7 +122,6 @@ async def test_a_truncated_tar(layers: Layers, length: int) -> None:
 async def test_a_worker_that_is_killed(layers: Layers) -> None:
     tar = tar_of(4_000_000)
 
-
     async def feed_and_kill() -> None:
         async with layers.writer(None) as writer:
             await writer.write(tar[:1_000_000])
