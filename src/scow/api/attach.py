@@ -6,7 +6,7 @@ from aiohttp import web
 
 from scow.api import mux
 from scow.api.call import Call
-from scow.api.hijack import Hijacked, Taken
+from scow.api.hijack import Gone, Hijacked, Taken
 from scow.api.interfaces import Attachment
 from scow.errors import ScowError
 
@@ -15,6 +15,9 @@ _log = logging.getLogger(__name__)
 
 async def serve_attachment(call: Call, attachment: Attachment, failure_stream: int = mux.STDERR) -> web.StreamResponse:
     """Take the connection over, send the head, and pump until one side ends it."""
+    if call.request.transport is None:
+        await attachment.run(Gone())  # it is registered with the engine, and this is what ends it
+        return Taken()
     client = Hijacked.take_over(call.request)
     client.start(tty=attachment.tty, upgrade=call.upgrade, multiplexed=call.version >= (1, 42))
     try:

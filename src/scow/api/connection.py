@@ -73,7 +73,7 @@ class Connection(web.RequestHandler):
         else:
             self._at_head(self._partial + data if self._partial else data)
 
-    def eof_received(self) -> bool | None:
+    def eof_received(self) -> bool | None:  # type: ignore[override]  # asyncio's answer, which aiohttp has no use for
         if self._hijack:
             self.half_closed = True
             return True

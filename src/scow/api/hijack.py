@@ -7,10 +7,13 @@ still wants all the output, which is why the HTTP server's protocol (it closes t
 """
 
 import asyncio
+import fcntl
 import logging
 import os
 import select
 import socket
+import termios
+from array import array
 from collections import deque
 from http import HTTPStatus
 from typing import Any, Final
@@ -29,6 +32,7 @@ MULTIPLEXED_STREAM: Final = "application/vnd.docker.multiplexed-stream"
 _OUTPUT_HIGH: Final = 1 << 20  # bytes waiting for the client before a pump has to wait too
 _INPUT_HIGH: Final = 1 << 20  # bytes waiting for the container before the client has to wait
 _SEND_BUFFER: Final = 1 << 20
+_HEAD_DELAYS_S: Final = (0.0, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.004)
 _LINGER_S: Final = 1.0  # how long a finished stream waits for the client to close
 
 
@@ -51,6 +55,7 @@ class Hijacked(asyncio.Protocol):
         self._closed = asyncio.Event()
         self._hangup: _HangupWatch | None = None
         self._tty = False
+        self._head_unread = False
 
     @classmethod
     def take_over(cls, request: web.Request) -> "Hijacked":
@@ -92,7 +97,7 @@ class Hijacked(asyncio.Protocol):
 
     async def send(self, chunks: list[tuple[int, bytes]]) -> None:
         """Send output, framed unless there is a terminal. Raises ConnectionResetError when the client is gone."""
-        await self.write(raw(chunks) if self._tty else frame(chunks))
+        await self._write(raw(chunks) if self._tty else frame(chunks))
 
     async def wait_closed(self) -> None:
         """Return when the client is gone altogether."""
@@ -101,7 +106,7 @@ class Hijacked(asyncio.Protocol):
     # --- what the handlers use --------------------------------------------------------------------------------------
 
     def start(self, *, tty: bool, upgrade: bool, multiplexed: bool) -> None:
-        """Write the head that begins the stream. It goes out on its own: docker-py loses output in the same packet."""
+        """Write the head that begins the stream."""
         self._tty = tty
         if upgrade:
             kind = MULTIPLEXED_STREAM if multiplexed and not tty else RAW_STREAM
@@ -109,9 +114,26 @@ class Hijacked(asyncio.Protocol):
         else:
             head = f"HTTP/1.1 200 OK\r\nContent-Type: {RAW_STREAM}\r\n"
         self._transport.write(head.encode() + b"\r\n")
+        self._head_unread = True
 
-    async def write(self, data: bytes) -> None:
-        """Send bytes as they are. Raises ConnectionResetError when the client is gone."""
+    async def _head_read(self) -> None:
+        """Let the client read the head before there is anything behind it.
+
+        docker-py reads the head through a buffer that it then throws away, with all that came in the same read. On a
+        unix socket the kernel tells when the head has been read; on TCP the head is at least a packet of its own.
+        """
+        self._head_unread = False
+        sock = self._transport.get_extra_info("socket")
+        if sock is None or sock.family != socket.AF_UNIX:
+            return
+        for delay_s in _HEAD_DELAYS_S:
+            if self._closed.is_set() or not _unread(sock.fileno()):
+                return
+            await asyncio.sleep(delay_s)  # the kernel has no event for this
+
+    async def _write(self, data: bytes) -> None:
+        if self._head_unread:
+            await self._head_read()
         if self._closed.is_set() or self._transport.is_closing():
             raise ConnectionResetError("client is gone")
         self._transport.write(data)
@@ -181,6 +203,19 @@ class Hijacked(asyncio.Protocol):
         self._server_protocol.connection_lost(exc)
 
 
+class Gone:
+    """The end of a client that hung up before its connection was taken over."""
+
+    async def receive(self) -> bytes:
+        return b""
+
+    async def send(self, chunks: list[tuple[int, bytes]]) -> None:
+        raise ConnectionResetError("client is gone")
+
+    async def wait_closed(self) -> None:
+        return None
+
+
 class Taken(web.StreamResponse):
     """What a handler returns when its connection has left HTTP: there is nothing more to send."""
 
@@ -193,6 +228,13 @@ class Taken(web.StreamResponse):
 
     async def write_eof(self, data: bytes = b"") -> None:
         return None
+
+
+def _unread(fd: int) -> int:
+    """Tell how much of what was sent the peer of a unix socket has yet to read. unix(7), SIOCOUTQ."""
+    buffer = array("i", [0])
+    fcntl.ioctl(fd, termios.TIOCOUTQ, buffer)
+    return buffer[0]
 
 
 class _HangupWatch:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from scow.api.interfaces import Chunks, Deletions, Duplex, Filters, History
 from scow.errors import Conflict, InvalidArgument, NotFound, ScowError
@@ -111,7 +111,7 @@ class NoSuchContainer(NotFound):
 class Containers:
     def __init__(self) -> None:
         self.boxes: dict[str, Box] = {}
-        self.calls: list[tuple[str, object]] = []
+        self.calls: list[tuple[str, Any]] = []
         self.log_batches: list[Chunks] = [[(1, b"out\n"), (2, b"err\n")]]
         self.log_error: ScowError | None = None
         self.log_hold: asyncio.Event | None = None
@@ -307,7 +307,7 @@ class Execs:
 
 class Images:
     def __init__(self) -> None:
-        self.calls: list[tuple[str, object]] = []
+        self.calls: list[tuple[str, Any]] = []
         self.pull_error: Exception | None = None
         self.pull_hold: asyncio.Event | None = None
         self.pull_stream: Stream[ProgressMessage] | None = None
