@@ -80,6 +80,8 @@ async def kill(call: Call) -> web.StreamResponse:
     try:
         await call.background.finish(call.engine.containers.kill(ref, call.text("signal")))
     except ScowError as error:
+        if str(error).startswith("cannot kill container"):
+            raise
         raise Prefixed(f"cannot kill container: {ref}", error) from error
     return no_content()
 
