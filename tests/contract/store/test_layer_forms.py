@@ -365,7 +365,10 @@ async def test_sparse_data_that_is_not_aligned_is_unpacked(layers: Layers, tmp_p
            "GNU.sparse.map": "10,20,100,3000,5000,0"}  # fmt: skip
     data = b"a" * 20 + b"b" * 3000
     archive = _written(tmp_path / "a.tar", Archive().add("GNUSparseFile.0/s", data=data, pax_headers=pax).bytes())
-    layer = await check(layers, archive, tmp_path)
+    layer, ours = await shown(layers, archive)
+    # No tar writes such a map. Its segments follow each other without padding, as Go (so docker) reads them.
+    whole = bytes(10) + b"a" * 20 + bytes(70) + b"b" * 3000 + bytes(1900)
+    assert ours[b"s"][7] == hashlib.sha256(whole).hexdigest()
     assert layer.format == "dir"
 
 
