@@ -59,14 +59,24 @@ def test_queries_are_encoded_and_sorted() -> None:
     assert encode_query({"tag": "1", "fromImage": "docker.io/a b"}) == "fromImage=docker.io%2Fa%20b&tag=1"
 
 
+class Seen:
+    """Collects what a reader of frames hands out."""
+
+    def __init__(self) -> None:
+        self.parts: list[tuple[int, bytes]] = []
+
+    def add(self, stream: int, part: memoryview) -> None:
+        self.parts.append((stream, bytes(part)))
+
+
 def test_frames_are_put_together_from_any_pieces() -> None:
     data = b"\1\0\0\0\0\0\0\3abc\2\0\0\0\0\0\0\2de"
     for size in range(1, len(data) + 1):
-        seen: list[tuple[int, bytes]] = []
-        reader = FrameReader(lambda stream, part, seen=seen: seen.append((stream, bytes(part))))
+        seen = Seen()
+        reader = FrameReader(seen.add)
         for start in range(0, len(data), size):
             reader.feed(data[start : start + size])
-        assert [b"".join(part for number, part in seen if number == stream) for stream in (1, 2)] == [b"abc", b"de"]
+        assert [b"".join(part for number, part in seen.parts if number == stream) for stream in (1, 2)] == [b"abc", b"de"]
 
 
 def test_detach_keys_are_taken_out_only_when_complete() -> None:
