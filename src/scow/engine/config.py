@@ -125,6 +125,12 @@ def make_config(flags: dict[str, Any], file: dict[str, Any]) -> EngineConfig:
             f"configuration file: {listed}"
         )
     try:
-        return msgspec.convert({**file, **flags}, EngineConfig, strict=False)
+        return msgspec.convert({**file, **flags}, EngineConfig, strict=False, dec_hook=_decode_path)
     except msgspec.ValidationError as error:
         raise InvalidConfig(f"unable to configure the engine: {error}") from error
+
+
+def _decode_path(kind: type, value: object) -> object:
+    if kind is Path and isinstance(value, str | Path):
+        return Path(value)
+    raise NotImplementedError(f"{kind} is no type of a configuration key")  # msgspec's word for "not mine"

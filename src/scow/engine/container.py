@@ -111,7 +111,7 @@ class Container:
 
     def removed(self) -> None:
         """Tell all waiters that the container is gone."""
-        outcome = Outcome(self.state.exit_code, self.state.error)
+        outcome = Outcome(self.state.exit_code)
         for future in (self.next_exit, self.not_running, self.gone):
             if not future.done():
                 future.set_result(outcome)

@@ -1,11 +1,8 @@
 """The engine: it has containers, images, networks, volumes, execs and events, and opens and closes them."""
 
-import fcntl
 import logging
-import os
 from contextlib import AsyncExitStack
-from pathlib import Path
-from typing import Self
+from typing import Final, Self
 
 from scow.engine.config import EngineConfig, InvalidConfig
 from scow.engine.container import Container, ContainerTable
@@ -24,26 +21,17 @@ from scow.engine.resources import Resources
 from scow.engine.system import System
 from scow.engine.tasks import Tasks
 from scow.engine.volumes import Volumes
-from scow.errors import Conflict
-from scow.network.networks import Networks as NetworkDriver
 from scow.network.definitions import Settings as NetworkSettings
+from scow.network.networks import Networks as NetworkDriver
 from scow.oci.digest import Digest
+from scow.store.layers import Snapshotter
 from scow.store.store import Store
 from scow.transfer.hosts import HostPolicy
 from scow.transfer.registries import Registries
 
 log = logging.getLogger(__name__)
 
-SNAPSHOTTERS = {"": "erofs", "erofs": "erofs", "overlay2": "overlay2"}
-
-
-class DataRootInUse(Conflict):
-    """Another engine has the data root."""
-
-    def __init__(self, data_root: Path) -> None:
-        super().__init__(
-            f"another engine uses the data root {data_root}: stop it, or give this one its own --data-root"
-        )
+SNAPSHOTTERS: Final[dict[str, Snapshotter]] = {"": "erofs", "erofs": "erofs", "overlay2": "overlay2"}
 
 
 class Engine:
@@ -77,7 +65,6 @@ class Engine:
         snapshotter = SNAPSHOTTERS.get(config.storage_driver)
         if snapshotter is None:
             raise InvalidConfig(f"unknown storage driver {config.storage_driver!r}: use erofs or overlay2")
-        _lock(config.data_root, close)
         config.exec_root.mkdir(mode=0o711, parents=True, exist_ok=True)
         tasks = Tasks()
         store = await Store.open(config.data_root, config.exec_root, snapshotter)
@@ -89,7 +76,6 @@ class Engine:
             max_concurrent_uploads=config.max_concurrent_uploads,
         )
         close.push_async_callback(registries.aclose)
-        await store.reconcile()
         driver = NetworkDriver(
             config.engine_id,
             store.db,
@@ -100,6 +86,7 @@ class Engine:
         await driver.start()
         self._table = table = ContainerTable(store.db, config.data_root)
         table.load()
+        await store.reconcile([container.id for container in table])
         self.events = events = Events()
         self.volumes = volumes = Volumes(store.db, config.data_root, events, self._volume_users)
         volumes.load()
@@ -113,12 +100,12 @@ class Engine:
         creation = Creation(
             config, store, table, volumes, driver, events, resources.runtimes, resources.default_runtime
         )
-        inspector = Inspector(store, driver, volumes, config.exec_root / "netns")
+        inspector = Inspector(store, driver, volumes, snapshotter, config.exec_root / "netns")
         self.containers = Containers(
             table, creation, lifecycle, removal, resources, inspector, events, tasks, self._image_ids
         )
         self.execs = Execs(table, resources, events, tasks)
-        self.images = Images(store, registries, events, self._image_users)
+        self.images = Images(store, registries, events, snapshotter, self._image_users)
         self.networks = Networks(driver, table)
         self.system = System(
             config,
@@ -131,9 +118,10 @@ class Engine:
             events,
             resources.runtimes,
             resources.default_runtime,
+            snapshotter,
         )
         self._store = store
-        recovery = Recovery(table, lifecycle, removal, resources, store, driver, config.data_root / "containers")
+        recovery = Recovery(table, lifecycle, removal, resources, driver, config.data_root / "containers")
         await recovery.run()
         close.push_async_callback(tasks.aclose)
         close.push_async_callback(tasks.drain, config.shutdown_timeout)
@@ -170,14 +158,3 @@ class Engine:
             for other in self._store.images.all()
             if other.id == image.id or (depth and other.diff_ids[:depth] == image.diff_ids)
         ]
-
-
-def _lock(data_root: Path, close: AsyncExitStack) -> None:
-    """Keep the data root for this process: the lock ends with it, however it ends. Raises DataRootInUse."""
-    data_root.mkdir(mode=0o711, parents=True, exist_ok=True)
-    descriptor = os.open(data_root / "engine.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    close.callback(os.close, descriptor)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise DataRootInUse(data_root) from error

@@ -46,11 +46,13 @@ class Images:
         store: Store,
         registries: Registries,
         events: Events,
+        driver: str,
         users: Callable[[Digest], Sequence[Container]],
     ) -> None:
         self._store = store
         self._registries = registries
         self._events = events
+        self._driver = driver
         self._users = users
 
     async def list(self, *, all: bool, digests: bool, shared_size: bool, filters: Filters) -> list[ImageSummary]:
@@ -115,7 +117,7 @@ class Images:
             os=config.os or "linux",
             os_version=config.os_version,
             size=image.size,
-            graph_driver=GraphDriver(name=self._store.driver, data=None),
+            graph_driver=GraphDriver(name=self._driver, data=None),
             root_fs=RootFS(layers=list(image.diff_ids) or None),
             metadata=ImageMetadata(last_tag_time=format_datetime(image.stored_at) if image.stored_at else NEVER),
         )
@@ -198,7 +200,7 @@ class Images:
         await images.remove(image.id)
         done.append(DeleteItem(deleted=image.id))
         self._events.emit("image", "delete", image.id, {"name": image.id})
-        collected = await self._store.gc.collect()
+        collected = await self._store.collect()
         gone = set(collected.layers)
         for depth in range(len(image.diff_ids), 0, -1):
             if image.diff_ids[depth - 1] in gone:

@@ -27,10 +27,11 @@ from scow.wire.times import format_time
 class Inspector:
     """Describes containers; it changes nothing."""
 
-    def __init__(self, store: Store, networks: Networks, volumes: Volumes, sandboxes: Path) -> None:
+    def __init__(self, store: Store, networks: Networks, volumes: Volumes, driver: str, sandboxes: Path) -> None:
         self._store = store
         self._networks = networks
         self._volumes = volumes
+        self._driver = driver
         self._sandboxes = sandboxes  # where network namespaces are pinned
 
     async def summary(self, container: Container, *, size: bool) -> ContainerSummary:
@@ -86,12 +87,12 @@ class Inspector:
             log_path=str(container.log_path) if is_logged else "",
             name=f"/{record.name}",
             restart_count=record.state.restart_count,
-            driver=self._store.driver,
+            driver=self._driver,
             platform=record.platform,
             exec_ids=sorted(container.execs) or None,
             host_config=record.host_config,
             graph_driver=GraphDriver(
-                name=self._store.driver,
+                name=self._driver,
                 data={
                     "MergedDir": str(self._store.snapshots.mount_point(record.id)),
                     "UpperDir": str(self._store.snapshots.upper(record.id)),

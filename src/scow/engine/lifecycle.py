@@ -103,7 +103,8 @@ class Lifecycle:
             attachment.connect(None)
         container.attachments.clear()
         self._emit(container, "die", exitCode=str(code))
-        container.ended(Outcome(code, text), restarting=False)
+        # Without the text: who asked for the start gets it, and a client that waits as well would show it twice.
+        container.ended(Outcome(code), restarting=False)
         if container.record.host_config.auto_remove and not container.state.ever_started:
             self._auto_remove(container)
 

@@ -19,7 +19,6 @@ from scow.engine.restart import should_start_at_boot
 from scow.errors import ScowError
 from scow.network.networks import Networks
 from scow.runtime.monitor import Alive, Exited
-from scow.store.store import Store
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +34,6 @@ class Recovery:
         lifecycle: Lifecycle,
         removal: Removal,
         resources: Resources,
-        store: Store,
         networks: Networks,
         containers_root: Path,
     ) -> None:
@@ -43,7 +41,6 @@ class Recovery:
         self._lifecycle = lifecycle
         self._removal = removal
         self._resources = resources
-        self._store = store
         self._networks = networks
         self._containers_root = containers_root
 
@@ -68,7 +65,6 @@ class Recovery:
                 error = "the container's processes and its monitor vanished while the engine was not running"
                 ended.append((container, LOST_EXIT_CODE, error, 0, False))
         await self._networks.reconcile(live)
-        await self._store.snapshots.reconcile([container.id for container in self._table])
         await self._resources.reconcile(live)
         for container, code, error, at, oom_killed in ended:
             async with container.lock:

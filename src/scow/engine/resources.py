@@ -60,6 +60,7 @@ class Resources:
         self._volumes = volumes
         self.runtimes = runtimes
         self.default_runtime = default_runtime
+        self._cgroup = f"/scow-{config.engine_id}"
         self.on_exit: Callable[[Exit], None] = lambda ended: None
         self._monitors = Monitors(config.exec_root, runtimes[default_runtime], lambda ended: self.on_exit(ended))
 
@@ -81,8 +82,10 @@ class Resources:
         return resources
 
     async def aclose(self) -> None:
-        """Stop listening; containers run on."""
+        """Stop listening; containers run on. Without any, the engine's own group goes."""
         await self._monitors.aclose()
+        if not any(container.state.live for container in self._table):
+            await asyncio.to_thread(cgroup.remove, self._cgroup)
 
     # --- a run
 
@@ -207,7 +210,7 @@ class Resources:
                 hostname=record.config.hostname,
                 mounts=tuple(mounts),
                 network_namespace=namespace,
-                cgroups_path=f"/scow-{self._config.engine_id}/{record.id}",
+                cgroups_path=f"{self._cgroup}/{record.id}",
                 pid_namespace=self._joined(host.pid_mode, "pid"),
                 ipc_namespace=self._joined(host.ipc_mode, "ipc"),
                 default_ulimits=tuple(self._config.default_ulimits.values()),

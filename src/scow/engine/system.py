@@ -59,6 +59,7 @@ class System:
         events: Events,
         runtimes: dict[str, OciRuntime],
         default_runtime: str,
+        driver: str,
     ) -> None:
         self._config = config
         self._store = store
@@ -70,6 +71,8 @@ class System:
         self._events = events
         self._runtimes = runtimes
         self._default_runtime = default_runtime
+        self._driver = driver
+        self._runtime_version = ""
 
     async def version(self) -> Version:
         """GET /version."""
@@ -93,7 +96,7 @@ class System:
             components=[
                 ComponentVersion(name="Engine", version=DOCKER_VERSION, details=details),
                 ComponentVersion(name="scow", version=scow.__version__, details={"GitCommit": ""}),
-                ComponentVersion(name=runtime.name, version=runtime.version, details={"GitCommit": ""}),
+                ComponentVersion(name=runtime.name, version=await self._version_of(runtime), details={"GitCommit": ""}),
             ],
             version=DOCKER_VERSION,
             api_version=API_VERSION,
@@ -114,6 +117,7 @@ class System:
         paused = sum(state.status == "paused" for state in states)
         uname = os.uname()
         policy = self._registries.policy
+        runtime_version = await self._version_of(self._runtimes[self._default_runtime])
         unified = is_unified()
         memory, descriptors, system = await asyncio.to_thread(_machine)
         security = ["name=seccomp,profile=builtin"]
@@ -126,10 +130,10 @@ class System:
             containers_paused=paused,
             containers_stopped=len(states) - running - paused,
             images=len(self._store.images.all()),
-            driver=self._store.driver,
+            driver=self._driver,
             driver_status=[
                 ["Backing Filesystem", "extfs"],
-                ["Layers", "mounted" if self._store.driver == "erofs" else "unpacked"],
+                ["Layers", "mounted" if self._driver == "erofs" else "unpacked"],
             ],
             plugins=PluginsInfo(
                 volume=["local"],
@@ -180,12 +184,24 @@ class System:
             live_restore_enabled=True,
             init_binary="catatonit",
             containerd_commit=Commit(),
-            runc_commit=Commit(id=self._runtimes[self._default_runtime].version),
+            runc_commit=Commit(id=runtime_version),
             init_commit=Commit(),
             security_options=security,
             firewall_backend=FirewallInfo(driver="nftables"),
             warnings=None,
         )
+
+    async def _version_of(self, runtime: OciRuntime) -> str:
+        """The default runtime's version, asked of it once."""
+        if not self._runtime_version:
+            process = await asyncio.create_subprocess_exec(
+                runtime.path, "--version", stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
+            )
+            output, _ = await process.communicate()
+            # `crun version 1.8.1`, `runc version 1.1.5+ds1`
+            words = output.decode(errors="replace").split()
+            self._runtime_version = words[2] if len(words) > 2 else "unknown"
+        return self._runtime_version
 
     async def df(self) -> DiskUsage:
         """GET /system/df."""

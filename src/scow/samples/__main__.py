@@ -16,14 +16,15 @@ def push(registry: str) -> str:
     base = f"http://{registry}/v2/{REPOSITORY}"
     image = hello_world()
     for blob in image.blobs:
-        _push_blob(base, blob)
+        push_blob(base, blob)
     for manifest in image.manifests:
-        _put(f"{base}/manifests/{manifest.digest}", manifest)
-    _put(f"{base}/manifests/{TAG}", image.top)
+        put(f"{base}/manifests/{manifest.digest}", manifest)
+    put(f"{base}/manifests/{TAG}", image.top)
     return image.top.digest
 
 
-def _push_blob(base: str, blob: Blob) -> None:
+def push_blob(base: str, blob: Blob) -> None:
+    """Push one blob to the repository at `base` unless it is there."""
     try:
         with urllib.request.urlopen(urllib.request.Request(f"{base}/blobs/{blob.digest}", method="HEAD")):
             return
@@ -34,10 +35,11 @@ def _push_blob(base: str, blob: Blob) -> None:
     with urllib.request.urlopen(urllib.request.Request(f"{base}/blobs/uploads/", method="POST", data=b"")) as answer:
         location = urllib.parse.urljoin(base, answer.headers["Location"])
     separator = "&" if "?" in location else "?"
-    _put(f"{location}{separator}digest={urllib.parse.quote(blob.digest)}", blob, "application/octet-stream")
+    put(f"{location}{separator}digest={urllib.parse.quote(blob.digest)}", blob, "application/octet-stream")
 
 
-def _put(url: str, blob: Blob, media_type: str = "") -> None:
+def put(url: str, blob: Blob, media_type: str = "") -> None:
+    """Send content by PUT."""
     headers = {"Content-Type": media_type or blob.media_type}
     with urllib.request.urlopen(urllib.request.Request(url, method="PUT", data=blob.data, headers=headers)):
         pass

@@ -1,0 +1,191 @@
+"""A real engine and a real registry as processes of their own, for tests that speak to them as users do."""
+
+import contextlib
+import http.client
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+START_TIMEOUT_S = 20.0
+STOP_TIMEOUT_S = 30.0
+
+
+class Registry:
+    """`scow registry serve` on a free port of loopback."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        ready = folder / "ready"
+        self._log = (folder / "registry.log").open("wb")
+        self.process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "scow.registry", "serve", "--listen", "127.0.0.1:0"),
+                *("--storage", str(folder / "storage"), "--ready-file", str(ready)),
+            ],
+            stdout=self._log,
+            stderr=self._log,
+            start_new_session=True,
+        )
+        _wait_for(ready.exists, self.process, folder / "registry.log")
+        self.address = ready.read_text().strip().removeprefix("http://").rstrip("/")
+
+    def stop(self) -> None:
+        """End it."""
+        self.process.terminate()
+        self.process.wait(STOP_TIMEOUT_S)
+        self._log.close()
+
+
+class Daemon:
+    """`scowd` with its own roots, socket and bridge; `kill` and `start` again as often as a test wants."""
+
+    def __init__(self, folder: Path, subnet: int, *flags: str) -> None:
+        self.folder = folder
+        self.socket = folder / "scow.sock"
+        self.host = f"unix://{self.socket}"
+        self._flags = [
+            *("--data-root", str(folder / "data"), "--exec-root", str(folder / "exec")),
+            *("--host", self.host, "--pidfile", str(folder / "scowd.pid"), "--bip", f"10.213.{subnet}.1/24"),
+            *flags,
+        ]
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def log(self) -> str:
+        """What the engine said so far."""
+        return (self.folder / "scowd.log").read_text()
+
+    def start(self) -> "Daemon":
+        """Start it and wait until it answers."""
+        with (self.folder / "scowd.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "scow.api.daemon", *self._flags],
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        _wait_for(self._answers, self.process, self.folder / "scowd.log")
+        return self
+
+    def _answers(self) -> bool:
+        if not self.socket.exists():
+            return False
+        try:
+            return self.request("GET", "/_ping")[0] == 200
+        except OSError:
+            return False
+
+    def stop(self) -> None:
+        """Ask it to end, and wait for that."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.terminate()
+            self.process.wait(STOP_TIMEOUT_S)
+        self.process = None
+
+    def kill(self) -> None:
+        """kill -9."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait(STOP_TIMEOUT_S)
+        self.process = None
+
+    def clean(self) -> None:
+        """Remove all containers."""
+        for container in self.json("GET", "/containers/json?all=1"):
+            self.request("DELETE", f"/containers/{container['Id']}?force=1&v=1")
+
+    # --- clients
+
+    def request(self, method: str, path: str, body: Any = None) -> tuple[int, bytes]:
+        """One raw API call: status and body."""
+        connection = _UnixConnection(self.socket)
+        try:
+            headers = {"Content-Type": "application/json"} if body is not None else {}
+            connection.request(method, path, json.dumps(body) if body is not None else None, headers)
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+        finally:
+            connection.close()
+
+    def json(self, method: str, path: str, body: Any = None) -> Any:
+        """One API call that has to succeed, its answer decoded."""
+        status, data = self.request(method, path, body)
+        assert status < 400, f"{method} {path}: {status} {data.decode()}"
+        return json.loads(data) if data.strip() else None
+
+    def environment(self) -> dict[str, str]:
+        """For clients: this engine, and no configuration of whoever runs the tests."""
+        return {
+            **os.environ,
+            "DOCKER_HOST": self.host,
+            "SCOW_HOST": self.host,
+            "DOCKER_CONFIG": str(self.folder / "client"),
+            "HOME": str(self.folder),
+        }
+
+    def docker(self, *args: str, input: bytes = b"", check: bool = True) -> subprocess.CompletedProcess[str]:
+        """The real docker client."""
+        return _run("docker", args, self.environment(), input, check)
+
+    def scow(self, *args: str, input: bytes = b"", check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Our own client."""
+        return _run(str(Path(sys.executable).with_name("scow")), args, self.environment(), input, check)
+
+
+def _run(
+    program: str, args: tuple[str, ...], environment: dict[str, str], input: bytes, check: bool
+) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run([program, *args], env=environment, input=input, capture_output=True, timeout=60, check=False)
+    result = subprocess.CompletedProcess(
+        done.args, done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")
+    )
+    if check:
+        assert result.returncode == 0, f"{program} {' '.join(args)}: {result.returncode}\n{result.stderr}"
+    return result
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: Path) -> None:
+        super().__init__("localhost", timeout=60)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        try:
+            self.sock.connect(str(self._path))
+        except BaseException:
+            self.sock.close()
+            raise
+
+
+def _wait_for(condition: Any, process: "subprocess.Popen[bytes]", log: Path) -> None:
+    end = time.monotonic() + START_TIMEOUT_S
+    while not condition():
+        assert process.poll() is None, f"it ended with {process.returncode}: {log.read_text()}"
+        assert time.monotonic() < end, f"it did not answer in {START_TIMEOUT_S} s: {log.read_text()}"
+        time.sleep(0.02)
+
+
+@contextlib.contextmanager
+def folder() -> Iterator[Path]:
+    """A short folder outside of pytest's, since socket paths are limited to 108 bytes."""
+    path = Path(tempfile.mkdtemp(prefix="scow-t-", dir="/var/tmp"))
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def subnet_of(worker: str) -> int:
+    """A subnet of 10.213.0.0/16 for each test process, far from what a machine commonly has."""
+    return 10 + hash(worker) % 200
