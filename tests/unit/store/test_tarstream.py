@@ -96,7 +96,8 @@ BROKEN: dict[str, tuple[bytes, str]] = {
     "no such link target": (member("l", tarfile.LNKTYPE, target="f"), "the layer has no such file"),
     "link to itself": (member("l", tarfile.LNKTYPE, target="l"), "the layer has no such file"),
     "circle of links": (
-        member("a", tarfile.LNKTYPE, target="b") + member("b", tarfile.LNKTYPE, target="a"), "the layer has no such file"
+        member("a", tarfile.LNKTYPE, target="b") + member("b", tarfile.LNKTYPE, target="a"),
+        "the layer has no such file",
     ),
     "link to a directory": (
         member("d", tarfile.DIRTYPE) + member("l", tarfile.LNKTYPE, target="d"), "that is a directory"
