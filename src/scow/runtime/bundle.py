@@ -44,6 +44,7 @@ class BundleContext(msgspec.Struct, frozen=True, kw_only=True):
     cgroups_path: str
     pid_namespace: Path | None = None  # to be joined
     ipc_namespace: Path | None = None  # to be joined
+    shared_memory: Path | None = None  # /dev/shm, if it is shared with others: own or the joined container's
     default_ulimits: Sequence[Ulimit] = ()
     init: bool = False
     init_path: str = ""  # of the program that `init` puts in front; "" looks for one
@@ -101,7 +102,7 @@ def make_spec(config: ContainerConfig, host: HostConfig, context: BundleContext)
         "ociVersion": SPEC_VERSION,
         "process": _process(config, host, context, args, capabilities, security),
         "root": {"path": str(context.rootfs), "readonly": host.readonly_rootfs},
-        "mounts": spec_mounts(mounts, host, context.ipc_namespace, writable_cgroups=security.writable_cgroups),
+        "mounts": spec_mounts(mounts, host, context.shared_memory, writable_cgroups=security.writable_cgroups),
         "linux": _linux(config, host, context, capabilities, security),
     }
     if host.uts_mode != "host" and context.hostname:

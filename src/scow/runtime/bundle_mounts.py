@@ -1,5 +1,6 @@
 """The mounts of a bundle: the defaults, what was asked for over them, what privileges or a read-only root change."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -37,11 +38,11 @@ class BundleMount(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def spec_mounts(
-    mounts: Sequence[BundleMount], host: HostConfig, ipc_namespace: Path | None, *, writable_cgroups: bool = False
+    mounts: Sequence[BundleMount], host: HostConfig, shared_memory: Path | None, *, writable_cgroups: bool = False
 ) -> list[dict[str, Any]]:
     """All mounts in the order in which they are made: parents first. Raises InvalidArgument for tmpfs options."""
     taken = {mount.destination for mount in mounts}
-    shm = _shared_memory(host, ipc_namespace)
+    shm = _shared_memory(host, shared_memory)
     found: list[dict[str, Any]] = []
     for destination, kind, source, defaults in profile.DEFAULT_MOUNTS:
         if destination in taken or ("/dev" in taken and destination.startswith("/dev/")):
@@ -72,30 +73,29 @@ def rootfs_propagation(mounts: Sequence[BundleMount]) -> str:
     return "rslave" if kinds.intersection(_SLAVE) else ""
 
 
-def _shared_memory(host: HostConfig, ipc_namespace: Path | None) -> dict[str, Any] | None:
-    """What /dev/shm is: the container's own, the host's, that of the container whose IPC is joined, or none."""
+def _shared_memory(host: HostConfig, shared_memory: Path | None) -> dict[str, Any] | None:
+    """What /dev/shm is: the container's own, the host's, a shared one, or none."""
     if host.ipc_mode == "none":
         return None
     if host.ipc_mode == "host":
         return {"type": "bind", "source": "/dev/shm", "options": ["rbind", "rprivate"]}
-    if ipc_namespace is not None:
-        # /proc/PID/ns/ipc: the joined container's file system is reached by the same process.
-        return {
-            "type": "bind",
-            "source": str(ipc_namespace.parent.parent / "root/dev/shm"),
-            "options": ["rbind", "rprivate"],
-        }
+    if shared_memory is not None:
+        return {"type": "bind", "source": str(shared_memory), "options": ["rbind", "rprivate"]}
     size = host.shm_size or profile.DEFAULT_SHM_SIZE
     return {"options": ["nosuid", "noexec", "nodev", "mode=1777", f"size={size}"]}
 
 
 def _bind(mount: BundleMount) -> dict[str, Any]:
+    # Resolved here: crun looks at a symlink itself to tell a file from a folder.
+    source = os.path.realpath(mount.source)
     options = ["rbind" if mount.recursive else "bind"]
     if not mount.rw:
-        # What is mounted below becomes read-only too, as since docker 25.
-        options += ["ro", "rro"] if mount.recursive else ["ro"]
+        options.append("ro")
+        # What is mounted below becomes read-only too, as since docker 25. crun 1.8 can't do that to a file.
+        if mount.recursive and os.path.isdir(source):
+            options.append("rro")
     options.append(mount.propagation or "rprivate")
-    return {"destination": mount.destination, "type": "bind", "source": mount.source, "options": options}
+    return {"destination": mount.destination, "type": "bind", "source": source, "options": options}
 
 
 def _tmpfs(mount: BundleMount) -> dict[str, Any]:

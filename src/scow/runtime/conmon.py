@@ -37,6 +37,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     keep_stdin: bool  # when an attachment ends
     log_path: Path | None
     log_max_size: int | None
+    shm_size: int | None
     args: tuple[str, ...]  # for messages only
 
 

@@ -15,6 +15,7 @@ import os
 import secrets
 import shutil
 import signal
+import stat
 import subprocess
 import termios
 from collections.abc import Sequence
@@ -47,6 +48,7 @@ _PIPE_SIZE: Final = 1 << 20
 _PROCESS: Final = "process.json"
 _PID: Final = "pid"
 _LOG: Final = "log"
+_PTY_MAJORS: Final = range(136, 144)
 
 
 class ExecSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,8 +92,8 @@ class ExecProcess:
     async def resize(self, height: int, width: int) -> None:
         """Tell the terminal its size in characters; nothing happens without one, or after the end."""
         if self._child.returncode is None and self._streams.resize(height, width):
-            # The runtime isn't of the terminal's session, so the kernel doesn't tell it.
-            self._child.kill(signal.SIGWINCH)
+            # The runtime would have to be told by a signal, which crun passes on instead of heeding it.
+            _resize_terminal_of(self.pid, height, width)
 
     async def wait(self) -> int:
         """Return the exit code; a signal's number counts from 128."""
@@ -249,6 +251,28 @@ def process_section(spec: ExecSpec) -> dict[str, Any]:
     if limits:
         section["rlimits"] = limits
     return section
+
+
+def _resize_terminal_of(pid: int, height: int, width: int) -> None:
+    """Set the size of the terminal that a process has on a standard stream, if it has one there."""
+    for number in (0, 1, 2):
+        try:
+            # Looked at before it is opened: a container can put anything here, and opening some things has effects.
+            found = os.open(f"/proc/{pid}/fd/{number}", os.O_PATH | os.O_CLOEXEC)
+            try:
+                status = os.fstat(found)
+                if not stat.S_ISCHR(status.st_mode) or os.major(status.st_rdev) not in _PTY_MAJORS:
+                    continue
+                terminal = os.open(f"/proc/self/fd/{found}", os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC)
+            finally:
+                os.close(found)
+        except OSError:  # it has ended
+            continue
+        try:
+            termios.tcsetwinsize(terminal, (height, width))
+        finally:
+            os.close(terminal)
+        return
 
 
 def _read_text(path: Path) -> str:

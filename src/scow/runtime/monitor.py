@@ -27,6 +27,7 @@ import msgspec
 from scow.errors import Internal, NotFound
 from scow.linux import cgroup
 from scow.linux.inotify import IN_MOVED_TO, IN_ONLYDIR, Change, Inotify
+from scow.linux.mount import MS_NODEV, MS_NOEXEC, MS_NOSUID, ensure_unmounted, mount
 from scow.linux.process import ProcessIdentity, identify, is_alive, send_signal
 from scow.runtime import conmon, controllers, record
 from scow.runtime.attach import AttachStream, connect
@@ -41,6 +42,7 @@ T = TypeVar("T")
 LOST_EXIT_CODE: Final = 137
 _GROUP_TIMEOUT_S: Final = 10.0
 _GROUP_POLL_S: Final = 0.002  # the kernel has no event for "this v1 group is empty" (or frozen)
+_THAW_EVERY: Final = 10
 
 
 class Exit(msgspec.Struct, frozen=True, kw_only=True):
@@ -141,6 +143,10 @@ class Monitors:
         """The folder of a container's run; it exists from `create` to `delete`."""
         return self._bundles / id
 
+    def shared_memory(self, id: str) -> Path:
+        """Where the /dev/shm of a container lies that shares it with others (`BundleContext.shared_memory`)."""
+        return self._bundles / id / "shm"
+
     def pid(self, id: str) -> int:
         """The pid of a run's first process. Raises NoSuchRun."""
         return self._get(id).container.pid
@@ -155,11 +161,13 @@ class Monitors:
         stdin_once: bool = False,
         log_path: Path | None = None,
         log_max_size: int | None = None,
+        shm_size: int | None = None,
         runtime: OciRuntime | None = None,
     ) -> int:
         """Create the container from config.json's bytes and return the pid of its process, which waits for `start`.
 
         `log_path` None keeps no log; the log begins anew when it would become larger than `log_max_size` bytes.
+        With `shm_size` a tmpfs of so many bytes lies at `shared_memory(id)`, for the spec to name.
         Raises CommandNotFound, CommandNotExecutable or RuntimeFailed; then nothing is left behind.
         """
         chosen = runtime or self._runtime
@@ -175,6 +183,7 @@ class Monitors:
             keep_stdin=terminal or not stdin_once,
             log_path=log_path,
             log_max_size=log_max_size,
+            shm_size=shm_size,
             args=tuple(view.process.args),
         )
         begun = MonitorRecord(
@@ -247,19 +256,22 @@ class Monitors:
 
     async def _freeze(self, id: str, frozen: bool) -> None:
         path = self._get(id).record.cgroups_path
+        attempt = 0
         try:
             async with asyncio.timeout(_GROUP_TIMEOUT_S):
                 cgroup.set_frozen(path, frozen)
                 while cgroup.is_frozen(path) is not frozen:
                     await asyncio.sleep(_GROUP_POLL_S)
-                    if frozen:  # v1: processes that were forked meanwhile are caught by asking again
-                        cgroup.set_frozen(path, True)
+                    attempt += 1
+                    if frozen and attempt % _THAW_EVERY == 0:
+                        # v1 can stay FREEZING for ever over a process that was just being born; a thaw frees it.
+                        cgroup.set_frozen(path, False)
+                    cgroup.set_frozen(path, frozen)
         except (OSError, TimeoutError) as error:
             with contextlib.suppress(OSError):
                 cgroup.set_frozen(path, False)
-            raise Internal(
-                f"cannot {'pause' if frozen else 'unpause'} container {id}: {error or 'timed out'}"
-            ) from error
+            reason = str(error) or f"it took more than {_GROUP_TIMEOUT_S:g} s"
+            raise Internal(f"cannot {'pause' if frozen else 'unpause'} container {id}: {reason}") from error
 
     async def resize(self, id: str, height: int, width: int) -> None:
         """Tell the terminal its size in characters. Raises NoSuchRun."""
@@ -336,6 +348,7 @@ class Monitors:
 
     def _remove_files(self, id: str) -> None:
         shutil.rmtree(self._state / id, ignore_errors=True)
+        ensure_unmounted(self.shared_memory(id))
         shutil.rmtree(self.bundle(id), ignore_errors=True)
         (self._exits / id).unlink(missing_ok=True)
 
@@ -452,11 +465,16 @@ class Monitors:
 
 
 def _launch(plan: conmon.Plan, begun: MonitorRecord, spec: bytes) -> conmon.Launched:
+    ensure_unmounted(plan.bundle / "shm")
     shutil.rmtree(plan.bundle, ignore_errors=True)  # of an earlier run
     (plan.exits / plan.id).unlink(missing_ok=True)
     plan.bundle.mkdir(mode=0o700)
     (plan.bundle / "config.json").write_bytes(spec)
     record.write(plan.bundle, begun)
+    if plan.shm_size is not None:
+        shm = plan.bundle / "shm"
+        shm.mkdir()
+        mount("shm", shm, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, f"mode=1777,size={plan.shm_size}")
     return conmon.launch(plan)
 
 
