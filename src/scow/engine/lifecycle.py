@@ -110,10 +110,11 @@ class Lifecycle:
 
     async def attach(self, container: Container, attachment: Attachment) -> None:
         """Connect to the current run, or keep the attachment for the next one."""
-        if container.state.live:
-            attachment.connect(await self._resources.attach(container))
-        else:
-            container.attachments.add(attachment)
+        async with container.lock:  # a start that is under way has passed the point at which it connects them
+            if container.state.live:
+                attachment.connect(await self._resources.attach(container))
+            else:
+                container.attachments.add(attachment)
 
     # --- the end of a run
 
