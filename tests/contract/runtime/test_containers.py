@@ -19,8 +19,7 @@ from scow.runtime.monitor import Alive, Exited, Lost, NoSuchRun
 from scow.runtime.user import ProcessUser
 from scow.wire.container import ContainerConfig
 from scow.wire.host_config import HostConfig, Ulimit
-
-from .conftest import TIMEOUT_S, Machine, everything
+from support.containers import TIMEOUT_S, Machine, everything
 
 
 async def made(path: Path) -> None:
@@ -30,7 +29,7 @@ async def made(path: Path) -> None:
     inotify.add(path.parent, IN_CREATE | IN_MOVED_TO)
     try:
         async with asyncio.timeout(TIMEOUT_S):
-            while not os.path.exists(path):
+            while not await asyncio.to_thread(path.exists):
                 await changed.wait()
                 changed.clear()
     finally:

@@ -11,8 +11,7 @@ from scow.runtime.failures import CommandNotExecutable, CommandNotFound
 from scow.runtime.monitor import NoSuchRun
 from scow.runtime.user import ProcessUser
 from scow.wire.container import ContainerConfig
-
-from .conftest import Machine, everything
+from support.containers import Machine, everything
 
 
 @pytest.fixture
