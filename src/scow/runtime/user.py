@@ -6,6 +6,7 @@ name nothing outside. Docker's rules and words (moby/sys/user).
 
 import errno
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
@@ -16,6 +17,7 @@ from scow.errors import InvalidArgument
 from scow.linux.mount import open_in_root
 
 _MAX_ID: Final = 2**31 - 1
+_PIECE: Final = 1 << 20
 _MAX_FILE: Final = 16 << 20  # bytes of a passwd or group file that we are willing to read
 
 
@@ -132,12 +134,15 @@ def _entries(rootfs: Path, path: str) -> Iterator[list[str]]:
         if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.EACCES):
             return
         raise
-    with os.fdopen(fd, "rb") as file:
-        try:
-            data = file.read(_MAX_FILE)
-        except IsADirectoryError:
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
             return
-    for line in (data or b"").decode(errors="surrogateescape").splitlines():
+        data = b""
+        while len(data) < _MAX_FILE and (piece := os.read(fd, _PIECE)):
+            data += piece
+    finally:
+        os.close(fd)
+    for line in data.decode(errors="surrogateescape").splitlines():
         line = line.strip()
         if line and not line.startswith("#"):
             yield line.split(":")
