@@ -49,7 +49,8 @@ class Listings:
         """Manifests that name a digest as their subject; an empty index where there are none."""
         _check_method(call)
         subject = parse_blob_digest(call.route.reference)
-        artifact_type = call.parameter("artifactType") or None
+        # A plus sign that was not escaped has become a blank, which no media type has.
+        artifact_type = (call.parameter("artifactType") or "").replace(" ", "+") or None
         after = call.parameter("last") or ""
         found = await self._metadata.referrers(call.repository, subject, artifact_type, after, REFERRERS_LIMIT + 1)
         page = _fitting(found[:REFERRERS_LIMIT])
