@@ -21,7 +21,7 @@ STDERR: Final = 2
 _STREAMS: Final = {2: STDOUT, 3: STDERR}  # conmon's numbers to ours
 _MESSAGE: Final = 64 << 10  # conmon's are of 8 KiB and a byte (2.1.6), newer ones of 32 KiB
 _BATCH: Final = 256 << 10
-_INPUT: Final = 8 << 10  # conmon reads this much of a message at most; the rest would be lost
+_INPUT: Final = 32 << 10  # conmon reads this much of a message at most; the rest would be lost
 
 
 class AttachStream:

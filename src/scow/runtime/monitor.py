@@ -32,6 +32,7 @@ from scow.linux.process import ProcessIdentity, identify, is_alive, send_signal
 from scow.runtime import conmon, controllers, record
 from scow.runtime.attach import AttachStream, connect
 from scow.runtime.failures import RuntimeFailed
+from scow.runtime.filters import Filters
 from scow.runtime.oci_runtime import OciRuntime
 from scow.runtime.record import MonitorRecord
 
@@ -116,6 +117,7 @@ class Monitors:
         self._state = exec_root / "oci"
         self._runtime = runtime
         self._on_exit = on_exit
+        self._filters = Filters()
         self._runs: dict[str, Run] = {}
         self._inotify: Inotify | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -224,8 +226,12 @@ class Monitors:
         return pids.container
 
     async def _begin(self, plan: conmon.Plan, begun: MonitorRecord, spec: bytes) -> conmon.Pids:
+        spec, unknown = self._filters.annotate(spec, plan.runtime)
         launched = await asyncio.to_thread(_launch, plan, begun, spec)
-        return await conmon.handshake(plan, launched)
+        pids = await conmon.handshake(plan, launched)
+        if unknown is not None:
+            await asyncio.to_thread(self._filters.learn, unknown, plan.runtime, self._state / plan.id)
+        return pids
 
     async def _undo(self, making: "asyncio.Task[int]", id: str) -> None:
         with contextlib.suppress(Exception):

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 from pathlib import Path
@@ -386,3 +387,21 @@ async def test_joined_namespaces_and_memory_are_the_other_containers(machine: Ma
     )
     assert "sleep 60" in out
     assert out.splitlines()[-1] == "shared"
+
+
+async def test_a_profile_holds_for_the_first_container_and_for_later_ones(machine: Machine) -> None:
+    # Later ones may get the filter that was compiled for the first.
+    profile = {
+        "defaultAction": "SCMP_ACT_ALLOW",
+        "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 71}],
+    }
+    host = HostConfig(security_opt=[f"seccomp={json.dumps(profile)}"])
+    for _ in range(3):
+        _, err, code = await machine.run("busybox", "mkdir", "/tmp/x", host=host)
+        assert (err, code) == ("mkdir: can't create directory '/tmp/x': Protocol error\n", 1)
+    id = await machine.start("sleep", "60", host=host)
+    output = await everything(await machine.exec(id, "busybox", "mkdir", "/tmp/x", host=host))
+    assert output[2] == b"mkdir: can't create directory '/tmp/x': Protocol error\n"
+    _, err, code = await machine.run("busybox", "mkdir", "/tmp/x")
+    assert (err, code) == ("", 0)
+    assert await machine.run("busybox", "rmdir", "/tmp/x") == ("", "", 0)
