@@ -69,6 +69,11 @@ class Attachment:
             self._stream.set_result(stream)
 
     @property
+    def takes_input(self) -> bool:
+        """Whether the client's input goes to the process."""
+        return self._stdin
+
+    @property
     def connected(self) -> bool:
         """Whether it has a process's side, or knows that there will be none."""
         return self._stream.done()

@@ -89,7 +89,7 @@ class Lifecycle:
 
     async def _connect_attachments(self, container: Container) -> None:
         for attachment in tuple(container.attachments):
-            attachment.connect(await self._resources.attach(container))
+            attachment.connect(await self._resources.attach(container, stdin=attachment.takes_input))
             container.attachments.discard(attachment)
 
     async def _failed(self, container: Container, error: BaseException) -> None:
@@ -112,7 +112,7 @@ class Lifecycle:
         """Connect to the current run, or keep the attachment for the next one."""
         async with container.lock:  # a start that is under way has passed the point at which it connects them
             if container.state.live:
-                attachment.connect(await self._resources.attach(container))
+                attachment.connect(await self._resources.attach(container, stdin=attachment.takes_input))
             else:
                 container.attachments.add(attachment)
 

@@ -24,6 +24,7 @@ from scow.errors import Conflict, InvalidArgument
 from scow.linux import cgroup
 from scow.network.model import EndpointRequest, Port, Sandbox
 from scow.network.networks import Networks
+from scow.runtime import controllers
 from scow.runtime.attach import AttachStream
 from scow.runtime.bundle import BundleContext, BundleMount, make_spec
 from scow.runtime.exec import ExecProcess, ExecSpec, start_exec
@@ -86,6 +87,7 @@ class Resources:
         await self._monitors.aclose()
         if not any(container.state.live for container in self._table):
             await asyncio.to_thread(cgroup.remove, self._cgroup)
+            await asyncio.to_thread(controllers.release, self._config.exec_root)
 
     # --- a run
 
@@ -106,6 +108,7 @@ class Resources:
                 stdin_once=record.config.stdin_once,
                 log_path=container.log_path if is_logged else None,
                 log_max_size=_log_limit(record.host_config.log_config.config or {}),
+                shm_size=record.host_config.shm_size if record.host_config.ipc_mode == "shareable" else None,
                 runtime=self.runtimes.get(record.runtime),
             )
             undo.push_async_callback(self._monitors.delete, record.id)
@@ -138,9 +141,9 @@ class Resources:
 
     # --- a running container
 
-    async def attach(self, container: Container) -> AttachStream:
-        """Connect to what the container writes and reads."""
-        return await self._monitors.attach(container.id)
+    async def attach(self, container: Container, *, stdin: bool) -> AttachStream:
+        """Connect to what the container writes and, with `stdin`, reads: only then its end can end the input."""
+        return await self._monitors.attach(container.id, stdin=stdin)
 
     async def kill(self, container: Container, number: int) -> None:
         """Signal the first process; nothing happens if it has ended meanwhile."""
@@ -213,8 +216,10 @@ class Resources:
                 cgroups_path=f"{self._cgroup}/{record.id}",
                 pid_namespace=self._joined(host.pid_mode, "pid"),
                 ipc_namespace=self._joined(host.ipc_mode, "ipc"),
+                shared_memory=self._shared_memory(container),
                 default_ulimits=tuple(self._config.default_ulimits.values()),
                 init=host.init if host.init is not None else self._config.init,
+                init_path=self._config.init_path,
             ),
         )
 
@@ -226,6 +231,20 @@ class Resources:
         if not other.state.live:
             raise Conflict(f"cannot join {kind.upper()} of a non running container: {other.id}")
         return Path(f"/proc/{other.state.pid}/ns/{kind}")
+
+    def _shared_memory(self, container: Container) -> Path | None:
+        """The /dev/shm that containers share: one's own to be shared, or another's to be joined."""
+        mode = container.record.host_config.ipc_mode
+        if mode == "shareable":
+            return self._monitors.shared_memory(container.id)
+        if mode.startswith("container:"):
+            other = self._table.get(mode.partition(":")[2])
+            if other.record.host_config.ipc_mode != "shareable":
+                raise Conflict(
+                    f"cannot join IPC of container {other.id}: non-shareable IPC (hint: use IpcMode:shareable)"
+                )
+            return self._monitors.shared_memory(other.id)
+        return None
 
     async def _mounts(self, container: Container, rootfs: Path) -> list[BundleMount]:
         record = container.record
@@ -287,6 +306,7 @@ class Resources:
                 privileged=request.privileged or record.host_config.privileged,
                 attached=attached,
                 stdin=request.attach_stdin,
+                default_ulimits=tuple(self._config.default_ulimits.values()),
                 console_size=(console_size[0], console_size[1]) if console_size and len(console_size) == 2 else None,
             ),
         )
