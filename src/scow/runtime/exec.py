@@ -24,7 +24,6 @@ from typing import Any, Final
 
 import msgspec
 
-from scow.linux.inotify import IN_CLOSE_WRITE, IN_MOVED_TO, Inotify
 from scow.linux.process import Child, spawn
 from scow.runtime.attach import STDERR, STDOUT
 from scow.runtime.bundle import capability_sets, security_options, user_section
@@ -123,15 +122,9 @@ async def start_exec(monitors: Monitors, id: str, spec: ExecSpec) -> ExecProcess
             *(program, "--root", state, "--log", folder / _LOG, "--log-format", "json"),
             *("exec", "--process", folder / _PROCESS, "--pid-file", folder / _PID, id),
         ]
-        pid = 0
-        changed = asyncio.Event()
-        inotify = Inotify(lambda changes: changed.set())
-        try:
-            inotify.add(folder, IN_CLOSE_WRITE | IN_MOVED_TO)
+        with monitors.watched(folder) as changed:
             child = await _spawn(command, stdio)
             pid = await _started(child, folder / _PID, changed)
-        finally:
-            inotify.close()
         if not pid:
             said = await asyncio.to_thread(_read_text, folder / _LOG)
             raise start_error(said, runtime=program.name, args=tuple(spec.args), exec=True)
