@@ -12,6 +12,7 @@ import msgspec
 from scow.engine import validation
 from scow.engine.config import EngineConfig
 from scow.engine.container import Container, ContainerTable
+from scow.engine.endpoints import check_endpoint
 from scow.engine.events import Events
 from scow.engine.image_lookup import get_image
 from scow.engine.merging import arguments, merge_config
@@ -185,12 +186,12 @@ class Creation:
         if mode.startswith("container:"):
             self._table.get(mode.partition(":")[2])
             return {}
-        for name in (mode, *endpoints):
-            self._networks.get(name)  # raises NoSuchNetwork
-        if mode not in endpoints:
-            ids = {self._networks.get(name).id for name in endpoints}
-            if self._networks.get(mode).id not in ids:
-                endpoints = {mode: EndpointSettings(), **endpoints}
+        main = self._networks.get(mode).name  # raises NoSuchNetwork
+        endpoints = {self._networks.get(name).name: settings for name, settings in endpoints.items()}
+        if main not in endpoints:
+            endpoints = {main: EndpointSettings(), **endpoints}
+        for name, settings in endpoints.items():
+            check_endpoint(self._networks.get(name), settings)
         if mode == "host" and len(endpoints) > 1:
             raise InvalidArgument(
                 "container cannot be connected to multiple networks with one of the networks in host mode"

@@ -15,6 +15,7 @@ from typing import Final
 from scow.engine.config import EngineConfig
 from scow.engine.container import Container, ContainerTable
 from scow.engine.copying import copy_up
+from scow.engine.endpoints import endpoint_request, main_network
 from scow.engine.network_files import write_network_files
 from scow.engine.record import MountRecord
 from scow.engine.tasks import Tasks
@@ -22,7 +23,7 @@ from scow.engine.validation import parse_host_ports, parse_port
 from scow.engine.volumes import Volumes
 from scow.errors import Conflict, InvalidArgument
 from scow.linux import cgroup
-from scow.network.model import EndpointRequest, Port, Sandbox
+from scow.network.model import Port, Sandbox
 from scow.network.networks import Networks
 from scow.runtime import controllers
 from scow.runtime.attach import AttachStream
@@ -179,22 +180,17 @@ class Resources:
             if not other.state.live:
                 raise Conflict(f"cannot join network of a non running container: {other.id}")
             return Path(f"/proc/{other.state.pid}/ns/net")
-        sandbox: Sandbox = await self._networks.sandbox(record.id, mode)
-        published = published_ports(container)
-        for name, asked in sorted(record.endpoints.items(), key=lambda item: item[0] != mode):
-            await self._networks.connect(
-                sandbox,
-                name,
-                EndpointRequest(
-                    ipv4=(asked.ipam_config.ipv4_address if asked.ipam_config else ""),
-                    ipv6=(asked.ipam_config.ipv6_address if asked.ipam_config else ""),
-                    mac=asked.mac_address or (record.config.mac_address if name == mode else ""),
-                    container_name=record.name,
-                    aliases=tuple(asked.aliases or ()),
-                    gateway_priority=asked.gw_priority,
-                ),
-                published if name == mode else (),
-            )
+        attachments = {
+            network.name: (network, asked)
+            for network, asked in ((self._networks.get(name), asked) for name, asked in record.endpoints.items())
+        }
+        # Disconnected from all of them, a container has a loopback and nothing else.
+        first = next((name for name, (network, _) in attachments.items() if mode in (name, network.id)), "")
+        sandbox: Sandbox = await self._networks.sandbox(record.id, first or next(iter(attachments), "none"))
+        published, main = published_ports(container), main_network(attachments)
+        for name, (network, asked) in sorted(attachments.items(), key=lambda item: item[0] != first):
+            request = endpoint_request(record, network, asked)
+            await self._networks.connect(sandbox, name, request, published if name == main else ())
         return sandbox.path
 
     async def _spec(self, container: Container, rootfs: Path, namespace: Path | None) -> bytes:

@@ -112,7 +112,9 @@ def complete(pool: Pool) -> Pool:
         start = parse_subnet(pool.ip_range) if pool.ip_range else subnet
         first = start.network_address
         gateway = str(first + 1 if first == subnet.network_address else first)
-    return Pool(subnet=str(subnet), gateway=gateway, ip_range=pool.ip_range, auxiliary=pool.auxiliary)
+    return Pool(
+        subnet=str(subnet), gateway=gateway, ip_range=pool.ip_range, auxiliary=pool.auxiliary, chosen=pool.chosen
+    )
 
 
 class AddressPool:

@@ -1,8 +1,10 @@
 """What a network is defined to be, from the engine's settings or a user's request; nothing here touches the machine."""
 
+import ipaddress
+import itertools
 import re
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Final
 
@@ -13,6 +15,7 @@ from scow.linux.links import NAME_MAX
 from scow.network import addresses
 from scow.network.model import (
     BRIDGE,
+    HOST,
     NONE,
     OPTION_BINDING,
     OPTION_DEFAULT,
@@ -20,6 +23,7 @@ from scow.network.model import (
     OPTION_MASQUERADE,
     OPTION_MTU,
     OPTION_NAME,
+    OPTION_PREFIX,
     PREDEFINED,
     Network,
     NetworkRequest,
@@ -35,6 +39,13 @@ class NetworkExists(Conflict):
     def __init__(self, name: str) -> None:
         super().__init__(f"network with name {name} already exists")
         self.name = name
+
+
+class BadPools(InvalidArgument):
+    """Address pools of a request make no sense; all that is wrong is told at once."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("invalid network config:\n" + "\n".join(problems))
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -99,6 +110,7 @@ def user_defined(request: NetworkRequest, pools: tuple[Pool, ...]) -> Network:
         created=datetime.now(UTC),
         bridge=_checked_link(request.options.get(OPTION_NAME) or f"br-{network_id[:12]}"),
         pools=pools,
+        enable_ipv4=request.enable_ipv4,
         enable_ipv6=request.enable_ipv6,
         internal=request.internal,
         attachable=request.attachable,
@@ -120,12 +132,14 @@ def check(request: NetworkRequest, existing: Iterable[Network], pools: Sequence[
     """Refuse what can't be made beside what exists: Conflict, Forbidden, InvalidArgument, NotFound, NotSupported."""
     if request.name in PREDEFINED or request.name == "default":
         raise Forbidden(f"operation is not permitted on predefined {request.name} network")
+    if not request.name.strip():
+        raise InvalidArgument("invalid name: name is empty")
     if not _NAME.fullmatch(request.name):
         raise InvalidArgument(f"invalid network name: {request.name!r}: use letters, digits, underscore, dot and dash")
-    if request.driver in _NOT_YET:
-        raise NotSupported(f"network driver {request.driver} is not supported yet")
-    if request.driver != BRIDGE:
-        raise NotFound(f'could not find plugin {request.driver}: plugin "{request.driver}" not found')
+    _check_drivers(request)
+    _check_options(request.options)
+    if not request.enable_ipv4 and not request.enable_ipv6:
+        raise InvalidArgument("IPv4 or IPv6 must be enabled")
     for network in existing:
         if network.name == request.name:
             raise NetworkExists(request.name)
@@ -136,21 +150,124 @@ def check(request: NetworkRequest, existing: Iterable[Network], pools: Sequence[
                 _check_overlap(addresses.parse_subnet(pool.subnet), addresses.parse_subnet(other.subnet), network.name)
 
 
+def _check_drivers(request: NetworkRequest) -> None:
+    if request.driver in _NOT_YET:
+        raise NotSupported(f"network driver {request.driver} is not supported yet")
+    if request.driver in (HOST, "null", NONE):
+        only = "null" if request.driver == NONE else request.driver
+        raise Forbidden(f'only one instance of "{only}" network is allowed')
+    if request.driver != BRIDGE:
+        raise NotFound(f'could not find plugin {request.driver}: plugin "{request.driver}" not found')
+    if request.ipam_driver != "default":
+        raise NotFound(f'could not find plugin {request.ipam_driver}: plugin "{request.ipam_driver}" not found')
+
+
+def _check_options(options: dict[str, str]) -> None:
+    for name in (OPTION_ICC, OPTION_MASQUERADE, OPTION_DEFAULT):
+        value = options.get(name, "true")
+        if value.lower() not in ("true", "false", "1", "0", "t", "f"):
+            raise InvalidArgument(f"invalid value for {name}: {value!r} is neither true nor false")
+    mtu = options.get(OPTION_MTU, "0")
+    if not mtu.isdigit() or int(mtu) > 65535:
+        raise InvalidArgument(f"invalid value for {OPTION_MTU}: {mtu!r}")
+    if int(mtu) and int(mtu) < 68:
+        raise InvalidArgument(f"invalid MTU number: {mtu}")
+    prefix = options.get(OPTION_PREFIX, "")
+    if prefix and (len(prefix) > NAME_MAX - 3 or not _LINK_NAME.fullmatch(prefix)):
+        raise InvalidArgument(f"invalid value for {OPTION_PREFIX}: {prefix!r}")
+    binding = options.get(OPTION_BINDING, "")
+    if binding:
+        addresses.parse_address(binding)
+    for name in ("ipv4", "ipv6"):
+        mode = options.get(f"com.docker.network.bridge.gateway_mode_{name}", "nat")
+        if mode != "nat":
+            raise NotSupported(f"gateway mode {mode} is not supported yet")
+
+
 def _check_overlap(subnet: addresses.Subnet, other: addresses.Subnet, name: str) -> None:
     if addresses.overlap(subnet, other):
         raise addresses.PoolOverlap(subnet, other, f"network {name}")
 
 
-def choose_pools(request: NetworkRequest, free: addresses.Subnet | None) -> tuple[Pool, ...]:
-    """Complete the pools that were asked for; `free` is for the IPv4 pool if none is named. Raises BadAddress."""
-    pools = [
-        addresses.complete(msgspec.structs.replace(pool, subnet=pool.subnet or str(free))) for pool in request.pools
-    ]
+def choose_pools(request: NetworkRequest, free: Callable[[int], addresses.Subnet]) -> tuple[Pool, ...]:
+    """Check and complete the pools that were asked for; `free` gives a subnet of a version where none is named.
+
+    Raises BadPools, PoolsExhausted, PoolOverlap.
+    """
+    problems = [problem for pool in request.pools for problem in _problems(pool, ipv6=request.enable_ipv6)]
+    if problems:
+        raise BadPools(problems)
+    pools: list[Pool] = []
+    for pool in request.pools:
+        if pool.subnet:
+            if addresses.parse_subnet(pool.subnet).version == 6 and not request.enable_ipv6:
+                continue  # docker ignores it
+            pools.append(addresses.complete(pool))
+    for one, other in itertools.combinations([addresses.parse_subnet(pool.subnet) for pool in pools], 2):
+        _check_overlap(one, other, f"{request.name} itself")
     versions = {addresses.parse_subnet(pool.subnet).version for pool in pools}
-    if 4 not in versions:
-        pools.insert(0, addresses.complete(Pool(subnet=str(free), gateway="")))
+    if request.enable_ipv4 and 4 not in versions:
+        pools.insert(0, addresses.complete(Pool(subnet=str(free(4)), gateway="", chosen=True)))
     if request.enable_ipv6 and 6 not in versions:
-        # A random unique local prefix (RFC 4193), as docker 27 and later give.
-        prefix = (b"\xfd" + secrets.token_bytes(5)).hex()
-        pools.append(addresses.complete(Pool(subnet=f"{prefix[:4]}:{prefix[4:8]}:{prefix[8:]}::/64", gateway="")))
+        pools.append(addresses.complete(Pool(subnet=str(free(6)), gateway="", chosen=True)))
     return tuple(pools)
+
+
+def random_local_prefix() -> addresses.Subnet:
+    """A random unique local prefix (RFC 4193), as docker 27 and later give networks with IPv6."""
+    prefix = (b"\xfd" + secrets.token_bytes(5)).hex()
+    return addresses.parse_subnet(f"{prefix[:4]}:{prefix[4:8]}:{prefix[8:]}::/64")
+
+
+def _problems(pool: Pool, *, ipv6: bool) -> list[str]:
+    """What is wrong with a pool, in docker's words (moby api/types/network/ipam.go)."""
+    if not pool.subnet:
+        wrong = bool(pool.gateway or pool.ip_range or pool.auxiliary)
+        return [f"invalid subnet {pool.subnet}: invalid CIDR block notation"] if wrong else []
+    try:
+        interface = ipaddress.ip_interface(pool.subnet)
+    except ValueError:
+        interface = None
+    if interface is None or "/" not in pool.subnet:
+        return [f"invalid subnet {pool.subnet}: invalid CIDR block notation"]
+    subnet = interface.network
+    found: list[str] = []
+    if subnet.version == 6 and not ipv6:
+        return found
+    if interface.ip != subnet.network_address:
+        found.append(f"invalid subnet {pool.subnet}: it should be {subnet}")
+    if pool.ip_range:
+        found += [f"invalid ip-range {pool.ip_range}: {problem}" for problem in _range_problems(pool.ip_range, subnet)]
+    if pool.gateway:
+        found += [f"invalid gateway {pool.gateway}: {problem}" for problem in _address_problems(pool.gateway, subnet)]
+    for name, text in pool.auxiliary.items():
+        found += [f"invalid auxiliary address {name}: {problem}" for problem in _address_problems(text, subnet)]
+    return found
+
+
+def _range_problems(text: str, subnet: addresses.Subnet) -> list[str]:
+    try:
+        interface = ipaddress.ip_interface(text)
+    except ValueError:
+        return ["invalid CIDR block notation"]
+    inner = interface.network
+    if inner.version != subnet.version:
+        return [f"parent subnet is an IPv{subnet.version} block"]
+    found = []
+    if interface.ip != inner.network_address:
+        found.append(f"it should be {inner}")
+    if inner.prefixlen < subnet.prefixlen:
+        found.append(f"CIDR block is bigger than its parent subnet {subnet}")
+    if not subnet.overlaps(inner):
+        found.append(f"parent subnet {subnet} doesn't contain ip-range")
+    return found
+
+
+def _address_problems(text: str, subnet: addresses.Subnet) -> list[str]:
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return ["invalid address"]
+    if address.version != subnet.version:
+        return [f"parent subnet is an IPv{subnet.version} block"]
+    return [] if address in subnet else [f"parent subnet {subnet} doesn't contain this address"]

@@ -22,6 +22,7 @@ OPTION_ICC: Final = "com.docker.network.bridge.enable_icc"
 OPTION_BINDING: Final = "com.docker.network.bridge.host_binding_ipv4"
 OPTION_DEFAULT: Final = "com.docker.network.bridge.default_bridge"
 OPTION_MTU: Final = "com.docker.network.driver.mtu"
+OPTION_PREFIX: Final = "com.docker.network.container_iface_prefix"
 
 
 class NoSuchNetwork(NotFound):
@@ -35,12 +36,16 @@ class BadAddress(InvalidArgument):
 
 
 class Pool(msgspec.Struct, frozen=True, kw_only=True):
-    """One subnet of a network as text: `subnet` and `ip_range` in CIDR form, `gateway` and `auxiliary` as addresses."""
+    """One subnet of a network as text: `subnet` and `ip_range` in CIDR form, `gateway` and `auxiliary` as addresses.
+
+    `chosen` is whether the engine chose the subnet: then nobody may ask for a fixed address in it.
+    """
 
     subnet: str
     gateway: str
     ip_range: str = ""
     auxiliary: dict[str, str] = {}
+    chosen: bool = False
 
 
 class Network(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,6 +57,7 @@ class Network(msgspec.Struct, frozen=True, kw_only=True):
     created: datetime
     bridge: str = ""
     pools: tuple[Pool, ...] = ()
+    enable_ipv4: bool = True
     enable_ipv6: bool = False
     internal: bool = False
     attachable: bool = False
@@ -67,6 +73,11 @@ class Network(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def predefined(self) -> bool:
         return self.name in PREDEFINED
+
+    @property
+    def resolves(self) -> bool:
+        """Whether containers find each other by name on it: all networks with a bridge, but for the default one."""
+        return bool(self.bridge) and not self.predefined
 
     @property
     def masquerade(self) -> bool:
@@ -88,6 +99,7 @@ class NetworkRequest(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     driver: str = BRIDGE
     pools: tuple[Pool, ...] = ()
+    enable_ipv4: bool = True
     enable_ipv6: bool = False
     internal: bool = False
     attachable: bool = False
@@ -117,13 +129,18 @@ class PublishedPort(msgspec.Struct, frozen=True, order=True):
 
 
 class EndpointRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What a container asks of its attachment; empty strings mean: choose."""
+    """What a container asks of its attachment; empty strings mean: choose.
+
+    `names` is what others on the network find it by; `links` are names of the container's own for others, as pairs of
+    its name and theirs. The network with the highest priority is the way out; among equals the first by name.
+    """
 
     ipv4: str = ""
     ipv6: str = ""
     mac: str = ""
     container_name: str = ""
-    aliases: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+    links: tuple[tuple[str, str], ...] = ()
     gateway_priority: int = 0
 
 
@@ -144,7 +161,9 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     ipv6: str = ""
     ipv6_prefix: int = 0
     ipv6_gateway: str = ""
-    aliases: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+    links: tuple[tuple[str, str], ...] = ()
+    gateway_priority: int = 0
     ports: tuple[PublishedPort, ...] = ()
 
 

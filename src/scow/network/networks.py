@@ -9,16 +9,14 @@ What is made is written down first; `start` and `reconcile` remove whatever a ki
 import asyncio
 import hashlib
 import logging
-import re
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Final
 
 import msgspec
 
-from scow.errors import Forbidden, InvalidArgument
+from scow.errors import Forbidden, InvalidArgument, ScowError
 from scow.linux import links
 from scow.linux.netlink import Netlink
 from scow.network import addresses, bridges, definitions, ports
@@ -30,6 +28,7 @@ from scow.network.model import (
     HOST,
     NONE,
     OPTION_BINDING,
+    OPTION_PREFIX,
     Endpoint,
     EndpointRequest,
     Network,
@@ -47,13 +46,17 @@ from scow.network.threads import Threads
 from scow.store.database import Database
 
 _log = logging.getLogger(__name__)
-_NAME: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
-_NOT_YET: Final = ("macvlan", "ipvlan", "overlay")
+
+Observer = Callable[[str, Network, str], None]
+"""Told that a container (its id) was joined to a network, or left it: "connect" or "disconnect"."""
 
 
 class NetworkInUse(Forbidden):
-    def __init__(self, network: Network) -> None:
-        super().__init__(f"error while removing network: network {network.name} id {network.id} has active endpoints")
+    def __init__(self, network: Network, endpoints: Iterable[Endpoint]) -> None:
+        users = ", ".join(f'name:"{each.container_name}" id:"{each.id[:12]}"' for each in endpoints)
+        super().__init__(
+            f"error while removing network: network {network.name} has active endpoints ({users}) (id {network.id})"
+        )
         self.network = network
 
 
@@ -93,7 +96,9 @@ class Networks:
         self._endpoints: dict[str, Endpoint] = {}
         self._containers: dict[str, dict[str, Endpoint]] = {}
         self._recorded_sandboxes: set[str] = set()
+        self._leaving: dict[str, tuple[Network, asyncio.Task[None]]] = {}
         self._defining = asyncio.Lock()  # networks come and go one at a time
+        self.observer: Observer = lambda action, network, container_id: None
         self._closed = False
 
     # the engine's life
@@ -115,6 +120,7 @@ class Networks:
             await self._bring_up(network)
         await self._firewall.install(self._networks.values(), self._endpoints.values())
         await self._drop_unrecorded()
+        await self._finish_removals()
         for obstacle in await self._firewall.obstacles():
             _log.warning("chain %s drops forwarded packets by policy: containers may be cut off", obstacle)
         default = self.get(BRIDGE)
@@ -142,7 +148,7 @@ class Networks:
         spare = await self._sandboxes.aclose()
         for link in spare:
             self._reaper.watch(link, _nothing)
-        await self._reaper.settled()
+        await self.settled()
         self._ports.close()
         self._firewall.close()
         self._machine.close()
@@ -154,7 +160,7 @@ class Networks:
             self._reaper.watch(link, _nothing)
         for container_id in self._recorded_sandboxes | set(self._containers):
             await self.release(container_id)
-        await self._reaper.settled()
+        await self.settled()
         names = [network.bridge for network in self._networks.values() if network.bridge]
         await self._threads(lambda: remove(self._machine, names))
         await self._firewall.destroy()
@@ -165,8 +171,9 @@ class Networks:
         await self._firewall.install(self._networks.values())
 
     async def settled(self) -> None:
-        """Return once the links of everything that was released have gone."""
+        """Return once the links of everything that was released or removed have gone."""
         await self._reaper.settled()
+        await asyncio.gather(*(task for _, task in self._leaving.values()))
 
     # networks
 
@@ -194,9 +201,11 @@ class Networks:
 
     async def _create(self, request: NetworkRequest) -> Network:
         definitions.check(request, self._networks.values())
-        pools = definitions.choose_pools(request, await self._free_subnet())
+        taken = await self._taken_subnets()
+        pools = definitions.choose_pools(request, lambda version: self._free_subnet(taken, version))
         definitions.check(request, self._networks.values(), pools)
         network = definitions.user_defined(request, pools)
+        await self._wait_for_predecessors(network)
         async with AsyncExitStack() as undo:
             self._networks[network.id] = network
             self._pools[network.id] = NetworkAddresses(network.pools)
@@ -210,19 +219,48 @@ class Networks:
         return network
 
     async def remove(self, ref: str) -> Network:
-        """Remove a user-defined network without endpoints. Raises NoSuchNetwork, Forbidden for others."""
-        network = self.get(ref)
-        if network.predefined:
-            raise Forbidden(f"{network.name} is a pre-defined network and cannot be removed")
-        if any(endpoint.network_id == network.id for endpoint in self._endpoints.values()):
-            raise NetworkInUse(network)
+        """Remove a user-defined network without endpoints. Raises NoSuchNetwork, Forbidden for others.
+
+        Its bridge goes in the background; only a network that needs its name or subnet waits for that.
+        """
         async with self._defining:
+            network = self.get(ref)
+            if network.predefined:
+                raise Forbidden(f"{network.name} is a pre-defined network and cannot be removed")
+            if users := self.endpoints(network.id):
+                raise NetworkInUse(network, users)
             self._forget_network(network.id)
+            await self._state.retire_network(network)
+            task = asyncio.create_task(self._see_off(network), name=f"removal of network {network.name}")
+            self._leaving[network.id] = (network, task)
+        return network
+
+    async def _see_off(self, network: Network) -> None:
+        try:
             await self._reaper.settled()  # of containers that have left it just now
             await self._threads(lambda: remove(self._machine, [network.bridge]))
             await self._firewall.install(self._networks.values())
-            await self._state.remove_network(network.id)
-        return network
+            await self._state.forget_link(network.bridge)
+        except (OSError, ScowError) as error:
+            _log.error("cannot remove bridge %s, which is left to the engine's next start: %s", network.bridge, error)
+        finally:
+            self._leaving.pop(network.id, None)
+
+    async def _wait_for_predecessors(self, network: Network) -> None:
+        """Wait until no removed network has the bridge or a subnet of a new one any more."""
+        subnets = [addresses.parse_subnet(pool.subnet) for pool in network.pools]
+        for other, task in list(self._leaving.values()):
+            theirs = [addresses.parse_subnet(pool.subnet) for pool in other.pools]
+            if other.bridge == network.bridge or any(addresses.overlap(a, b) for a in subnets for b in theirs):
+                await asyncio.shield(task)
+
+    async def _finish_removals(self) -> None:
+        """Remove the bridges of networks that a killed engine had not quite removed."""
+        kept = {network.bridge for network in self._networks.values()}
+        for link in self._state.leaving():
+            if link not in kept:
+                await self._threads(lambda name=link: remove(self._machine, [name]))  # type: ignore[misc]  # a default
+            await self._state.forget_link(link)
 
     def endpoints(self, network_id: str) -> list[Endpoint]:
         """Return a network's endpoints, as `network inspect` lists them."""
@@ -274,6 +312,8 @@ class Networks:
                         endpoint, ports=await self._reserve(network, endpoint, published)
                     )
                 undo.callback(self._ports.release, endpoint.id)
+            if network.id not in self._networks:
+                raise NoSuchNetwork(ref)  # it was removed meanwhile
             self._add(endpoint)
             undo.callback(self._drop, endpoint)
             await self._state.put_endpoint(endpoint)
@@ -284,7 +324,13 @@ class Networks:
                 undo.push_async_callback(self._firewall.unpublish, endpoint.id)
                 await self._firewall.publish(endpoint)
             undo.pop_all()
+        self.observer("connect", network, sandbox.container_id)
         return endpoint
+
+    async def connect_running(self, container_id: str, ref: str, request: EndpointRequest) -> Endpoint:
+        """Attach a container that lives to one more network. Raises what `connect` raises."""
+        path = self._sandboxes.path(container_id)
+        return await self.connect(Sandbox(container_id=container_id, path=path), ref, request)
 
     async def disconnect(self, container_id: str, ref: str) -> None:
         """Detach a container that lives from one network. Raises NoSuchNetwork, NotConnected."""
@@ -300,6 +346,31 @@ class Networks:
             await self._restore_route(container_id)
         self._give_back(endpoint)
         await self._state.remove_endpoints([endpoint.id])
+        self.observer("disconnect", network, container_id)
+        heir = self._way_out(container_id)
+        if endpoint.ports and heir is not None:
+            await self._inherit_ports(heir, endpoint.ports)
+
+    async def _inherit_ports(self, heir: Endpoint, published: Sequence[PublishedPort]) -> None:
+        """Publish what a lost endpoint had published through the one that is the way out now, on the same ports."""
+        wanted = [Port(each.container_port, each.protocol, each.host_ip, each.host_port) for each in published]
+        network = self._networks[heir.network_id]
+        usable = [port for port in wanted if ":" not in port.host_ip or heir.ipv6]
+        held = await self._reserve(network, heir, usable)
+        endpoint = msgspec.structs.replace(heir, ports=held)
+        self._add(endpoint)
+        await self._state.put_endpoint(endpoint)
+        await self._threads(lambda: self._machine.request([links.hairpin(endpoint.link)]))
+        await self._firewall.publish(endpoint)
+
+    async def rename(
+        self, container_id: str, container_name: str, names: Callable[[Endpoint], tuple[str, ...]]
+    ) -> None:
+        """Take note of a living container's new name; `names` gives what an endpoint is found by from now on."""
+        for endpoint in self.of_container(container_id):
+            changed = msgspec.structs.replace(endpoint, container_name=container_name, names=names(endpoint))
+            self._add(changed)
+            await self._state.put_endpoint(changed)
 
     async def release(self, container_id: str) -> None:
         """Undo everything of a container whose processes have ended. Idempotent; a container unknown here is fine.
@@ -311,6 +382,9 @@ class Networks:
             self._drop(endpoint)
             self._ports.release(endpoint.id)
             await self._firewall.unpublish(endpoint.id)
+            network = self._networks.get(endpoint.network_id)
+            if network is not None:
+                self.observer("disconnect", network, container_id)
         if container_id in self._recorded_sandboxes:
             await self._sandboxes.release(container_id)
             self._recorded_sandboxes.discard(container_id)
@@ -332,7 +406,7 @@ class Networks:
         before = by_name.get(BRIDGE)
         free = None
         if not self._settings.bip and (before is None or not before.pools):
-            free = await self._free_subnet()
+            free = self._free_subnet(await self._taken_subnets(), 4)
         wanted = definitions.default_bridge(self._settings, self.tag, before, free)
         if wanted != before:
             if before is not None and before.bridge != wanted.bridge:
@@ -343,11 +417,18 @@ class Networks:
         await self._state.put_network(network)
         self._networks[network.id] = network
 
-    async def _free_subnet(self) -> addresses.Subnet:
+    async def _taken_subnets(self) -> list[addresses.Subnet]:
+        """What the machine's routes and addresses, our networks, and those on their way out take up."""
         own = {network.bridge for network in self._networks.values()}
         taken = await self._threads(lambda: bridges.machine_subnets(self._machine, own.__contains__))
-        taken += [addresses.parse_subnet(pool.subnet) for network in self._networks.values() for pool in network.pools]
-        return addresses.choose_subnet(self._settings.default_pools, taken)
+        everyone = [*self._networks.values(), *(network for network, _ in self._leaving.values())]
+        return taken + [addresses.parse_subnet(pool.subnet) for network in everyone for pool in network.pools]
+
+    def _free_subnet(self, taken: list[addresses.Subnet], version: int) -> addresses.Subnet:
+        pools = self._settings.default_pools
+        if version == 6 and not any(":" in base for base, _ in pools):
+            return definitions.random_local_prefix()
+        return addresses.choose_subnet(pools, taken, version)
 
     async def _bring_up(self, network: Network) -> None:
         if network.bridge:
@@ -384,7 +465,8 @@ class Networks:
         link = interface = ""
         if network.driver == BRIDGE:
             used = {endpoint.interface for endpoint in self.of_container(container_id)}
-            interface = next(name for name in (f"eth{n}" for n in range(len(used) + 1)) if name not in used)
+            prefix = network.options.get(OPTION_PREFIX) or "eth"
+            interface = next(name for name in (f"{prefix}{n}" for n in range(len(used) + 1)) if name not in used)
             waiting = self._sandboxes.waiting_link(container_id) if interface == "eth0" else ""
             link = waiting or self._sandboxes.new_link_name()
         return Endpoint(
@@ -395,7 +477,9 @@ class Networks:
             container_name=wanted.container_name,
             link=link,
             interface=interface,
-            aliases=wanted.aliases,
+            names=wanted.names,
+            links=wanted.links,
+            gateway_priority=wanted.gateway_priority,
         )
 
     async def _take_addresses(self, network: Network, wanted: EndpointRequest) -> list[addresses.Address]:
@@ -449,12 +533,18 @@ class Networks:
         await self._threads(job)
 
     def _way_out(self, container_id: str) -> Endpoint | None:
-        """Return the endpoint that holds a container's default route: the first on a network that isn't internal."""
-        for endpoint in self.of_container(container_id):
-            network = self._networks.get(endpoint.network_id)
-            if endpoint.link and network is not None and not network.internal:
-                return endpoint
-        return None
+        """Return the endpoint that holds a container's default route; none on internal networks.
+
+        The highest priority wins, then who has published ports, whose answers must leave by the same way, then the
+        first by the network's name.
+        """
+        found = [
+            endpoint
+            for endpoint in self.of_container(container_id)
+            if endpoint.link and (network := self._networks.get(endpoint.network_id)) and not network.internal
+        ]
+        rank = lambda each: (-each.gateway_priority, not each.ports, each.network_name)  # noqa: E731  # used once
+        return min(found, key=rank, default=None)
 
     async def _restore_route(self, container_id: str) -> None:
         endpoint = self._way_out(container_id)

@@ -15,6 +15,9 @@ STEPS: Final = (
     CREATE TABLE sandboxes (container_id TEXT PRIMARY KEY) WITHOUT ROWID;
     CREATE TABLE endpoints (id TEXT PRIMARY KEY, container_id TEXT NOT NULL, data BLOB NOT NULL) WITHOUT ROWID;
     """,
+    """
+    CREATE TABLE leaving (link TEXT PRIMARY KEY) WITHOUT ROWID;
+    """,
 )
 
 
@@ -43,6 +46,23 @@ class State:
     async def put_network(self, network: Network) -> None:
         data = msgspec.json.encode(network)
         await self._execute("INSERT OR REPLACE INTO networks VALUES (?, ?, ?)", [(network.id, network.name, data)])
+
+    async def retire_network(self, network: Network) -> None:
+        """Forget a network, and note that its bridge is still to be removed."""
+
+        def change(connection: Connection) -> None:
+            connection.execute("DELETE FROM networks WHERE id = ?", (network.id,))
+            connection.execute("INSERT OR REPLACE INTO leaving VALUES (?)", (network.bridge,))
+
+        await self._db.write(change)
+
+    async def forget_link(self, link: str) -> None:
+        """Note that a retired network's bridge is gone."""
+        await self._execute("DELETE FROM leaving WHERE link = ?", [(link,)])
+
+    def leaving(self) -> list[str]:
+        """Read the bridges of retired networks that may be there still. Blocks: for start-up."""
+        return self._db.read_now(lambda connection: [link for (link,) in connection.execute("SELECT * FROM leaving")])
 
     async def remove_network(self, network_id: str) -> None:
         await self._execute("DELETE FROM networks WHERE id = ?", [(network_id,)])
