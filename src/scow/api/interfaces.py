@@ -14,7 +14,14 @@ from scow.wire.container import (
 from scow.wire.event import Event
 from scow.wire.exec import ExecCreateRequest, ExecInspect, ExecStartRequest
 from scow.wire.image import DeleteItem, HistoryItem, ImageInspect, ImageSummary
-from scow.wire.network import Network
+from scow.wire.network import (
+    ConnectRequest,
+    DisconnectRequest,
+    Network,
+    NetworkCreateReply,
+    NetworkCreateRequest,
+    PruneNetworksReply,
+)
 from scow.wire.progress import ProgressMessage
 from scow.wire.system import AuthConfig, AuthReply, DiskUsage, Info, Version
 from scow.wire.volume import Volume, VolumeCreateRequest
@@ -185,6 +192,18 @@ class Networks(Protocol):
     async def list(self, filters: Filters) -> NetworkList: ...
 
     async def inspect(self, ref: str) -> Network: ...
+
+    async def create(self, request: NetworkCreateRequest) -> NetworkCreateReply: ...
+
+    async def remove(self, ref: str) -> None: ...
+
+    async def connect(self, ref: str, request: ConnectRequest) -> None: ...
+
+    async def disconnect(self, ref: str, request: DisconnectRequest) -> None: ...
+
+    async def prune(self, filters: Filters) -> PruneNetworksReply: ...
+
+    async def reload(self) -> None: ...
 
 
 class Volumes(Protocol):

@@ -2,8 +2,9 @@
 
 from aiohttp import web
 
-from scow.api.call import Call
+from scow.api.call import Call, empty, no_content
 from scow.api.shims import respond
+from scow.wire.network import ConnectRequest, DisconnectRequest, NetworkCreateRequest
 
 
 async def list_networks(call: Call) -> web.StreamResponse:
@@ -12,3 +13,33 @@ async def list_networks(call: Call) -> web.StreamResponse:
 
 async def inspect(call: Call) -> web.StreamResponse:
     return respond("networks.inspect", call.version, await call.engine.networks.inspect(call.params["name"]))
+
+
+async def create(call: Call) -> web.StreamResponse:
+    request = await call.body_required(NetworkCreateRequest)
+    return respond("networks.create", call.version, await call.engine.networks.create(request), 201)
+
+
+async def remove(call: Call) -> web.StreamResponse:
+    await call.engine.networks.remove(call.params["name"])
+    return no_content()
+
+
+async def connect(call: Call) -> web.StreamResponse:
+    await call.engine.networks.connect(call.params["name"], await call.body_required(ConnectRequest))
+    return empty(200)
+
+
+async def disconnect(call: Call) -> web.StreamResponse:
+    await call.engine.networks.disconnect(call.params["name"], await call.body_required(DisconnectRequest))
+    return empty(200)
+
+
+async def prune(call: Call) -> web.StreamResponse:
+    return respond("networks.prune", call.version, await call.engine.networks.prune(call.filters()))
+
+
+async def reload(call: Call) -> web.StreamResponse:
+    """Write the firewall's rules again. Scow's own: no other engine has it."""
+    await call.engine.networks.reload()
+    return no_content()

@@ -157,6 +157,8 @@ GATES: Final[Mapping[str, tuple[Gate, ...]]] = {
         ((1, 48), _without("Descriptor", "Manifests")),
         ((1, 50), _image_config_of_a_container),
     ),
+    "networks.list": (((1, 48), _without("EnableIPv4")),),
+    "networks.inspect": (((1, 48), _without("EnableIPv4")),),
     "system.info": (
         ((1, 25), _security_option_names),
         ((1, 39), _unknown_system),

@@ -108,6 +108,7 @@ class Containers:
                 await self._table.save(container, msgspec.structs.replace(container.record, name=name))
             finally:
                 self._table.release(name)
+            await self._resources.renamed(container)
         self._events.emit("container", "rename", container.id, {**attributes_of(container), "oldName": f"/{old}"})
 
     async def remove(self, ref: str, *, force: bool, volumes: bool, link: bool) -> None:

@@ -148,6 +148,7 @@ def endpoint_settings(asked: EndpointSettings, endpoint: Endpoint | None, networ
         gateway=endpoint.gateway,
         ip_address=endpoint.ip,
         ip_prefix_len=endpoint.prefix,
+        dns_names=list(endpoint.names) or None,
         ipv6_gateway=endpoint.ipv6_gateway,
         global_ipv6_address=endpoint.ipv6,
         global_ipv6_prefix_len=endpoint.ipv6_prefix,

@@ -14,14 +14,13 @@ from scow.engine.image_lookup import find_image
 from scow.engine.images import Images
 from scow.engine.inspecting import Inspector
 from scow.engine.lifecycle import Lifecycle
-from scow.engine.networks import Networks
+from scow.engine.networks import Networks, network_settings
 from scow.engine.recovery import Recovery
 from scow.engine.removal import Removal
 from scow.engine.resources import Resources
 from scow.engine.system import System
 from scow.engine.tasks import Tasks
 from scow.engine.volumes import Volumes
-from scow.network.definitions import Settings as NetworkSettings
 from scow.network.networks import Networks as NetworkDriver
 from scow.oci.digest import Digest
 from scow.store.layers import Snapshotter
@@ -80,7 +79,7 @@ class Engine:
             config.engine_id,
             store.db,
             config.exec_root,
-            NetworkSettings(bridge_name=config.bridge, bip=config.bip, mtu=config.mtu or 1500),
+            network_settings(config),
         )
         close.push_async_callback(self._close_network, driver)
         await driver.start()
@@ -106,7 +105,7 @@ class Engine:
         )
         self.execs = Execs(table, resources, events, tasks)
         self.images = Images(store, registries, events, snapshotter, self._image_users)
-        self.networks = Networks(driver, table)
+        self.networks = Networks(driver, table, events, tasks, config)
         self.system = System(
             config,
             store,

@@ -1,25 +1,186 @@
 """Networks as the API knows them. Engine API, /networks."""
 
+import logging
+import time
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+import msgspec
+
 from scow.engine import validation
-from scow.engine.container import ContainerTable
-from scow.errors import InvalidArgument
+from scow.engine.config import EngineConfig, InvalidConfig
+from scow.engine.container import Container, ContainerTable, NoSuchContainer
+from scow.engine.endpoints import check_endpoint, endpoint_request
+from scow.engine.events import Events
+from scow.engine.moments import parse_moment
+from scow.engine.network_files import write_network_files
+from scow.engine.tasks import Tasks
+from scow.errors import Conflict, Forbidden, InvalidArgument, NotSupported
 from scow.network import model
+from scow.network.addresses import candidates
+from scow.network.definitions import Settings
+from scow.network.networks import AlreadyConnected, NetworkInUse, NotConnected
 from scow.network.networks import Networks as Driver
-from scow.wire.network import IPAM, IPAMConfig, Network, NetworkContainer
+from scow.wire.network import (
+    IPAM,
+    ConnectRequest,
+    DisconnectRequest,
+    EndpointSettings,
+    IPAMConfig,
+    Network,
+    NetworkContainer,
+    NetworkCreateReply,
+    NetworkCreateRequest,
+    PruneNetworksReply,
+)
 from scow.wire.times import format_datetime
 
+_log = logging.getLogger(__name__)
+
+PRUNE_FILTERS: Final = frozenset({"label", "label!", "until"})
 FILTERS: Final = frozenset({"dangling", "driver", "id", "label", "name", "scope", "type"})
 
 
-class Networks:
-    """Shows networks with the containers that are attached to them."""
+def network_settings(config: EngineConfig) -> Settings:
+    """What the engine's configuration says about networks. Raises InvalidConfig."""
+    pools: list[tuple[str, int]] = []
+    for pool in config.default_address_pools:
+        base, size = pool.get("base"), pool.get("size")
+        try:
+            if not isinstance(base, str) or not isinstance(size, int) or isinstance(size, bool):
+                raise InvalidArgument("it needs a base and a size")
+            next(candidates([(base, size)]))
+        except (InvalidArgument, ValueError) as error:
+            raise InvalidConfig(f"invalid default address pool {pool}: {error}") from error
+        pools.append((base, size))
+    settings = Settings(bridge_name=config.bridge, bip=config.bip, mtu=config.mtu or 1500)
+    return msgspec.structs.replace(settings, default_pools=tuple(pools)) if pools else settings
 
-    def __init__(self, driver: Driver, table: ContainerTable) -> None:
+
+class ModeConflict(InvalidArgument):
+    """A container whose network mode rules out what was asked. The words are docker's."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"conflicting options: {reason}")
+
+
+class Networks:
+    """Makes and removes networks, joins containers to them, and shows them with who is attached."""
+
+    def __init__(
+        self, driver: Driver, table: ContainerTable, events: Events, tasks: Tasks, config: EngineConfig
+    ) -> None:
         self._driver = driver
         self._table = table
+        self._events = events
+        self._tasks = tasks
+        self._config = config
+        driver.observer = self._attachment_changed
+
+    # --- networks
+
+    async def create(self, request: NetworkCreateRequest) -> NetworkCreateReply:
+        """POST /networks/create. Raises NetworkExists, PoolOverlap, BadPools, and others of InvalidArgument."""
+        return await self._tasks.finish(self._create(request), f"create network {request.name}")
+
+    async def _create(self, request: NetworkCreateRequest) -> NetworkCreateReply:
+        network = await self._driver.create(_request(request))
+        self._emit("create", network)
+        return NetworkCreateReply(id=network.id)
+
+    async def remove(self, ref: str) -> None:
+        """DELETE /networks/{id}. Raises NoSuchNetwork, NetworkInUse, Forbidden for a predefined one."""
+        await self._tasks.finish(self._remove(ref), f"remove network {ref}")
+
+    async def _remove(self, ref: str) -> None:
+        self._emit("destroy", await self._driver.remove(ref))
+
+    async def prune(self, filters: Mapping[str, Sequence[str]]) -> PruneNetworksReply:
+        """POST /networks/prune: remove those to which no container is attached now, as docker."""
+        validation.check_filters(filters, PRUNE_FILTERS)
+        until = _until(filters.get("until") or ())
+        removed: list[str] = []
+        for network in self._driver.all():
+            if network.predefined or self._driver.endpoints(network.id) or not _is_labelled(network, filters):
+                continue
+            if until is not None and network.created.timestamp() > until:
+                continue
+            try:
+                await self.remove(network.id)
+            except (NetworkInUse, model.NoSuchNetwork) as failure:
+                _log.info("not pruned: %s", failure)
+                continue
+            removed.append(network.name)
+        self._events.emit("network", "prune", "", {"reclaimed": "0"})
+        return PruneNetworksReply(networks_deleted=removed or None)
+
+    async def reload(self) -> None:
+        """POST /scow/networks/reload: write the firewall's rules again."""
+        await self._driver.reload()
+
+    # --- containers
+
+    async def connect(self, ref: str, request: ConnectRequest) -> None:
+        """POST /networks/{id}/connect. Raises NoSuchNetwork, NoSuchContainer, Forbidden, InvalidArgument."""
+        await self._tasks.finish(self._connect(ref, request), f"connect to network {ref}")
+
+    async def _connect(self, ref: str, request: ConnectRequest) -> None:
+        network = self._driver.get(ref)
+        container = self._table.get(request.container)
+        asked = request.endpoint_config or EndpointSettings()
+        async with container.lock:
+            _check_mode(container, network, [self._driver.get(name) for name in container.record.endpoints])
+            check_endpoint(network, asked)
+            before = container.record.endpoints
+            if network.name in before:
+                raise AlreadyConnected(container.name, network)
+            # Recorded first, so that an engine that is killed in between connects it when it starts again.
+            await self._save(container, {**before, network.name: asked})
+            if not container.state.live:
+                return
+            try:
+                wanted = endpoint_request(container.record, network, asked)
+                await self._driver.connect_running(container.id, network.id, wanted)
+            except BaseException:
+                await self._save(container, before)
+                raise
+            await self._rewrite_files(container)
+
+    async def disconnect(self, ref: str, request: DisconnectRequest) -> None:
+        """POST /networks/{id}/disconnect. Raises NoSuchNetwork, NoSuchContainer, NotConnected, InvalidArgument."""
+        await self._tasks.finish(self._disconnect(ref, request), f"disconnect from network {ref}")
+
+    async def _disconnect(self, ref: str, request: DisconnectRequest) -> None:
+        network = self._driver.get(ref)
+        container = self._table.find(request.container)
+        if container is None:
+            raise NoSuchContainer(request.container)
+        async with container.lock:
+            if container.record.host_config.network_mode == model.HOST:
+                raise ModeConflict(_HOST_ONLY)
+            rest = {name: asked for name, asked in container.record.endpoints.items() if name != network.name}
+            if len(rest) == len(container.record.endpoints):
+                raise NotConnected(container.id, network)
+            if container.state.live:
+                await self._driver.disconnect(container.id, network.id)
+            await self._save(container, rest)
+            if container.state.live:
+                await self._rewrite_files(container)
+
+    async def _save(self, container: Container, endpoints: dict[str, EndpointSettings]) -> None:
+        await self._table.save(container, msgspec.structs.replace(container.record, endpoints=endpoints))
+
+    async def _rewrite_files(self, container: Container) -> None:
+        # In place: the files are mounted in the container one by one.
+        await write_network_files(container, self._table, self._driver, self._config)
+
+    def _emit(self, action: str, network: model.Network, **more: str) -> None:
+        self._events.emit("network", action, network.id, {**more, "name": network.name, "type": network.driver})
+
+    def _attachment_changed(self, action: str, network: model.Network, container_id: str) -> None:
+        self._emit(action, network, container=container_id)
+
+    # --- showing them
 
     async def list(self, filters: Mapping[str, Sequence[str]]) -> list[Network]:
         """GET /networks: without containers, as docker."""
@@ -63,12 +224,80 @@ class Networks:
                 used = network.predefined or any(network.name in each.record.endpoints for each in self._table)
                 if (values[0].lower() in ("1", "true")) == used:
                     return False
-            if key == "label":
-                for value in values:
-                    name, equals, text = value.partition("=")
-                    if name not in network.labels or (equals and network.labels[name] != text):
-                        return False
+            if key == "label" and not all(_has_label(network, value) for value in values):
+                return False
         return True
+
+
+_HOST_ONLY: Final = "container cannot be disconnected from host network or connected to host network"
+
+
+def _check_mode(container: Container, network: model.Network, joined: Sequence[model.Network]) -> None:
+    """Refuse networks that a container's network mode rules out. Raises ModeConflict, Conflict."""
+    mode = container.record.host_config.network_mode
+    if container.removing or container.state.status in ("dead", "removing"):
+        raise Conflict("container is marked for removal and cannot be connected or disconnected to the network")
+    if mode == model.HOST or network.name == model.HOST:
+        raise ModeConflict(_HOST_ONLY)
+    if mode.startswith("container:"):
+        raise ModeConflict(
+            "container sharing network namespace with another container or host cannot be connected to any other "
+            "network"
+        )
+    if network.name == model.NONE or any(each.name == model.NONE for each in joined):
+        raise ModeConflict(
+            "container cannot be connected to multiple networks with one of the networks in private (none) mode"
+        )
+
+
+def _request(request: NetworkCreateRequest) -> model.NetworkRequest:
+    """What the API asks, as the driver takes it. Raises NotSupported, Forbidden."""
+    if request.config_only or (request.config_from and request.config_from.network):
+        raise NotSupported("configuration-only networks are not supported")
+    if request.ingress or request.scope not in ("", "local"):
+        raise Forbidden(
+            'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to connect this node to '
+            "swarm and try again."
+        )
+    ipam = request.ipam or IPAM()
+    return model.NetworkRequest(
+        name=request.name,
+        driver=request.driver or model.BRIDGE,
+        pools=tuple(
+            model.Pool(
+                subnet=pool.subnet,
+                gateway=pool.gateway,
+                ip_range=pool.ip_range,
+                auxiliary=pool.auxiliary_addresses or {},
+            )
+            for pool in ipam.config or ()
+        ),
+        enable_ipv4=request.enable_ipv4 is not False,
+        enable_ipv6=bool(request.enable_ipv6),
+        internal=request.internal,
+        attachable=request.attachable,
+        options=request.options or {},
+        labels=request.labels or {},
+        ipam_driver=ipam.driver or "default",
+        ipam_options=ipam.options or {},
+    )
+
+
+def _until(values: Sequence[str]) -> float | None:
+    if len(values) > 1:
+        raise InvalidArgument("more than one until filter specified")
+    return parse_moment(values[0], time.time()) if values else None
+
+
+def _has_label(network: model.Network, wanted: str) -> bool:
+    name, equals, text = wanted.partition("=")
+    return name in network.labels and (not equals or network.labels[name] == text)
+
+
+def _is_labelled(network: model.Network, filters: Mapping[str, Sequence[str]]) -> bool:
+    return all(_has_label(network, value) for value in filters.get("label", ())) and not any(
+        _has_label(network, value) for value in filters.get("label!", ())
+    )
 
 
 def _wire(network: model.Network, containers: dict[str, NetworkContainer]) -> Network:
@@ -87,6 +316,7 @@ def _wire(network: model.Network, containers: dict[str, NetworkContainer]) -> Ne
         created=format_datetime(network.created),
         scope=network.scope,
         driver=network.driver,
+        enable_ipv4=network.enable_ipv4,
         enable_ipv6=network.enable_ipv6,
         ipam=IPAM(driver=network.ipam_driver, options=network.ipam_options or None, config=pools or None),
         internal=network.internal,

@@ -15,7 +15,7 @@ from typing import Final
 from scow.engine.config import EngineConfig
 from scow.engine.container import Container, ContainerTable
 from scow.engine.copying import copy_up
-from scow.engine.endpoints import endpoint_request, main_network
+from scow.engine.endpoints import endpoint_request, main_network, names_of
 from scow.engine.network_files import write_network_files
 from scow.engine.record import MountRecord
 from scow.engine.tasks import Tasks
@@ -167,6 +167,15 @@ class Resources:
     async def pids(self, container: Container) -> list[int]:
         """All processes of the container."""
         return await asyncio.to_thread(cgroup.processes, self._monitors.cgroups_path(container.id))
+
+    async def renamed(self, container: Container) -> None:
+        """Let others on its networks find the container by its new name."""
+        record = container.record
+        await self._networks.rename(
+            record.id,
+            record.name,
+            lambda endpoint: names_of(record, record.endpoints[endpoint.network_name]) if endpoint.names else (),
+        )
 
     # --- the parts
 
