@@ -38,7 +38,7 @@ ROOT: Final = "root"
 _libc = ctypes.CDLL(None, use_errno=True)
 
 Job = dict[str, Any]
-"""A message between engine and worker. To a worker: `do` ("ingest", "compress"), `directory` and what those need."""
+"""A message between engine and worker. To a worker: `do` (ingest, compress, unpack), `directory` and what they need."""
 
 
 class OutputFile:
@@ -392,11 +392,28 @@ def compress(job: Job) -> Job:
         os.close(source)
 
 
+def unpack_tar(job: Job) -> Job:
+    """Unpack `tar`, which was checked when it came, to `root` in the directory, synced."""
+    reader = TarReader()
+    source = os.open(job["tar"], os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        while data := os.read(source, READ_SIZE):
+            reader.feed(data)
+        root = f"{job['directory']}/{ROOT}"
+        os.mkdir(root, 0o755)
+        unpack_confined(reader.finish(), root, source)
+        return {}
+    finally:
+        os.close(source)
+
+
 def perform(job: Job, source: int | None, finished: Callable[[], None]) -> Job:
     """Do one job and answer it; what went wrong is an answer too: `error` says which kind."""
     try:
         if job["do"] == "compress":
             return compress(job)
+        if job["do"] == "unpack":
+            return unpack_tar(job)
         assert source is not None
         ingest = Ingest(job, source)
         try:

@@ -13,7 +13,6 @@ layer is recorded here.
 import asyncio
 import contextlib
 import errno
-import fcntl
 import logging
 import os
 import secrets
@@ -25,7 +24,6 @@ from typing import Any, Final, Literal, TypeVar
 
 import msgspec
 
-from scow.errors import Internal, InvalidArgument, NotFound, Unavailable
 from scow.linux import mount
 from scow.oci.descriptor import Descriptor
 from scow.oci.digest import DiffID, Digest, algorithm, encoded
@@ -33,9 +31,17 @@ from scow.oci.media_types import OCI_LAYER, OCI_LAYER_GZIP, OCI_LAYER_ZSTD, Comp
 from scow.store.content import Content
 from scow.store.database import Database
 from scow.store.ingest import BLOB, INDEX, LAYER, ROOT, TAR, sync_directory
-from scow.store.tarstream import LayerUnsupported
-from scow.store.tree import LayerCorrupt
-from scow.store.workers import Worker, Workers
+from scow.store.layer_errors import (
+    DigestMismatch,
+    LayerCorrupt,
+    LayerFailed,
+    LayerUnsupported,
+    NoSuchLayer,
+    raise_answer,
+)
+from scow.store.layer_mounts import LayerMounts, MountMode
+from scow.store.layer_writer import PIPE_SIZE, Layer, LayerWriter
+from scow.store.workers import Message, Workers
 
 __all__ = [
     "DigestMismatch",
@@ -55,7 +61,6 @@ log = logging.getLogger(__name__)
 
 INFLATION_LIMIT: Final = 256 << 30  # bytes of one layer's tar
 TEMPORARY: Final = "layer-"
-PIPE_SIZE: Final = 1 << 20
 MIGRATIONS: Final = [
     """CREATE TABLE layers (diff_id TEXT PRIMARY KEY, size INTEGER NOT NULL, format TEXT NOT NULL,
                             entries INTEGER NOT NULL) WITHOUT ROWID;
@@ -70,68 +75,17 @@ _MEDIA_TYPES: Final = {
     Compression.ZSTD: OCI_LAYER_ZSTD,
 }
 
+# What may pass: no reason to keep a layer in another form for good.
+_OUT_OF_RESOURCES: Final = frozenset({errno.EPERM, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EINTR})
+
 Snapshotter = Literal["erofs", "overlay2"]
-
-
-class NoSuchLayer(NotFound):
-    """The store has no layer of this diff ID."""
-
-    def __init__(self, diff_id: str) -> None:
-        super().__init__(f"no such layer: {diff_id}")
-        self.diff_id = diff_id
-
-
-class DigestMismatch(InvalidArgument):
-    """The bytes are not those that the digest, size or diff ID promised."""
-
-    def __init__(self, subject: str, what: str, expected: str, found: str) -> None:
-        super().__init__(f"layer {subject}: {what} mismatch: expected {expected}, got {found}")
-        self.subject = subject
-        self.what = what
-        self.expected = expected
-        self.found = found
-
-
-class LayerFailed(Internal):
-    """The layer could not be written, read or mounted: disk full, I/O error, a kernel that refuses."""
-
-    def __init__(self, subject: str, reason: str) -> None:
-        super().__init__(f"layer {subject}: {reason}")
-        self.subject = subject
-        self.reason = reason
-
-
-class DiskFull(Unavailable):
-    """There is no room for the layer."""
-
-    def __init__(self, subject: str) -> None:
-        super().__init__(f"layer {subject}: no space left on device")
-        self.subject = subject
-
-
-class Layer(msgspec.Struct, frozen=True, kw_only=True):
-    """A layer that the store has."""
-
-    diff_id: DiffID
-    size: int  # bytes of the tar
-    format: Literal["erofs", "dir"]
-    entries: int  # of the tar
-
-
-class _Mount:
-    """How often a layer's directory is in use. `lock` keeps mounting, unmounting and removing apart."""
-
-    def __init__(self) -> None:
-        self.lock = asyncio.Lock()
-        self.users = 0
-        self.mounted = False
 
 
 class Layers:
     """The layers under `root`, mounted under `exec_root`. Belongs to one event loop.
 
     `on_use` hears of every diff ID that somebody puts or finds: leases protect by it. `find` and the like answer from
-    memory, which is filled when the object is made and follows each commit.
+    memory, which is filled when the object is made and follows each commit. `mount_mode` None: as the kernel can.
     """
 
     def __init__(
@@ -145,11 +99,11 @@ class Layers:
         *,
         on_use: Callable[[str], None] | None = None,
         inflation_limit: int = INFLATION_LIMIT,
+        mount_mode: MountMode | None = None,
     ) -> None:
         self.snapshotter: Snapshotter = snapshotter
         self._root = root / "layers"
         self._ingest = root / "ingest"
-        self._mount_root = exec_root / "layers"
         self._content = content
         self._db = db
         self._workers = workers
@@ -157,12 +111,12 @@ class Layers:
         self._inflation_limit = inflation_limit
         self._layers: dict[DiffID, Layer] = {}
         self._blobs: dict[Digest, tuple[DiffID, Descriptor]] = {}
-        self._mounts: dict[DiffID, _Mount] = {}
+        self._blobs_of: dict[DiffID, dict[Digest, Descriptor]] = {}
         self._leaving: set[DiffID] = set()
         self._compressing: dict[tuple[DiffID, Compression], asyncio.Lock] = {}
         self._writing: set[str] = set()
-        self._can_mount: bool | None = None
-        for folder in (self._root, self._ingest, self._mount_root):
+        self._mounts = LayerMounts(exec_root / "layers", self._ingest, mount_mode)
+        for folder in (self._root, self._ingest, self._mounts.root):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         db.migrate("layers", MIGRATIONS)
         db.read_now(self._load)
@@ -189,7 +143,7 @@ class Layers:
 
     def blobs(self, diff_id: DiffID) -> list[Descriptor]:
         """Return the blobs, present in content, that inflate to this layer."""
-        return [d for owner, d in self._blobs.values() if owner == diff_id and self._content.has(d.digest)]
+        return [blob for blob in self._blobs_of.get(diff_id, {}).values() if self._content.has(blob.digest)]
 
     def find_by_blob(self, digest: Digest) -> Layer | None:
         """Return the layer that the blob is known to inflate to, whether or not the blob is still there."""
@@ -216,26 +170,32 @@ class Layers:
         name = f"{TEMPORARY}{secrets.token_hex(8)}"
         self._writing.add(name)
         directory = self._ingest / name
+
+        async def install(answer: Message) -> Layer:
+            return await _finish_anyway(self._install(directory, answer, blob))
+
         try:
             worker = await self._workers.acquire()
-            writer = LayerWriter(self, worker, directory, blob)
+            writer = LayerWriter(worker, "archive" if blob is None else blob.digest, install)
             try:
                 await asyncio.to_thread(directory.mkdir, 0o700)
-                await writer._start(
+                await writer.start(
                     {
                         "do": "ingest",
+                        "job": name,
                         "directory": str(directory),
                         "blob": None if blob is None else blob.digest,
                         "blob_size": 0 if blob is None else blob.size,
                         "compression": None if compression is None else str(compression),
                         "diff_id": diff_id,
-                        "form": "erofs" if self.snapshotter == "erofs" and await self._mountable() else "dir",
+                        "form": await self._form(),
                         "limit": self._inflation_limit,
                     }
                 )
                 yield writer
             finally:
-                writer._end()
+                writer.end()
+                self._workers.release(worker)
         finally:
             await _finish_anyway(asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True))
             self._writing.discard(name)
@@ -266,29 +226,13 @@ class Layers:
             for known in self.blobs(diff_id):
                 if known.media_type == media_type:
                     return known
-            name = f"{TEMPORARY}{secrets.token_hex(8)}"
-            self._writing.add(name)
-            directory = self._ingest / name
-            worker = await self._workers.acquire()
-            done = False
-            try:
-                await asyncio.to_thread(directory.mkdir, 0o700)
-                job = {"do": "compress", "job": name, "directory": str(directory), "compression": str(compression)}
-                await worker.send({**job, "tar": str(await self.tar(diff_id))})
-                answer = await worker.receive()
-                done = True
-                _raise_answer(answer, diff_id)
+            job: Message = {"do": "compress", "compression": str(compression), "tar": str(await self.tar(diff_id))}
+            async with self._working(diff_id, job) as (directory, answer):
                 digest, size = Digest(str(answer["digest"])), int(str(answer["size"]))
                 await self._content.adopt(directory / BLOB, digest)
                 descriptor = Descriptor(media_type=media_type, digest=digest, size=size)
                 await self._record(None, diff_id, descriptor)
                 return descriptor
-            finally:
-                if not done:
-                    worker.kill()
-                self._workers.release(worker)
-                await _finish_anyway(asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True))
-                self._writing.discard(name)
 
     # in use
 
@@ -297,39 +241,37 @@ class Layers:
 
         Raises NoSuchLayer, and LayerFailed if the kernel refuses to mount it.
         """
-        state = self._mounts.setdefault(diff_id, _Mount())
-        async with state.lock:
+        use = self._mounts.use(diff_id)
+        async with use.lock:
             layer = self.get(diff_id)
-            path = self._lower_path(layer)
-            if layer.format == "erofs" and not state.mounted:
-                await _finish_anyway(asyncio.to_thread(self._mount, layer, path))
-                state.mounted = True
-            state.users += 1
-            return path
+            if layer.format == "erofs" and not use.mounted:
+                layer = await _finish_anyway(self._mount(layer))
+            use.users += 1
+            return self._mounts.path(diff_id) if layer.format == "erofs" else self._directory(diff_id) / ROOT
 
     async def release(self, diff_id: DiffID) -> None:
         """Give back what one call of `lower` took; the last one unmounts."""
-        state = self._mounts.get(diff_id)
-        if state is None or state.users == 0:
+        use = self._mounts.find_use(diff_id)
+        if use is None or use.users == 0:
             raise LayerFailed(diff_id, "released more often than taken")
-        async with state.lock:
-            state.users -= 1
-            if state.users == 0:
-                await _finish_anyway(self._unmount(diff_id, state))
+        async with use.lock:
+            use.users -= 1
+            if use.users == 0:
+                await _finish_anyway(self._mounts.unmount(diff_id))
 
     async def remove(self, diff_id: DiffID) -> int:
         """Remove a layer that nobody uses; return the bytes freed, 0 if there was none. Its blobs are content's.
 
         Raises LayerFailed if it is in use.
         """
-        state = self._mounts.setdefault(diff_id, _Mount())
+        use = self._mounts.use(diff_id)
         self._leaving.add(diff_id)
         try:
-            async with state.lock:
+            async with use.lock:
                 layer = self._layers.get(diff_id)
                 if layer is None:
                     return 0
-                if state.users:
+                if use.users:
                     raise LayerFailed(diff_id, "it is in use")
                 return await _finish_anyway(self._remove(layer))
         finally:
@@ -342,31 +284,20 @@ class Layers:
         `unmount_idle`.
         """
         await asyncio.to_thread(self._clear_leftovers)
-        shown = {Path(entry.target).name: entry for entry in await asyncio.to_thread(mount.mounts, self._mount_root)}
         for layer in self.all():
             directory = self._directory(layer.diff_id)
             form = INDEX if layer.format == "erofs" else ROOT
             if not ((directory / TAR).exists() and (directory / form).exists()):
                 log.warning("layer %s is recorded but not on disk: it is forgotten", layer.diff_id)
                 await self._forget(layer.diff_id)
-                continue
-            if (entry := shown.pop(_short(layer.diff_id), None)) is not None:
-                if entry.fs_type == "erofs":
-                    self._mounts.setdefault(layer.diff_id, _Mount()).mounted = True
-                else:
-                    shown[_short(layer.diff_id)] = entry
-        for name in shown:
-            target = self._mount_root / name
-            if target != self._mount_root:
-                await asyncio.to_thread(mount.ensure_unmounted, target)
-        await asyncio.to_thread(self._clear_mount_points)
+        await self._mounts.adopt([layer.diff_id for layer in self.all() if layer.format == "erofs"])
 
     async def unmount_idle(self) -> None:
         """Unmount what is mounted and in nobody's use: adopted at start and never asked for, or at the end."""
-        for diff_id, state in list(self._mounts.items()):
-            async with state.lock:
-                if state.users == 0:
-                    await _finish_anyway(self._unmount(diff_id, state))
+        for diff_id, use in self._mounts.all():
+            async with use.lock:
+                if use.users == 0:
+                    await _finish_anyway(self._mounts.unmount(diff_id))
 
     # inside
 
@@ -375,40 +306,80 @@ class Layers:
             self._layers[diff_id] = Layer(diff_id=diff_id, size=size, format=form, entries=entries)
         rows = connection.execute("SELECT digest, diff_id, size, media_type FROM layer_blobs")
         for digest, diff_id, size, media_type in rows:
-            self._blobs[digest] = diff_id, Descriptor(media_type=media_type, digest=digest, size=size)
+            self._remember_blob(diff_id, Descriptor(media_type=media_type, digest=digest, size=size))
+
+    def _remember_blob(self, diff_id: DiffID, blob: Descriptor) -> None:
+        before = self._blobs.get(blob.digest)
+        if before is not None:
+            self._blobs_of[before[0]].pop(blob.digest, None)
+        self._blobs[blob.digest] = diff_id, blob
+        self._blobs_of.setdefault(diff_id, {})[blob.digest] = blob
 
     def _directory(self, diff_id: DiffID) -> Path:
         return self._root / algorithm(diff_id) / encoded(diff_id)
 
-    def _lower_path(self, layer: Layer) -> Path:
-        if layer.format == "erofs":
-            return self._mount_root / _short(layer.diff_id)
-        return self._directory(layer.diff_id) / ROOT
+    async def _form(self) -> Literal["erofs", "dir"]:
+        if self.snapshotter == "erofs" and await self._mounts.mode() is not MountMode.NONE:
+            return "erofs"
+        return "dir"
 
-    async def _mountable(self) -> bool:
-        if self._can_mount is None:
-            self._can_mount = await asyncio.to_thread(mount.supported, "erofs")
-            if not self._can_mount:
-                log.warning("this kernel has no EROFS: layers are unpacked")
-        return self._can_mount
-
-    def _mount(self, layer: Layer, path: Path) -> None:
+    async def _mount(self, layer: Layer) -> Layer:
+        """Mount the layer, or unpack it if the kernel won't; return what it is then. Its lock is held."""
         directory = self._directory(layer.diff_id)
-        path.mkdir(exist_ok=True)
         try:
-            mount_index(directory / INDEX, directory / TAR, path)
-        except mount.MountFailed as error:
-            raise LayerFailed(layer.diff_id, f"cannot be mounted: {error}") from error
+            if await self._mounts.mode() is not MountMode.NONE:
+                await self._mounts.mount(layer.diff_id, directory / INDEX, directory / TAR)
+                return layer
+            reason = "this kernel has no way to"
+        except (mount.MountFailed, OSError) as error:
+            if error.errno in _OUT_OF_RESOURCES:
+                raise LayerFailed(layer.diff_id, f"cannot be mounted: {error}") from error
+            reason = str(error)
+        log.warning("layer %s can't be mounted and is unpacked instead: %s", layer.diff_id, reason)
+        return await self._unpack(layer)
 
-    async def _unmount(self, diff_id: DiffID, state: _Mount) -> None:
-        if state.mounted:
-            path = self._mount_root / _short(diff_id)
-            await asyncio.to_thread(mount.ensure_unmounted, path)
-            with contextlib.suppress(OSError):
-                path.rmdir()
-            state.mounted = False
+    async def _unpack(self, layer: Layer) -> Layer:
+        """Turn a layer with an index into one with a directory."""
+        home = self._directory(layer.diff_id)
+        async with self._working(layer.diff_id, {"do": "unpack", "tar": str(home / TAR)}) as (directory, _):
 
-    async def _install(self, directory: Path, answer: dict[str, object], blob: Descriptor | None) -> Layer:
+            def place() -> None:
+                if (home / ROOT).exists():
+                    shutil.rmtree(home / ROOT)  # of an earlier life, cut short before the record
+                os.rename(directory / ROOT, home / ROOT)
+                sync_directory(str(home))
+
+            await asyncio.to_thread(place)
+            unpacked = msgspec.structs.replace(layer, format="dir")
+            await self._record(unpacked, layer.diff_id, None)
+            await asyncio.to_thread((home / INDEX).unlink, missing_ok=True)
+            return unpacked
+
+    @contextlib.asynccontextmanager
+    async def _working(self, subject: str, job: Message) -> AsyncIterator[tuple[Path, Message]]:
+        """Have a worker do a job in a temporary directory; yield that and its answer. Raises what the answer says."""
+        name = f"{TEMPORARY}{secrets.token_hex(8)}"
+        self._writing.add(name)
+        directory = self._ingest / name
+        try:
+            worker = await self._workers.acquire()
+            done = False
+            try:
+                await asyncio.to_thread(directory.mkdir, 0o700)
+                await worker.send({**job, "job": name, "directory": str(directory)})
+                answer = await worker.receive()
+                done = True
+            finally:
+                if not done:
+                    worker.kill()
+                self._workers.release(worker)
+            raise_answer(answer, subject)
+            yield directory, answer
+        finally:
+            await _finish_anyway(asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True))
+            self._writing.discard(name)
+
+    async def _install(self, directory: Path, answer: Message, blob: Descriptor | None) -> Layer:
         """Make a finished ingest visible: the blob, the layer's directory, the record."""
         diff_id = DiffID(Digest(str(answer["diff_id"])))
         layer = Layer(
@@ -423,7 +394,7 @@ class Layers:
             blob = Descriptor(
                 media_type=_MEDIA_TYPES[Compression(str(answer["compression"]))], digest=blob.digest, size=blob.size
             )
-        async with self._mounts.setdefault(diff_id, _Mount()).lock:
+        async with self._mounts.use(diff_id).lock:
             there = self._layers.get(diff_id)
             if there is None:
                 await asyncio.to_thread(self._place, directory / LAYER, self._directory(diff_id))
@@ -459,7 +430,7 @@ class Layers:
             if layer is not None:
                 self._layers[diff_id] = layer
             if blob is not None:
-                self._blobs[blob.digest] = diff_id, blob
+                self._remember_blob(diff_id, blob)
 
         await self._db.write(write, then=remember)
 
@@ -470,14 +441,13 @@ class Layers:
 
         def drop(_: None) -> None:
             self._layers.pop(diff_id, None)
-            for digest in [digest for digest, (owner, _) in self._blobs.items() if owner == diff_id]:
+            for digest in self._blobs_of.pop(diff_id, ()):
                 del self._blobs[digest]
 
         await self._db.write(write, then=drop)
 
     async def _remove(self, layer: Layer) -> int:
-        state = self._mounts[layer.diff_id]
-        await self._unmount(layer.diff_id, state)
+        await self._mounts.unmount(layer.diff_id)
         # The record first: a crash then leaves a directory that nobody refers to, which `reconcile` removes.
         await self._forget(layer.diff_id)
         freed = await asyncio.to_thread(_tree_size, self._directory(layer.diff_id))
@@ -499,140 +469,6 @@ class Layers:
             for entry in os.scandir(kind.path):
                 if f"{kind.name}:{entry.name}" not in self._layers:
                     shutil.rmtree(entry.path, ignore_errors=True)
-
-    def _clear_mount_points(self) -> None:
-        for entry in os.scandir(self._mount_root):
-            if not mount.is_mount_point(entry.path):
-                with contextlib.suppress(OSError):
-                    os.rmdir(entry.path)
-
-
-class LayerWriter:
-    """One layer's bytes on their way to a worker. Made by `Layers.writer`; `write` and `finish` are for one task."""
-
-    def __init__(self, layers: Layers, worker: Worker, directory: Path, blob: Descriptor | None) -> None:
-        self.offset = 0  # bytes accepted: where a resumed download goes on
-        self._layers = layers
-        self._worker = worker
-        self._directory = directory
-        self._blob = blob
-        self._pipe = -1
-        self._answered = False
-
-    async def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Hand over the next bytes; waits while the worker is behind. Raises what is wrong with those before."""
-        view = memoryview(data).cast("B")
-        while view:
-            try:
-                count = os.write(self._pipe, view)
-            except BlockingIOError:
-                await self._writable()
-                continue
-            except BrokenPipeError:
-                await self._outcome()
-                raise LayerFailed(self._subject, "the worker stopped reading") from None
-            view = view[count:]
-            self.offset += count
-
-    async def finish(self) -> Layer:
-        """Say that these were all bytes; return the layer once everything is verified, on disk and recorded.
-
-        Raises DigestMismatch, LayerCorrupt, LayerUnsupported, WorkerDied, DiskFull, LayerFailed.
-        """
-        # The word goes before the end of the pipe, so that the worker finds it when it looks.
-        await self._worker.send("finish")
-        self._close_pipe()
-        answer = await self._outcome()
-        try:
-            return await _finish_anyway(self._layers._install(self._directory, answer, self._blob))
-        except OSError as error:
-            raise LayerFailed(self._subject, str(error)) from error
-
-    # for Layers
-
-    async def _start(self, job: dict[str, object]) -> None:
-        reading, self._pipe = os.pipe2(os.O_CLOEXEC)
-        try:
-            with contextlib.suppress(OSError):  # beyond a user's limit of pipe memory: then it stays smaller
-                _set_pipe_size(self._pipe, PIPE_SIZE)
-            os.set_blocking(self._pipe, False)
-            await self._worker.send({**job, "job": self._directory.name}, (reading,))
-        finally:
-            os.close(reading)
-
-    def _end(self) -> None:
-        if not self._answered:
-            self._worker.kill()
-        self._close_pipe()
-        self._layers._workers.release(self._worker)
-
-    async def _outcome(self) -> dict[str, object]:
-        answer = await self._worker.receive()
-        self._answered = True
-        if "error" in answer:
-            self._worker.kill()  # it may not have taken "finish" from its socket: not fit for another job
-        _raise_answer(answer, self._subject)
-        return answer
-
-    @property
-    def _subject(self) -> str:
-        return self._blob.digest if self._blob is not None else "archive"
-
-    async def _writable(self) -> None:
-        loop = asyncio.get_running_loop()
-        ready: asyncio.Future[None] = loop.create_future()
-        loop.add_writer(self._pipe, _resolve, ready)
-        try:
-            await ready
-        finally:
-            loop.remove_writer(self._pipe)
-
-    def _close_pipe(self) -> None:
-        if self._pipe >= 0:
-            os.close(self._pipe)
-            self._pipe = -1
-
-
-def mount_index(index: Path, tar: Path, target: Path) -> None:
-    """Mount an EROFS index with its tar, read-only. Raises MountFailed."""
-    with contextlib.ExitStack() as stack:
-        index_name, tar_name = (
-            str(path) if len(os.fsencode(path)) <= mount.STRING_LIMIT else _by_descriptor(path, stack)
-            for path in (index, tar)
-        )
-        options = [("source", index_name), ("device", tar_name)]
-        mount.mount_with("erofs", target, options, read_only=True, attributes=mount.MOUNT_ATTR_NODEV)
-
-
-def _by_descriptor(path: Path, stack: contextlib.ExitStack) -> str:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    stack.callback(os.close, fd)
-    return f"/proc/self/fd/{fd}"
-
-
-def _raise_answer(answer: dict[str, object], subject: str) -> None:
-    """Turn a worker's answer that says what went wrong into the error of that name."""
-    kind, reason = answer.get("error"), str(answer.get("reason"))
-    if kind is None:
-        return
-    if kind == "mismatch":
-        raise DigestMismatch(subject, str(answer["what"]), str(answer["expected"]), str(answer["found"]))
-    if kind == "corrupt":
-        raise LayerCorrupt(reason)
-    if kind == "unsupported":
-        raise LayerUnsupported(reason)
-    if answer.get("errno") in (errno.ENOSPC, errno.EDQUOT):
-        raise DiskFull(subject)
-    raise LayerFailed(subject, reason)
-
-
-def _short(diff_id: DiffID) -> str:
-    # Overlay's option line ends at one page: 80 bits keep 127 lower directories short and never meet twice.
-    return encoded(diff_id)[:20]
-
-
-def _set_pipe_size(fd: int, size: int) -> None:
-    fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, size)
 
 
 def _tree_size(directory: Path) -> int:
@@ -662,8 +498,3 @@ async def _finish_anyway(work: Coroutine[Any, Any, T]) -> T:
             raise asyncio.CancelledError from error
         raise asyncio.CancelledError
     return task.result()
-
-
-def _resolve(ready: asyncio.Future[None]) -> None:
-    if not ready.done():
-        ready.set_result(None)

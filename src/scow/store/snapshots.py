@@ -24,6 +24,7 @@ from typing import Final, Protocol, TypeVar
 
 import msgspec
 
+from scow import points
 from scow.errors import Conflict, InvalidArgument, NotFound
 from scow.linux import mount
 from scow.oci.digest import DiffID
@@ -192,6 +193,7 @@ class Snapshots:
             async with contextlib.AsyncExitStack() as undo:
                 held = unique(snapshot.diff_ids)
                 lowers = await self._take(held, undo)
+                await points.at("mount.layers")
                 if snapshot.held is not None:  # somebody unmounted it behind our back: those layers are held twice now
                     await self._release(snapshot.held)
                     snapshot.held = None
@@ -199,6 +201,7 @@ class Snapshots:
                 await finish(asyncio.to_thread(self._mount_writable, key, lowers, target))
                 snapshot.held = held
                 undo.pop_all()
+        await points.at("mount.done")
         return target
 
     async def unmount(self, key: str) -> None:

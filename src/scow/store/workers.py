@@ -156,6 +156,11 @@ class Workers:
         async with self._starting:
             self._end_all()
 
+    @property
+    def server_pid(self) -> int | None:
+        """The fork server's process; None if none is there."""
+        return None if self._server is None else self._server.pid
+
     # the fork server
 
     async def _fork(self) -> Worker:

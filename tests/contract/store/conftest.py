@@ -1,8 +1,9 @@
 """Fixtures of the layers' contract: both forms over the same content, database and workers, leaving nothing behind."""
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,17 +31,41 @@ async def workers() -> AsyncIterator[Workers]:
 
 
 @pytest.fixture
-async def layers(tmp_path: Path, snapshotter: Snapshotter, workers: Workers) -> AsyncIterator[Layers]:
+def store_root(tmp_path: Path) -> Path:
     root = tmp_path / "store"
     for name in ("blobs", "ingest"):
         (root / name).mkdir(parents=True)
-    db = Database.open(root / "state.db")
-    layers = Layers(root, tmp_path / "run", Content(root / "blobs", root / "ingest"), db, workers, snapshotter)
-    yield layers
-    await layers.unmount_idle()
+    return root
+
+
+@pytest.fixture
+def content(store_root: Path) -> Content:
+    return Content(store_root / "blobs", store_root / "ingest")
+
+
+@pytest.fixture
+async def make_layers(
+    tmp_path: Path, store_root: Path, content: Content, snapshotter: Snapshotter, workers: Workers
+) -> AsyncIterator[Callable[..., Layers]]:
+    """Makes Layers over the test's folder, also a second time as after a crash; nothing may be left of them."""
+    db = Database.open(store_root / "state.db")
+    made: list[Layers] = []
+
+    def make(**options: Any) -> Layers:
+        made.append(Layers(store_root, tmp_path / "run", content, db, workers, snapshotter, **options))
+        return made[-1]
+
+    yield make
+    for layers in made:
+        await layers.unmount_idle()
     await db.aclose()
     left = mount.mounts(tmp_path)
     for entry in reversed(left):
         mount.unmount(entry.target, lazy=True)
     assert left == []
-    assert os.listdir(root / "ingest") == []
+    assert os.listdir(store_root / "ingest") == []
+
+
+@pytest.fixture
+async def layers(make_layers: Callable[..., Layers]) -> Layers:
+    return make_layers()
