@@ -7,15 +7,25 @@ import logging
 import os
 import signal
 import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import msgspec
 
 from scow.errors import ScowError
-from scow.registry.access import hash_password
-from scow.registry.server import Registry, Server
-from scow.registry.settings import Settings, SettingsInvalid, Tls, read_settings
-from scow.registry.sqlite import SqliteMetadata
+from scow.registry.accounts import Account, SqliteAccounts
+from scow.registry.configuration import read_settings
+from scow.registry.database import Database
+from scow.registry.metrics import Metrics
+from scow.registry.passwords import hash_password, make_secret
+from scow.registry.registry import DATABASE, Registry
+from scow.registry.rules import ROBOT
+from scow.registry.schema import STEPS
+from scow.registry.server import Server, listen
+from scow.registry.settings import Settings, SettingsInvalid, Tls
+from scow.registry.supervisor import Post, Supervisor
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -24,7 +34,8 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     try:
         settings = _settings(options)
-        return int(asyncio.run(options.run(settings, options)))
+        done = options.run(settings, options)
+        return int(asyncio.run(done) if asyncio.iscoroutine(done) else done)
     except (ScowError, OSError) as error:
         print(f"scow registry: {error}", file=sys.stderr)
         return 1
@@ -44,6 +55,8 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--htpasswd", metavar="FILE", help="users with bcrypt hashes")
     serve.add_argument("--tls-cert", metavar="FILE", help="certificate chain, PEM")
     serve.add_argument("--tls-key", metavar="FILE", help="key of the certificate, PEM")
+    serve.add_argument("--tls-client-ca", metavar="FILE", help="clients must show a certificate signed by these, PEM")
+    serve.add_argument("--workers", metavar="N", type=int, help="processes that serve; 0 is one for each core (1)")
     serve.add_argument("--access-log", action="store_true", help="log every request")
     serve.add_argument("--ready-file", metavar="FILE", type=Path, help="write the URL here once it listens")
     serve.add_argument("--pidfile", metavar="FILE", type=Path, help="write the process ID here")
@@ -60,16 +73,34 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("name")
     add.add_argument("--password-stdin", action="store_true", help="read the password from standard input")
     add.set_defaults(run=_add_user)
+    remove = user.add_parser("rm", parents=[common], help="remove a user and the tokens to log in again")
+    remove.add_argument("name")
+    remove.set_defaults(run=_remove_account, prefix="")
+    ls = user.add_parser("ls", parents=[common], help="list users and robots")
+    ls.set_defaults(run=_list_accounts)
+
+    robot = commands.add_parser("robot", help="manage accounts of machines").add_subparsers(
+        required=True, metavar="COMMAND"
+    )
+    add = robot.add_parser("add", parents=[common], help="add a robot or change its secret, which is printed once")
+    add.add_argument("name")
+    add.add_argument("--expires", metavar="DAYS", type=float, help="let it end after so many days")
+    add.set_defaults(run=_add_robot)
+    remove = robot.add_parser("rm", parents=[common], help="remove a robot")
+    remove.add_argument("name")
+    remove.set_defaults(run=_remove_account, prefix=ROBOT)
     return parser
 
 
 def _settings(options: argparse.Namespace) -> Settings:
-    settings = read_settings(options.config) if options.config else Settings()
+    settings = read_settings(options.config, os.environ)
     given = vars(options)
     if given.get("storage"):
         settings = msgspec.structs.replace(settings, storage=given["storage"])
     if given.get("listen"):
         settings = msgspec.structs.replace(settings, listen=given["listen"])
+    if given.get("workers") is not None:
+        settings = msgspec.structs.replace(settings, workers=given["workers"])
     if given.get("access_log"):
         settings = msgspec.structs.replace(settings, access_log=True)
     if given.get("htpasswd"):
@@ -78,33 +109,69 @@ def _settings(options: argparse.Namespace) -> Settings:
     if given.get("tls_cert") or given.get("tls_key"):
         if not (given["tls_cert"] and given["tls_key"]):
             raise SettingsInvalid("command line", "--tls-cert and --tls-key belong together")
-        settings = msgspec.structs.replace(settings, tls=Tls(given["tls_cert"], given["tls_key"]))
+        settings = msgspec.structs.replace(settings, tls=Tls(cert=given["tls_cert"], key=given["tls_key"]))
+    if given.get("tls_client_ca"):
+        if settings.tls is None:
+            raise SettingsInvalid("command line", "--tls-client-ca needs --tls-cert and --tls-key")
+        tls = msgspec.structs.replace(settings.tls, client_ca=given["tls_client_ca"])
+        settings = msgspec.structs.replace(settings, tls=tls)
     if not settings.storage:
         raise SettingsInvalid("command line", "--storage DIR is needed, or storage in the --config file")
     return settings
 
 
-async def _serve(settings: Settings, options: argparse.Namespace) -> int:
-    registry = Registry.open(settings)
-    server = Server(registry, settings)
-    ending = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, ending.set)
-    try:
-        url = await server.start()
+def _serve(settings: Settings, options: argparse.Namespace) -> int:
+    def ready(url: str) -> None:
         if options.pidfile:
             _write_file(options.pidfile, f"{os.getpid()}\n")
         print(f"listening on {url}", flush=True)
         if options.ready_file:
             _write_file(options.ready_file, f"{url}\n")
-        await ending.wait()
+
+    try:
+        if settings.worker_count() > 1:
+            return Supervisor(settings, _work, lambda: _settings(options), ready).run()
+        return asyncio.run(_serve_here(settings, ready, Metrics()))
     finally:
-        await server.aclose()
-        await registry.aclose()
         for path in (options.pidfile, options.ready_file):
             if path is not None:
                 path.unlink(missing_ok=True)
+
+
+def _work(post: Post) -> int:
+    """Be one of several workers."""
+
+    def ready(url: str) -> None:
+        os.write(post.ready, b"1")
+        os.close(post.ready)
+
+    try:
+        return asyncio.run(_serve_here(post.settings, ready, post.metrics, post))
+    except (ScowError, OSError) as error:
+        print(f"scow registry: {error}", file=sys.stderr, flush=True)
+        return 1
+
+
+async def _serve_here(
+    settings: Settings, ready: Callable[[str], None], metrics: Metrics, post: Post | None = None
+) -> int:
+    listener = post.listener if post is not None else listen(settings)
+    registry = Registry.open(settings, metrics)
+    server = Server(registry, settings, collects=post is None or post.number == 0)
+    ending = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, ending.set)
+    if post is not None:
+        loop.add_reader(post.lifeline, ending.set)
+    try:
+        ready(await server.start(listener))
+        await ending.wait()
+    finally:
+        if post is not None:
+            loop.remove_reader(post.lifeline)
+        await server.aclose()
+        await registry.aclose()
     return 0
 
 
@@ -131,17 +198,60 @@ async def _check(settings: Settings, options: argparse.Namespace) -> int:
     return 1 if damaged else 0
 
 
+@asynccontextmanager
+async def _accounts(settings: Settings) -> AsyncIterator[SqliteAccounts]:
+    database = Database.open(Path(settings.storage) / DATABASE, STEPS)
+    try:
+        yield SqliteAccounts(database)
+    finally:
+        await database.aclose()
+
+
+def _check_name(name: str) -> None:
+    if not name or ":" in name or not name.isprintable():
+        raise SettingsInvalid(name, "an account's name has no colon and no control characters")
+
+
 async def _add_user(settings: Settings, options: argparse.Namespace) -> int:
-    if not options.name or ":" in options.name or not options.name.isprintable():
-        raise SettingsInvalid(options.name, "a user's name has no colon and no control characters")
+    _check_name(options.name)
+    if options.name.startswith(ROBOT):
+        raise SettingsInvalid(options.name, f"names of robots begin with {ROBOT}: use `scow registry robot add`")
     password = sys.stdin.readline().rstrip("\r\n") if options.password_stdin else getpass.getpass()
     hashed = hash_password(password)
-    metadata = SqliteMetadata(Path(settings.storage) / "registry.db", settings.gc.grace_s)
-    try:
-        await metadata.put_user(options.name, hashed)
-    finally:
-        await metadata.aclose()
+    async with _accounts(settings) as accounts:
+        await accounts.put(options.name, Account(hashed))
     print(f"user {options.name} can log in; reading needs a password too unless auth.anonymous_pull is set")
+    return 0
+
+
+async def _add_robot(settings: Settings, options: argparse.Namespace) -> int:
+    name = ROBOT + options.name.removeprefix(ROBOT)
+    _check_name(name)
+    secret, kept = make_secret()
+    expires_at = time.time() + options.expires * 86400 if options.expires is not None else None
+    async with _accounts(settings) as accounts:
+        await accounts.put(name, Account(kept, expires_at))
+    print(f"{name}\n{secret}")
+    return 0
+
+
+async def _remove_account(settings: Settings, options: argparse.Namespace) -> int:
+    name = options.prefix + options.name.removeprefix(options.prefix)
+    async with _accounts(settings) as accounts:
+        gone = await accounts.remove(name)
+    print(f"{name} is removed" if gone else f"there is no {name}")
+    return 0 if gone else 1
+
+
+async def _list_accounts(settings: Settings, options: argparse.Namespace) -> int:
+    async with _accounts(settings) as accounts:
+        for name, account in sorted((await accounts.all()).items()):
+            ends = (
+                ""
+                if account.expires_at is None
+                else f"\tuntil {time.strftime('%F %T', time.localtime(account.expires_at))}"
+            )
+            print(f"{name}{ends}")
     return 0
 
 

@@ -1,124 +1,203 @@
-"""Who may do what: anonymous, or HTTP Basic with users of the metadata store and of an htpasswd file.
+"""Decides about each request: who asks (password, token, certificate, nobody), and whether they may.
 
-A bcrypt check takes 50 to 250 ms, and docker sends the password with every request: what was right once is
-remembered for minutes, as a keyed hash.
+The account is found out first, then what it may do in the repository: by the rules, or by what its token grants.
 """
 
-import asyncio
 import base64
 import binascii
-import hashlib
-import hmac
-import os
-import time
-from pathlib import Path
 from typing import Final
 
-import bcrypt
+from scow.registry.accounts import Accounts
+from scow.registry.calls import Call, Route
+from scow.registry.errors import AccessDenied, AuthenticationRequired
+from scow.registry.passwords import Passwords
+from scow.registry.rules import ACTIONS, Rules
+from scow.registry.settings import Settings
+from scow.registry.tls import peer_name
+from scow.registry.tokens import Claims, Tokens
 
-from scow.errors import InvalidArgument
-from scow.registry.errors import AuthenticationRequired
-from scow.registry.metadata import Metadata
-
-REMEMBER_S: Final = 300
-REMEMBERED_LIMIT: Final = 10_000
-PASSWORD_LIMIT: Final = 72
-"""bcrypt looks at no more bytes, and newer versions raise instead of cutting."""
-USERS_FRESH_S: Final = 1.0
-# Checked when the name is unknown, so that the answer takes as long as for a known one.
-_NOBODY: Final = b"$2b$10$CwTycUXWue0Thq9StjUM0uJ8lUk5Hn5VRPzrcTIY6TSzHb4hUD7.2"
 REALM: Final = "scow registry"
+TOKEN_PATH: Final = "/token"
+_READING: Final = ("GET", "HEAD")
 
 
-class HtpasswdInvalid(InvalidArgument):
-    """A line of the htpasswd file cannot be used."""
+class Caller:
+    """Who asks, and what they may do."""
 
-    def __init__(self, path: Path, line: int, why: str) -> None:
-        super().__init__(f"{path}:{line}: {why}")
+    def __init__(self, name: str | None, rules: Rules, *, claims: Claims | None = None, free: bool = False) -> None:
+        """`claims` are a token's; `free` says that the registry has no access control."""
+        self.name = name
+        self.claims = claims
+        self._rules = rules
+        self._free = free
 
+    def may(self, repository: str, action: str) -> bool:
+        """Whether this request may do it."""
+        if self._free:
+            return True
+        granted = self.claims.repositories.get(repository) if self.claims is not None else None
+        if granted is not None and (action in granted or "*" in granted):
+            return True
+        # What anybody may do needs no grant. A token otherwise counts for what it says, not for who asked for it.
+        return action in self._rules.actions(None if self.claims is not None else self.name, repository)
 
-def hash_password(password: str) -> str:
-    """A bcrypt hash to be stored. Slow on purpose. Raises InvalidArgument."""
-    data = password.encode()
-    if not data or len(data) > PASSWORD_LIMIT:
-        raise InvalidArgument(f"the password must have 1 to {PASSWORD_LIMIT} bytes")
-    return bcrypt.hashpw(data, bcrypt.gensalt(10)).decode()
+    def sees(self, repository: str) -> bool:
+        """Whether the catalog shows it."""
+        return self._free or "pull" in self._rules.actions(self.name, repository)
 
-
-def read_htpasswd(path: Path) -> dict[str, str]:
-    """Names and bcrypt hashes of an htpasswd file. Raises HtpasswdInvalid and OSError."""
-    users = {}
-    for number, line in enumerate(path.read_text().splitlines(), 1):
-        line = line.strip()
-        if not line or line.startswith("#"):
-            continue
-        name, colon, password_hash = line.partition(":")
-        if not colon or not name:
-            raise HtpasswdInvalid(path, number, "expected name:hash")
-        if not password_hash.startswith(("$2a$", "$2b$", "$2y$")):
-            raise HtpasswdInvalid(path, number, "only bcrypt hashes are supported, make them with htpasswd -B")
-        users[name] = password_hash
-    return users
+    @property
+    def may_list(self) -> bool:
+        """Whether the catalog is open to this request."""
+        if self.claims is not None and not self.claims.catalog:
+            return self._rules.anonymous_may_pull
+        return self._free or self.name is not None or self._rules.anonymous_may_pull
 
 
 class Access:
-    """Decides about requests. With no users anywhere everybody may do everything."""
+    """Admits calls or refuses them."""
 
-    def __init__(self, metadata: Metadata, htpasswd: Path | None, anonymous_pull: bool) -> None:
-        self._metadata = metadata
-        self._htpasswd = htpasswd
-        self._anonymous_pull = anonymous_pull
-        self._users: dict[str, str] = {}
-        self._users_read_at = -USERS_FRESH_S
-        self._file_users: dict[str, str] = {}
-        self._file_stamp: tuple[int, int] | None = None
-        self._key = os.urandom(32)
-        self._remembered: dict[bytes, tuple[str, float]] = {}
+    def __init__(self, accounts: Accounts, passwords: Passwords, settings: Settings) -> None:
+        self._passwords = passwords
+        self._settings = settings
+        self.rules = Rules(settings.auth)
+        self.tokens = Tokens(accounts, settings.auth.token) if settings.auth.token is not None else None
 
-    async def check(self, authorization: str | None, *, pull: bool) -> str | None:
-        """The caller's name, None for anonymous; `pull` says that it only reads. Raises AuthenticationRequired."""
-        users = await self._current_users()
-        if not users and self._htpasswd is None:
-            return None
+    async def admit(self, call: Call) -> Caller:
+        """Who asks, if they may. Raises AuthenticationRequired, AccessDenied and TooManyRequests."""
+        caller = await self.identify(call)
+        call.caller = caller
+        kind, repository = call.route.kind, call.route.repository
+        action = needed_action(call.route, call.method)
+        if action is not None:
+            allowed = caller.may(repository, action)
+        elif kind == "catalog":
+            allowed = caller.may_list
+        else:
+            allowed = self._may_ping(caller)
+        if allowed:
+            return caller
+        if caller.claims is None and caller.name is not None:
+            raise AccessDenied(f"{caller.name} may not {action or 'read'} here", {"name": repository, "action": action})
+        raise self.challenge(call, "insufficient_scope" if caller.claims is not None else None)
+
+    def _may_ping(self, caller: Caller) -> bool:
+        if caller.name is not None or caller.claims is not None or caller.may("", "pull"):
+            return True
+        # Docker learns here that there are tokens; without them it would not log in where it is told to read freely.
+        return self.tokens is None and self.rules.anonymous_may_pull
+
+    async def identify(self, call: Call) -> Caller:
+        """Who asks. Raises AuthenticationRequired where credentials are given and wrong."""
+        authorization = call.headers.get("Authorization")
         if authorization is None:
-            if pull and self._anonymous_pull:
-                return None
-            raise AuthenticationRequired(REALM)
-        name, password = _parse_basic(authorization)
-        stored = users.get(name)
-        proof = hmac.digest(self._key, f"{name}\0{stored}\0{password}".encode(), hashlib.sha256)
-        known = self._remembered.get(proof)
-        if known is not None and time.monotonic() < known[1]:
-            return known[0]
-        data = password.encode()[:PASSWORD_LIMIT]
-        right = await asyncio.to_thread(bcrypt.checkpw, data, stored.encode() if stored else _NOBODY)
-        if not right or stored is None:
-            raise AuthenticationRequired(REALM)
-        if len(self._remembered) >= REMEMBERED_LIMIT:
-            self._remembered.clear()
-        self._remembered[proof] = (name, time.monotonic() + REMEMBER_S)
-        return name
+            name = await self._certified(call)
+            return Caller(name, self.rules, free=name is None and not await self._is_guarded())
+        scheme, _, value = authorization.partition(" ")
+        if scheme.lower() == "bearer" and self.tokens is not None:
+            claims = await self.tokens.verify(value.strip())
+            if claims is None:
+                raise self.challenge(call, "invalid_token")
+            return Caller(claims.subject or None, self.rules, claims=claims)
+        if not await self._is_guarded():
+            return Caller(None, self.rules, free=True)
+        name, password = self._parse_basic(call, scheme, value)
+        if not await self._passwords.check(name, password, call.remote):
+            raise self.challenge(call)
+        return Caller(name, self.rules)
 
-    async def _current_users(self) -> dict[str, str]:
-        now = time.monotonic()
-        if now - self._users_read_at >= USERS_FRESH_S:
-            users = await self._metadata.users()
-            if self._htpasswd is not None:
-                stat = await asyncio.to_thread(self._htpasswd.stat)
-                if (stamp := (stat.st_mtime_ns, stat.st_size)) != self._file_stamp:
-                    self._file_users = await asyncio.to_thread(read_htpasswd, self._htpasswd)
-                    self._file_stamp = stamp
-            self._users = {**self._file_users, **users}
-            self._users_read_at = now
-        return self._users
+    async def exists(self, name: str) -> bool:
+        """Whether an account is still there."""
+        return await self._passwords.exists(name)
+
+    async def check_password(self, name: str, password: str, remote: str) -> bool:
+        """Whether it is the password of an account. Raises TooManyRequests."""
+        return await self._passwords.check(name, password, remote)
+
+    async def _is_guarded(self) -> bool:
+        auth = self._settings.auth
+        if auth.htpasswd is not None or auth.rules or auth.token is not None:
+            return True
+        tls = self._settings.tls
+        return (tls is not None and tls.client_names) or bool(await self._passwords.known())
+
+    async def _certified(self, call: Call) -> str | None:
+        tls = self._settings.tls
+        return peer_name(call.peer_certificate) if tls is not None and tls.client_names else None
+
+    def _parse_basic(self, call: Call, scheme: str, value: str) -> tuple[str, str]:
+        try:
+            name, colon, password = base64.b64decode(value.strip(), validate=True).decode().partition(":")
+        except (binascii.Error, ValueError) as error:
+            raise self.challenge(call) from error
+        if scheme.lower() != "basic" or not colon or "\0" in name:
+            raise self.challenge(call)
+        return name, password
+
+    def challenge(self, call: Call, error: str | None = None) -> AuthenticationRequired:
+        """What tells a client how to log in, and for what. docker's token specification; RFC 6750 section 3."""
+        token = self._settings.auth.token
+        if token is None or call.route.kind == "token":
+            return AuthenticationRequired(f'Basic realm="{REALM}"')
+        parts = [f'realm="{self.token_url(call)}"', f'service="{token.service}"']
+        if scope := _scope(call):
+            parts.append(f'scope="{scope}"')
+        if error is not None:
+            parts.append(f'error="{error}"')
+        return AuthenticationRequired(f"Bearer {','.join(parts)}")
+
+    def token_url(self, call: Call) -> str:
+        """Where tokens are, as the client reaches it."""
+        token = self._settings.auth.token
+        if token is not None and token.realm:
+            return token.realm
+        if self._settings.url:
+            return self._settings.url.rstrip("/") + TOKEN_PATH
+        host = call.headers.get("Host", "")
+        safe = all(c.isalnum() or c in ".-:[]" for c in host) and host.isascii()
+        return f"{'https' if self._settings.tls else 'http'}://{host if safe and host else 'localhost'}{TOKEN_PATH}"
+
+    async def granted(self, name: str | None, scopes: list[str]) -> list[dict[str, object]]:
+        """What an account gets of the scopes that were asked for; the rest is left out."""
+        free = not await self._is_guarded()
+        access: list[dict[str, object]] = []
+        for scope in scopes:
+            kind, _, rest = scope.partition(":")
+            resource, _, asked = rest.rpartition(":")
+            wanted = {action for action in asked.split(",") if action}
+            if kind.partition("(")[0] == "repository":
+                allowed = ACTIONS if free else self.rules.actions(name, resource)
+                granted = allowed & (ACTIONS if "*" in wanted else wanted)
+                if "*" in wanted and granted == ACTIONS:
+                    granted = granted | {"*"}
+                if granted:
+                    access.append({"type": "repository", "name": resource, "actions": sorted(granted)})
+            elif (kind, resource) == ("registry", "catalog") and Caller(name, self.rules, free=free).may_list:
+                access.append({"type": "registry", "name": "catalog", "actions": ["*"]})
+        return access
 
 
-def _parse_basic(authorization: str) -> tuple[str, str]:
-    scheme, _, value = authorization.partition(" ")
-    try:
-        name, colon, password = base64.b64decode(value.strip(), validate=True).decode().partition(":")
-    except (binascii.Error, ValueError) as error:
-        raise AuthenticationRequired(REALM) from error
-    if scheme.lower() != "basic" or not colon or "\0" in name:
-        raise AuthenticationRequired(REALM)
-    return name, password
+def needed_action(route: Route, method: str) -> str | None:
+    """What a request does in its repository; None where no repository is concerned."""
+    if not route.repository:
+        return None
+    if route.kind in ("uploads", "upload"):
+        return "push"  # an upload is asked about and cancelled by whoever pushes it
+    if method in _READING:
+        return "pull"
+    return "delete" if method == "DELETE" else "push"
+
+
+def _scope(call: Call) -> str:
+    if call.route.kind == "catalog":
+        return "registry:catalog:*"
+    action = needed_action(call.route, call.method)
+    if action is None:
+        return ""
+    name = call.route.repository
+    if not all(c.isalnum() or c in "/._-" for c in name):
+        return ""  # not a name, and nothing to put into a header
+    scopes = [f"repository:{name}:{'pull,push' if action == 'push' else action}"]
+    source = call.parameter("from")
+    if source and call.parameter("mount") and all(c.isalnum() or c in "/._-" for c in source):
+        scopes.append(f"repository:{source}:pull")
+    return " ".join(scopes)

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qs, quote, unquote
 
 import msgspec
@@ -13,12 +13,17 @@ from scow.registry.errors import BlobUploadInvalid, PageUnknown, QueryInvalid, T
 if TYPE_CHECKING:
     from multidict import CIMultiDictProxy
 
+    from scow.registry.access import Caller
+
 READ_TIMEOUT_S: Final = 60
 """A client that sends nothing for so long in the middle of a body has stalled."""
 
 
 class Route(msgspec.Struct, frozen=True):
-    """What a path names. `kind` is one of ping, catalog, manifest, blob, uploads, upload, tags, referrers."""
+    """What a path names.
+
+    `kind` is one of ping, catalog, manifest, blob, uploads, upload, tags, referrers, token, keys, metrics.
+    """
 
     kind: str
     repository: str = ""  # not yet checked
@@ -26,6 +31,7 @@ class Route(msgspec.Struct, frozen=True):
 
 
 _PING: Final = Route("ping")
+_OTHERS: Final = {"/token": Route("token"), "/.well-known/jwks.json": Route("keys"), "/metrics": Route("metrics")}
 
 
 def parse_path(path: str) -> Route:
@@ -34,6 +40,8 @@ def parse_path(path: str) -> Route:
         path = unquote(path)
     if path in ("/v2/", "/v2"):
         return _PING
+    if (found := _OTHERS.get(path)) is not None:
+        return found
     if not path.startswith("/v2/"):
         raise PageUnknown(path)
     rest = path[4:]
@@ -58,12 +66,15 @@ def parse_path(path: str) -> Route:
 class Call:
     """A request that was routed."""
 
-    def __init__(self, request: web.BaseRequest, route: Route, query: str) -> None:
+    def __init__(self, request: web.BaseRequest, route: Route, query: str, request_id: str = "") -> None:
         self._request = request
+        self.request_id = request_id
         self.method = request.method
         self.headers: CIMultiDictProxy[str] = request.headers
         self.route = route
         self.repository = route.repository  # checked by the server before an endpoint sees it
+        self.received = 0  # bytes of the body so far
+        self.caller: Caller | None = None  # known once the call was admitted
         self.query: dict[str, list[str]] = parse_qs(query, keep_blank_values=True, max_num_fields=200) if query else {}
 
     def parameter(self, name: str) -> str | None:
@@ -111,7 +122,20 @@ class Call:
                 if content.is_eof():
                     return
                 continue
+            self.received += len(data)
             yield data
+
+    @property
+    def remote(self) -> str:
+        """The client's address."""
+        return self._request.remote or ""
+
+    @property
+    def peer_certificate(self) -> dict[str, Any] | None:
+        """What the client's certificate says, if it showed one that was verified."""
+        transport = self._request.transport
+        found: dict[str, Any] | None = transport.get_extra_info("peercert") if transport is not None else None
+        return found
 
     @property
     def body_is_read(self) -> bool:

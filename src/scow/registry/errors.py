@@ -1,5 +1,6 @@
 """What the registry refuses, each with its code of distribution-spec spec.md#error-codes."""
 
+import math
 from http import HTTPStatus
 from typing import ClassVar
 
@@ -174,14 +175,32 @@ class AuthenticationRequired(Refusal, Unauthorized):
 
     code, status = "UNAUTHORIZED", HTTPStatus.UNAUTHORIZED
 
-    def __init__(self, realm: str) -> None:
-        super().__init__("authentication required", headers=(("WWW-Authenticate", f'Basic realm="{realm}"'),))
+    def __init__(self, challenge: str) -> None:
+        super().__init__("authentication required", headers=(("WWW-Authenticate", challenge),))
 
 
 class AccessDenied(Refusal, Forbidden):
     """The caller is known, and may not do this."""
 
     code, status = "DENIED", HTTPStatus.FORBIDDEN
+
+
+class ReadOnly(Refusal, NotSupported):
+    """The registry takes nothing at present. The specification asks for 400 or 405 where deletion is disabled."""
+
+    code, status = "UNSUPPORTED", HTTPStatus.METHOD_NOT_ALLOWED
+
+    def __init__(self) -> None:
+        super().__init__("the registry is read-only at present", headers=(("Allow", "GET, HEAD"),))
+
+
+class TooManyRequests(Refusal, Unavailable):
+    """The client has to slow down."""
+
+    code, status = "TOOMANYREQUESTS", HTTPStatus.TOO_MANY_REQUESTS
+
+    def __init__(self, wait_s: float) -> None:
+        super().__init__("too many requests", headers=(("Retry-After", str(max(math.ceil(wait_s), 1))),))
 
 
 class StorageFull(Refusal, Unavailable):

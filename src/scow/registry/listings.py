@@ -41,9 +41,20 @@ class Listings:
         _check_method(call)
         wanted, after = call.count("n"), call.parameter("last") or ""
         limit = min(CATALOG_PAGE if wanted is None else wanted, PAGE_LIMIT)
-        names = await self._metadata.repositories(after, limit + 1)
+        names = await self._visible(call, after, limit + 1)
         names, headers = _page(names, limit, "/v2/_catalog")
         return json_reply(HTTPStatus.OK, {"repositories": names}, headers)
+
+    async def _visible(self, call: Call, after: str, limit: int) -> list[str]:
+        """Repositories that the caller may see."""
+        found: list[str] = []
+        while len(found) < limit:
+            names = await self._metadata.repositories(after, limit)
+            found += [name for name in names if call.caller is not None and call.caller.sees(name)]
+            if len(names) < limit:
+                break
+            after = names[-1]
+        return found[:limit]
 
     async def answer_referrers(self, call: Call) -> Reply:
         """Manifests that name a digest as their subject; an empty index where there are none."""

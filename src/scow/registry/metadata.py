@@ -1,4 +1,4 @@
-"""The names of a registry: repositories, manifests, tags, who has which blob, uploads, users.
+"""The names of a registry: repositories, manifests, tags, who has which blob, uploads.
 
 `Metadata` is what the server needs of whoever keeps them, SQLite here; the records are what crosses that line. Every
 method that changes something has committed it, durably where a client is told so, when it returns.
@@ -137,15 +137,6 @@ class Metadata(Protocol):
 
     async def all_blobs(self, after: str, limit: int) -> list[tuple[Digest, int]]:
         """Every blob with its size, in the order of digests, behind `after`."""
-
-    async def put_user(self, name: str, password_hash: str) -> None:
-        """Add a user or change the password."""
-
-    async def users(self) -> dict[str, str]:
-        """Names and password hashes."""
-
-    async def aclose(self) -> None:
-        """Finish and close."""
 
 
 class Review(msgspec.Struct, frozen=True):

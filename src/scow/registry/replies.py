@@ -67,10 +67,11 @@ def refusal_reply(refusal: Refusal) -> Reply:
 class HttpReply(web.StreamResponse):
     """Sends a Reply over aiohttp's connection."""
 
-    def __init__(self, reply: Reply, *, keep_alive: bool, done: Callable[[], None]) -> None:
+    def __init__(self, reply: Reply, *, keep_alive: bool, done: Callable[[], None], request_id: str) -> None:
         # Deliberately not super().__init__(): its header map and state are not used, and this is the hot path.
         self._reply = reply
         self._keeps_alive = keep_alive
+        self._request_id = request_id
         self._done = done  # called once, when everything is sent or the client has gone
         self._request: web.BaseRequest | None = None
 
@@ -125,6 +126,7 @@ class HttpReply(web.StreamResponse):
             f"HTTP/1.1 {reply.status} {_reason(reply.status)}",
             f"Date: {_date(int(time.time()))}",
             "Docker-Distribution-Api-Version: registry/2.0",
+            f"X-Request-Id: {self._request_id}",
         ]
         lines += [f"{name}: {value}" for name, value in reply.headers]
         if reply.status not in (204, 304):

@@ -2,39 +2,35 @@
 
 import asyncio
 import errno
+import json
 import logging
-import ssl
+import re
+import secrets
+import socket
 import time
-from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import Final
 
 from aiohttp import web
 
 from scow.errors import Unavailable
-from scow.registry.access import Access
-from scow.registry.blobs import Blobs
 from scow.registry.calls import Call, parse_path
-from scow.registry.collector import Collector
-from scow.registry.errors import Draining, MethodUnsupported, Refusal, StorageFull
-from scow.registry.folder import FULL, Folder
-from scow.registry.listings import Listings
-from scow.registry.manifest_requests import ManifestRequests
-from scow.registry.metadata import Metadata
-from scow.registry.names import parse_repository
-from scow.registry.objects import Objects
+from scow.registry.errors import Draining, Refusal, StorageFull, TooManyRequests
+from scow.registry.folder import FULL
+from scow.registry.rates import Rates
+from scow.registry.registry import Registry
 from scow.registry.replies import HttpReply, Reply, json_reply, refusal_reply
 from scow.registry.settings import Settings
-from scow.registry.sqlite import SqliteMetadata
-from scow.registry.upload_requests import UploadRequests
-from scow.registry.uploads import Uploads
+from scow.registry.tls import Certificates
 
 KEEP_ALIVE_S: Final = 90
 """Idle connections stay for so long; clients' pools count on a minute."""
 READ_BUFFER_SIZE: Final = 512 << 10
 LINGER_S: Final = 5
-READING: Final = frozenset({"GET", "HEAD"})
+BACKLOG: Final = 1024
+
+_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,64}\Z")
+_HEALTH: Final = {"/healthz", "/readyz"}
 
 log = logging.getLogger("scow.registry")
 access_log = logging.getLogger("scow.registry.access")
@@ -43,84 +39,62 @@ access_log = logging.getLogger("scow.registry.access")
 class CannotListen(Unavailable):
     """The address cannot be listened on."""
 
-    def __init__(self, address: str, why: str) -> None:
+    def __init__(self, address: str, error: OSError) -> None:
+        why = "the address is in use" if error.errno == errno.EADDRINUSE else error.strerror or str(error)
         super().__init__(f"cannot listen on {address}: {why}")
 
 
-class Registry:
-    """The registry without a network: storage, names, and an answer for each call."""
-
-    def __init__(self, objects: Objects, metadata: Metadata, access: Access, upload_expiry_s: float) -> None:
-        uploads = Uploads(objects, metadata)
-        upload_requests = UploadRequests(uploads, metadata)
-        listings = Listings(metadata)
-        self.objects = objects
-        self.metadata = metadata
-        self.collector = Collector(objects, metadata, uploads, upload_expiry_s)
-        self._access = access
-        self._endpoints: dict[str, Callable[[Call], Awaitable[Reply]]] = {
-            "ping": _ping,
-            "manifest": ManifestRequests(metadata).answer,
-            "blob": Blobs(objects, metadata).answer,
-            "uploads": upload_requests.answer_begin,
-            "upload": upload_requests.answer,
-            "tags": listings.answer_tags,
-            "catalog": listings.answer_catalog,
-            "referrers": listings.answer_referrers,
-        }
-
-    @classmethod
-    def open(cls, settings: Settings) -> "Registry":
-        """Open the folder that the settings name. Blocks: to be called at start."""
-        root = Path(settings.storage)
-        objects = Folder(root)
-        metadata = SqliteMetadata(root / "registry.db", settings.gc.grace_s)
-        htpasswd = Path(settings.auth.htpasswd) if settings.auth.htpasswd else None
-        access = Access(metadata, htpasswd, settings.auth.anonymous_pull)
-        return cls(objects, metadata, access, settings.gc.upload_expiry_s)
-
-    async def answer(self, call: Call) -> Reply:
-        """Answer a request. Raises Refusal."""
-        route = call.route
-        await self._access.check(call.headers.get("Authorization"), pull=call.method in READING)
-        if route.repository:
-            parse_repository(route.repository)
-        return await self._endpoints[route.kind](call)
-
-    async def aclose(self) -> None:
-        """Close storage and names."""
-        await self.objects.aclose()
-        await self.metadata.aclose()
+def listen(settings: Settings, *, shared: bool = False, port: int | None = None) -> socket.socket:
+    """A listening socket; `shared` with others on the same port (SO_REUSEPORT). Raises CannotListen."""
+    host, wanted = settings.address()
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port or wanted, type=socket.SOCK_STREAM)[0]
+        made = socket.socket(family, kind, protocol)
+        try:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if shared:
+                made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            made.bind(address)
+            made.listen(BACKLOG)
+        except BaseException:
+            made.close()
+            raise
+    except OSError as error:
+        raise CannotListen(settings.listen, error) from error
+    made.setblocking(False)
+    return made
 
 
-async def _ping(call: Call) -> Reply:
-    if call.method not in READING:
-        raise MethodUnsupported(call.method, ("GET", "HEAD"))
-    return json_reply(200, {})
+def url_of(listener: socket.socket, settings: Settings) -> str:
+    """The address of a listening socket as a URL."""
+    host, port = listener.getsockname()[:2]
+    return f"{'https' if settings.tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 class Server:
     """Serves a registry on one address. `start`, then `aclose`, which drains."""
 
-    def __init__(self, registry: Registry, settings: Settings) -> None:
+    def __init__(self, registry: Registry, settings: Settings, *, collects: bool = True) -> None:
+        """`collects` says that garbage collection runs here: one of several workers is enough."""
         self._registry = registry
         self._settings = settings
+        self._metrics = registry.metrics
+        self._rates = Rates(settings.limits)
+        self._collects = collects and settings.gc.interval_s > 0
         self._in_flight = 0
         self._draining = False
         self._idle = asyncio.Event()
         self._idle.set()
         self._http: web.Server | None = None
         self._listener: asyncio.Server | None = None
-        self._collecting: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
-    async def start(self) -> str:
-        """Listen; the URL. Raises CannotListen."""
-        host, port = self._settings.address()
+    async def start(self, listener: socket.socket | None = None) -> str:
+        """Listen, on a socket of the caller's if there is one; the URL. Raises CannotListen and SettingsInvalid."""
         tls = self._settings.tls
-        context = None
-        if tls is not None:
-            context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-            await asyncio.to_thread(context.load_cert_chain, tls.cert, tls.key)
+        certificates = await asyncio.to_thread(Certificates, tls) if tls is not None else None
+        if listener is None:
+            listener = await asyncio.to_thread(listen, self._settings)
         http = web.Server(
             self._handle,
             access_log=None,
@@ -129,28 +103,25 @@ class Server:
             lingering_time=LINGER_S,
             auto_decompress=False,  # a blob is the bytes that were sent, whatever Content-Encoding says
         )
-        try:
-            self._listener = await asyncio.get_running_loop().create_server(
-                http, host, port, ssl=context, backlog=1024, reuse_address=True
-            )
-        except OSError as error:
-            why = "the address is in use" if error.errno == errno.EADDRINUSE else error.strerror or str(error)
-            raise CannotListen(self._settings.listen, why) from error
+        self._listener = await asyncio.get_running_loop().create_server(
+            http, sock=listener, ssl=certificates.context if certificates else None, backlog=BACKLOG
+        )
         self._http = http
-        if self._settings.gc.interval_s > 0:
-            self._collecting = asyncio.create_task(self._registry.collector.run_every(self._settings.gc.interval_s))
-        host, port = self._listener.sockets[0].getsockname()[:2]
-        return f"{'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
+        if self._collects:
+            collector = self._registry.collector
+            self._tasks.append(asyncio.create_task(collector.run_every(self._settings.gc.interval_s)))
+        if certificates is not None:
+            self._tasks.append(asyncio.create_task(certificates.watch()))
+        return url_of(listener, self._settings)
 
     async def aclose(self) -> None:
         """Take no new connections, finish what is in flight within the drain time, close."""
         self._draining = True
         if self._listener is not None:
             self._listener.close()
-        if self._collecting is not None:
-            self._collecting.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._collecting
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         # aiohttp's own shutdown stops reading at once, which would break the uploads that it waits for.
         with suppress(TimeoutError):
             async with asyncio.timeout(self._settings.drain_s):
@@ -160,63 +131,106 @@ class Server:
             await self._http.shutdown(1.0)
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        exchange = _Exchange(self, request)
         self._in_flight += 1
+        self._metrics.count("requests_in_flight")
         self._idle.clear()
-        started = time.perf_counter()
-        call: Call | None = None
         try:
             try:
-                path, _, query = request.raw_path.partition("?")
-                if not path.startswith("/"):  # the absolute form, as to a proxy
-                    path = request.rel_url.raw_path
-                if path in _HEALTH:
-                    reply = self._health(path)
-                else:
-                    call = Call(request, parse_path(path), query)
-                    reply = await self._registry.answer(call)
+                reply = await self._answer(request, exchange)
             except Refusal as refusal:
+                if isinstance(refusal, TooManyRequests):
+                    self._metrics.count("refused_rate")
                 reply = refusal_reply(refusal)
             except ConnectionError:
                 raise
             except Exception as error:
-                reply = self._failure(request, error)
+                reply = self._failure(request, exchange, error)
             keep_alive = request.keep_alive and not self._draining
             if reply.status >= 400 and request.body_exists and not request.content.is_eof():
                 # The client may not even send the rest, having asked with Expect: don't wait for it.
                 keep_alive = False
-            response = HttpReply(reply, keep_alive=keep_alive, done=self._done)
-            if self._settings.access_log:
-                took_ms = (time.perf_counter() - started) * 1000
-                access_log.info(
-                    '%s "%s %s" %d %d %.1fms',
-                    request.remote,
-                    request.method,
-                    request.raw_path,
-                    reply.status,
-                    reply.length,
-                    took_ms,
-                )
-            return response
+            exchange.reply = reply
+            return HttpReply(reply, keep_alive=keep_alive, done=exchange.end, request_id=exchange.request_id)
         except BaseException:
-            self._done()
+            exchange.end()
             raise
 
-    def _done(self) -> None:
+    async def _answer(self, request: web.BaseRequest, exchange: "_Exchange") -> Reply:
+        path, _, query = request.raw_path.partition("?")
+        if not path.startswith("/"):  # the absolute form, as to a proxy
+            path = request.rel_url.raw_path
+        if path in _HEALTH:
+            exchange.endpoint = "health"
+            return self._health(path)
+        self._rates.take(request.remote or "")
+        route = parse_path(path)
+        exchange.endpoint = route.kind
+        exchange.call = call = Call(request, route, query, exchange.request_id)
+        return await self._registry.answer(call)
+
+    def ended(self, exchange: "_Exchange") -> None:
+        """Take note of an exchange whose last byte is sent, or whose client has gone."""
         self._in_flight -= 1
         if self._in_flight == 0:
             self._idle.set()
+        took_s = time.perf_counter() - exchange.started
+        reply, call, metrics = exchange.reply, exchange.call, self._metrics
+        received = call.received if call is not None else 0
+        sent = reply.length if reply is not None and exchange.request.method != "HEAD" else 0
+        metrics.count("requests_in_flight", -1)
+        metrics.count("received_bytes", received)
+        metrics.count("sent_bytes", sent)
+        if reply is not None:
+            metrics.observe(exchange.endpoint, exchange.request.method, reply.status, took_s)
+        if self._settings.access_log:
+            _log_access(exchange, received, sent, took_s)
 
     def _health(self, path: str) -> Reply:
         if path == "/readyz" and self._draining:
             return refusal_reply(Draining("the registry is shutting down"))
         return json_reply(200, {"status": "ok"})
 
-    def _failure(self, request: web.BaseRequest, error: Exception) -> Reply:
+    def _failure(self, request: web.BaseRequest, exchange: "_Exchange", error: Exception) -> Reply:
         if isinstance(error, OSError) and error.errno in FULL:
             return refusal_reply(StorageFull())
-        log.error("%s %s failed", request.method, request.raw_path, exc_info=error)
+        log.error("request %s: %s %s failed", exchange.request_id, request.method, request.raw_path, exc_info=error)
         # No code of the specification fits; `UNKNOWN` is docker's, and clients try a 500 again.
         return json_reply(500, {"errors": [{"code": "UNKNOWN", "message": "internal error", "detail": None}]})
 
 
-_HEALTH: Final = {"/healthz", "/readyz"}
+class _Exchange:
+    """One request and what is known of its answer."""
+
+    __slots__ = ("_server", "call", "endpoint", "reply", "request", "request_id", "started")
+
+    def __init__(self, server: Server, request: web.BaseRequest) -> None:
+        self._server = server
+        self.request = request
+        self.started = time.perf_counter()
+        given = request.headers.get("X-Request-Id")
+        self.request_id = given if given is not None and _REQUEST_ID.match(given) else secrets.token_hex(8)
+        self.endpoint = "other"
+        self.call: Call | None = None
+        self.reply: Reply | None = None
+
+    def end(self) -> None:
+        self._server.ended(self)
+
+
+def _log_access(exchange: _Exchange, received: int, sent: int, took_s: float) -> None:
+    request, reply, call = exchange.request, exchange.reply, exchange.call
+    line = {
+        "time": round(time.time(), 3),
+        "request_id": exchange.request_id,
+        "remote": request.remote,
+        "user": call.caller.name if call is not None and call.caller is not None else None,
+        "method": request.method,
+        "path": request.raw_path,
+        "status": reply.status if reply is not None else 499,  # the client has gone, in nginx's word
+        "received": received,
+        "sent": sent,
+        "ms": round(took_s * 1000, 1),
+        "agent": request.headers.get("User-Agent"),
+    }
+    access_log.info("%s", json.dumps(line))

@@ -1,11 +1,16 @@
-"""What can be set: one TOML file, the same keys as flags where a flag exists."""
+"""What can be set: the tables and keys of the TOML file. docs/registry.md describes each of them.
 
-import tomllib
-from pathlib import Path
+`configuration` reads the file and the environment; command line flags override both where a flag exists.
+"""
+
+import os
+from typing import Literal
 
 import msgspec
 
 from scow.errors import InvalidArgument
+
+Action = Literal["pull", "push", "delete", "*"]
 
 
 class SettingsInvalid(InvalidArgument):
@@ -15,14 +20,43 @@ class SettingsInvalid(InvalidArgument):
         super().__init__(f"{source}: {why}")
 
 
-class Auth(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of all tables."""
+
+
+class Token(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Table `[auth.token]`: the built-in token server."""
+
+    realm: str = ""  # the token endpoint's URL as clients reach it; empty: from `url`, or from the request's Host
+    service: str = "scow-registry"
+    life_s: int = 300
+    refresh_life_s: int = 30 * 86400
+    key_life_s: int = 30 * 86400  # a signing key is used for so long, and known until its last token has expired
+
+
+class Rule(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Table `[[auth.rules]]`: who may do what where."""
+
+    repositories: list[str]  # patterns: `*` within a component, `**` across, `{user}` the caller's name
+    actions: list[Action]
+    users: list[str] = []  # names; "*" is everybody who has logged in
+    groups: list[str] = []
+    robots: list[str] = []
+    anonymous: bool = False  # everybody, logged in or not
+
+
+class Auth(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Table `[auth]`."""
 
     htpasswd: str | None = None  # file of name:bcrypt lines, read again when it changes
     anonymous_pull: bool = False  # reading needs no password
+    token: Token | None = None
+    rules: list[Rule] = []
+    groups: dict[str, list[str]] = {}
+    audit_log: str | None = None  # file of JSON lines
 
 
-class Gc(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Gc(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Table `[gc]`."""
 
     interval_s: float = 300.0  # between two runs; 0 leaves it to `scow registry gc`
@@ -30,23 +64,58 @@ class Gc(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     upload_expiry_s: float = 86400.0  # an upload that nobody goes on with
 
 
-class Tls(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Tls(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Table `[tls]`."""
 
     cert: str
     key: str
+    client_ca: str | None = None  # clients must show a certificate that one of these has signed
+    client_optional: bool = False  # they may, rather than must
+    client_names: bool = False  # who shows one is the user of its common name
 
 
-class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Limits(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Table `[limits]`. Zero is no limit."""
+
+    requests_per_s: float = 0.0  # of one client address, for each worker
+    burst: int = 200  # requests that may come at once
+    blob_size: int = 0  # bytes
+    manifest_size: int = 4 << 20  # bytes
+
+
+class Policy(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Table `[[policies]]`: what holds in the repositories that match."""
+
+    repositories: list[str]
+    immutable_tags: list[str] = []  # patterns: these tags never move nor go
+    quota_size: int = 0  # bytes of blobs in each repository
+    namespace_quota_size: int = 0  # bytes of blobs in all repositories beneath the pattern's fixed part together
+    keep_last: int = 0  # retention: so many tags, the newest, stay
+    keep_days: float = 0.0  # retention: tags stay for so long after they moved last
+    keep_tags: list[str] = []  # retention: tags of these patterns stay
+    untagged_days: float = 0.0  # retention: manifests that no tag, index or subject needs go after so long
+
+    @property
+    def has_retention(self) -> bool:
+        """Whether tags are removed by age or number."""
+        return bool(self.keep_last or self.keep_days)
+
+
+class Settings(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The whole configuration."""
 
     listen: str = "127.0.0.1:5000"
     storage: str = ""
+    url: str = ""  # as clients reach the registry, if a proxy stands before it
+    workers: int = 1  # processes; 0 is one for each core
+    read_only: bool = False
+    drain_s: float = 30.0  # requests in flight may go on for so long when the server ends
+    access_log: bool = False
     auth: Auth = Auth()
     gc: Gc = Gc()
     tls: Tls | None = None
-    drain_s: float = 30.0  # requests in flight may go on for so long when the server ends
-    access_log: bool = False
+    limits: Limits = Limits()
+    policies: list[Policy] = []
 
     def address(self) -> tuple[str, int]:
         """Host and port to listen on. Raises SettingsInvalid."""
@@ -55,12 +124,6 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise SettingsInvalid(self.listen, "listen must be host:port")
         return host.strip("[]") or "0.0.0.0", int(port)
 
-
-def read_settings(path: Path) -> Settings:
-    """Read a TOML file. Raises SettingsInvalid, which names an unknown or wrong key."""
-    try:
-        return msgspec.convert(tomllib.loads(path.read_text()), Settings)
-    except OSError as error:
-        raise SettingsInvalid(str(path), error.strerror or str(error)) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
-        raise SettingsInvalid(str(path), str(error)) from error
+    def worker_count(self) -> int:
+        """How many processes serve."""
+        return self.workers or len(os.sched_getaffinity(0))

@@ -10,51 +10,12 @@ import sqlite3
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Final
 
 from scow.oci.digest import Digest
 from scow.registry.database import Database
 from scow.registry.errors import ReferencesUnknown
 from scow.registry.metadata import LinkedBlob, NewManifest, Referrer, Review, StoredManifest, Upload
-
-STEPS: Final = (
-    """
-CREATE TABLE repository (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
-CREATE TABLE manifest (
-    repository INTEGER NOT NULL REFERENCES repository(id), digest TEXT NOT NULL, media_type TEXT NOT NULL,
-    artifact_type TEXT, subject TEXT, annotations TEXT, size INTEGER NOT NULL, pushed_at REAL NOT NULL,
-    data BLOB NOT NULL,
-    PRIMARY KEY (repository, digest));
-CREATE INDEX manifest_subject ON manifest (repository, subject, digest) WHERE subject IS NOT NULL;
-CREATE TABLE manifest_ref (
-    repository INTEGER NOT NULL, manifest TEXT NOT NULL, digest TEXT NOT NULL, kind TEXT NOT NULL,
-    PRIMARY KEY (repository, manifest, digest),
-    FOREIGN KEY (repository, manifest) REFERENCES manifest (repository, digest) ON DELETE CASCADE) WITHOUT ROWID;
-CREATE INDEX manifest_ref_digest ON manifest_ref (repository, digest);
-CREATE TABLE tag (
-    repository INTEGER NOT NULL, name TEXT NOT NULL, digest TEXT NOT NULL, updated_at REAL NOT NULL,
-    PRIMARY KEY (repository, name),
-    FOREIGN KEY (repository, digest) REFERENCES manifest (repository, digest) ON DELETE CASCADE) WITHOUT ROWID;
-CREATE INDEX tag_digest ON tag (repository, digest);
-CREATE TABLE tag_history (repository INTEGER NOT NULL, name TEXT NOT NULL, digest TEXT, changed_at REAL NOT NULL);
-CREATE INDEX tag_history_name ON tag_history (repository, name);
-CREATE TABLE blob (digest TEXT PRIMARY KEY, size INTEGER NOT NULL, deleting INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID;
-CREATE TABLE repository_blob (
-    repository INTEGER NOT NULL REFERENCES repository(id), digest TEXT NOT NULL REFERENCES blob(digest),
-    PRIMARY KEY (repository, digest)) WITHOUT ROWID;
-CREATE INDEX repository_blob_digest ON repository_blob (digest);
-CREATE TABLE upload (
-    id TEXT PRIMARY KEY, repository TEXT NOT NULL, algorithm TEXT NOT NULL, begun_at REAL NOT NULL,
-    closing TEXT) WITHOUT ROWID;
-CREATE INDEX upload_closing ON upload (closing) WHERE closing IS NOT NULL;
-CREATE TABLE gc_queue (
-    kind TEXT NOT NULL, repository INTEGER NOT NULL, digest TEXT NOT NULL, review_after REAL NOT NULL,
-    PRIMARY KEY (kind, repository, digest)) WITHOUT ROWID;
-CREATE INDEX gc_queue_due ON gc_queue (review_after);
-CREATE TABLE user (name TEXT PRIMARY KEY, password TEXT NOT NULL) WITHOUT ROWID
-""",
-)
 
 VIEWS_LIMIT: Final = 4096
 VIEWS_DATA_LIMIT: Final = 32 << 20
@@ -79,8 +40,8 @@ _BLOB: Final = (
 class SqliteMetadata:
     """Names in one SQLite file; `grace_s` is how long what nobody refers to is kept."""
 
-    def __init__(self, path: Path, grace_s: float) -> None:
-        self._db = Database.open(path, STEPS)
+    def __init__(self, database: Database, grace_s: float) -> None:
+        self._db = database
         self._grace_s = grace_s
         self._views: OrderedDict[tuple[str, str], StoredManifest | LinkedBlob] = OrderedDict()
         self._views_data = 0
@@ -364,14 +325,6 @@ class SqliteMetadata:
         query = "SELECT digest, size FROM blob WHERE digest > ? AND NOT deleting ORDER BY digest LIMIT ?"
         return await self._db.read(lambda db: [(row[0], row[1]) for row in db.execute(query, (after, limit))])
 
-    # Users
-
-    async def put_user(self, name: str, password_hash: str) -> None:
-        await self._do("INSERT OR REPLACE INTO user VALUES (?, ?)", (name, password_hash), durable=True)
-
-    async def users(self) -> dict[str, str]:
-        return await self._db.read(lambda db: dict(db.execute("SELECT name, password FROM user").fetchall()))
-
     async def _do(self, statement: str, values: tuple[str | float, ...], *, durable: bool) -> None:
         def run(db: sqlite3.Connection) -> None:
             db.execute(statement, values)
@@ -381,9 +334,6 @@ class SqliteMetadata:
     def version(self) -> int:
         """Changes whenever any process has changed anything."""
         return self._db.version()
-
-    async def aclose(self) -> None:
-        await self._db.aclose()
 
 
 _NOBODY: Final = -1

@@ -89,6 +89,8 @@ class UploadRequests:
             parse_repository(source)
         except NameInvalid:
             return None
+        if call.caller is None or not call.caller.may(source, "pull"):
+            return None  # nor does it tell whether the blob is there
         if await self._metadata.mount_blob(call.repository, source, digest):
             return _created(call.repository, digest)
         return None

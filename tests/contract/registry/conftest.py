@@ -13,7 +13,8 @@ import msgspec
 import pytest
 from multidict import CIMultiDictProxy
 
-from scow.registry.server import Registry, Server
+from scow.registry.registry import Registry
+from scow.registry.server import Server
 from scow.registry.settings import Gc, Settings
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"

@@ -1,17 +1,22 @@
 """HTTP Basic with users of the registry and of an htpasswd file."""
 
 import base64
+import json
+import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import bcrypt
 import pytest
 
 from scow.errors import InvalidArgument
-from scow.registry.access import HtpasswdInvalid, hash_password, read_htpasswd
-from scow.registry.settings import Auth, Settings
+from scow.registry.accounts import Account
+from scow.registry.passwords import Delays, HtpasswdInvalid, hash_password, read_htpasswd
+from scow.registry.settings import Auth, Limits, Rule, Settings
 
-from .conftest import Client, Running
+from .conftest import Client, Running, digest_of
 
 
 def basic(name: str, password: str) -> str:
@@ -19,7 +24,7 @@ def basic(name: str, password: str) -> str:
 
 
 async def test_with_the_first_user_everything_needs_a_password(client: Client, running: Running) -> None:
-    await running.registry.metadata.put_user("ann", hash_password("secret"))
+    await running.registry.accounts.put("ann", Account(hash_password("secret")))
     client.url = running.url
     for method, path in (("GET", "/v2/"), ("POST", "/v2/a/blobs/uploads/"), ("GET", "/v2/a/tags/list")):
         answer = await client(method, path)
@@ -45,7 +50,7 @@ async def test_with_the_first_user_everything_needs_a_password(client: Client, r
     ],
 )
 async def test_wrong_credentials_are_refused(client: Client, running: Running, header: str) -> None:
-    await running.registry.metadata.put_user("ann", hash_password("secret"))
+    await running.registry.accounts.put("ann", Account(hash_password("secret")))
     answer = await client("GET", "/v2/", Authorization=header)
     assert (answer.status, answer.codes) == (401, ["UNAUTHORIZED"])
 
@@ -54,7 +59,7 @@ async def test_reading_can_be_open_while_writing_is_not(
     serve: Callable[..., Any], settings: Settings, client: Client
 ) -> None:
     running = await serve(settings, auth=Auth(anonymous_pull=True))
-    await running.registry.metadata.put_user("ann", hash_password("secret"))
+    await running.registry.accounts.put("ann", Account(hash_password("secret")))
     client.url = running.url
     assert (await client("GET", "/v2/")).status == 200
     assert (await client("POST", "/v2/a/blobs/uploads/")).status == 401
@@ -63,7 +68,7 @@ async def test_reading_can_be_open_while_writing_is_not(
 async def test_users_of_an_htpasswd_file_and_its_change(
     serve: Callable[..., Any], settings: Settings, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("scow.registry.access.USERS_FRESH_S", 0)
+    monkeypatch.setattr("scow.registry.passwords.FRESH_S", 0)
     path = tmp_path / "htpasswd"
     path.write_text(f"# users\n\nbob:{hash_password('one').replace('$2b$', '$2y$')}\n")
     client.url = (await serve(settings, auth=Auth(htpasswd=str(path)))).url
@@ -86,3 +91,164 @@ def test_a_line_that_cannot_be_used_is_named(tmp_path: Path, line: str) -> None:
 def test_a_password_that_bcrypt_would_cut_is_refused(password: str) -> None:
     with pytest.raises(InvalidArgument, match="1 to 72 bytes"):
         hash_password(password)
+
+
+class TestGuessing:
+    @pytest.fixture(autouse=True)
+    def short(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("scow.registry.passwords.FIRST_DELAY_S", 0.2)
+
+    async def test_wrong_passwords_make_the_next_answers_come_later(self, client: Client, running: Running) -> None:
+        await running.registry.accounts.put("ann", Account(hash_password("secret")))
+        took = []
+        for _ in range(5):
+            started = time.monotonic()
+            assert (await client("GET", "/v2/", Authorization=basic("ann", "wrong"))).status == 401
+            took.append(time.monotonic() - started)
+        assert took[3] >= 0.2
+        assert took[4] >= 0.4
+
+    async def test_who_was_right_before_does_not_wait(self, client: Client, running: Running) -> None:
+        await running.registry.accounts.put("ann", Account(hash_password("secret")))
+        assert (await client("GET", "/v2/", Authorization=basic("ann", "secret"))).status == 200
+        for _ in range(4):
+            await client("GET", "/v2/", Authorization=basic("ann", "wrong"))
+        started = time.monotonic()
+        assert (await client("GET", "/v2/", Authorization=basic("ann", "secret"))).status == 200
+        assert time.monotonic() - started < 0.2
+
+    def test_the_delay_grows_to_a_limit_and_ends_with_success(self) -> None:
+        delays = Delays()
+        seen = []
+        for _ in range(12):
+            seen.append(delays.delay_s("a", "b"))
+            delays.failed("a")
+        assert seen[:5] == [0, 0, 0, 0.2, 0.4]
+        assert seen[-1] == 8
+        assert delays.delay_s("b") == 0
+        delays.succeeded("a")
+        assert delays.delay_s("a") == 0
+
+    async def test_a_right_password_is_checked_once_in_minutes(
+        self, client: Client, running: Running, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        await running.registry.accounts.put("ann", Account(hash_password("secret")))
+        checks = []
+        check = bcrypt.checkpw
+        monkeypatch.setattr("bcrypt.checkpw", lambda *given: checks.append(given) or check(*given))
+        for _ in range(5):
+            assert (await client("GET", "/v2/", Authorization=basic("ann", "secret"))).status == 200
+        assert len(checks) == 1
+
+
+async def test_too_many_requests_are_told_when_to_come_again(
+    serve: Callable[..., Any], settings: Settings, client: Client
+) -> None:
+    client.url = (await serve(settings, limits=Limits(requests_per_s=0.5, burst=3))).url
+    answers = [await client("GET", "/v2/") for _ in range(5)]
+    assert [answer.status for answer in answers] == [200, 200, 200, 429, 429]
+    assert answers[3].codes == ["TOOMANYREQUESTS"]
+    assert answers[3].headers["Retry-After"] == "2"
+    assert (await client("GET", "/healthz")).status == 200
+
+
+async def test_the_audit_log_names_who_did_what(
+    serve: Callable[..., Any], settings: Settings, client: Client, tmp_path: Path
+) -> None:
+    path = tmp_path / "audit.log"
+    running = await serve(settings, auth=Auth(audit_log=str(path), anonymous_pull=True))
+    await running.registry.accounts.put("ann", Account(hash_password("secret")))
+    client.url = running.url
+    ann = {"Authorization": basic("ann", "secret")}
+    location = (await client("POST", "/v2/a/b/blobs/uploads/", **ann)).headers["Location"]
+    digest = digest_of(b"data")
+    await client("PUT", f"{location}?digest={digest}", b"data", X_Request_Id="mine-1", **ann)
+    await client("GET", f"/v2/a/b/blobs/{digest}")  # reading is not written down
+    await client("DELETE", f"/v2/a/b/blobs/{digest}", **ann)
+    await client("GET", "/v2/", Authorization=basic("ann", "wrong"))
+    await client("POST", "/v2/a/b/blobs/uploads/")  # without credentials, to be asked for them: neither
+    await running.registry.aclose()
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [(line["user"], line["action"], line["repository"], line["status"]) for line in lines] == [
+        ("ann", "POST uploads", "a/b", 202),
+        ("ann", "PUT upload", "a/b", 201),
+        ("ann", "DELETE blob", "a/b", 202),
+        (None, "GET ping", None, 401),
+    ]
+    assert (lines[1]["digest"], lines[1]["request_id"], lines[1]["remote"]) == (digest, "mine-1", "127.0.0.1")
+    assert lines[2]["reference"] == digest
+
+
+async def test_rules_hold_for_passwords_too(serve: Callable[..., Any], settings: Settings, client: Client) -> None:
+    rules = [Rule(repositories=["a/*"], actions=["pull", "push"], users=["ann"])]
+    running = await serve(settings, auth=Auth(rules=rules))
+    client.url = running.url
+    await running.registry.accounts.put("ann", Account(hash_password("secret")))
+    ann = {"Authorization": basic("ann", "secret")}
+    assert (await client("POST", "/v2/a/b/blobs/uploads/", **ann)).status == 202
+    for method, path in (
+        ("POST", "/v2/a/b/c/blobs/uploads/"),
+        ("DELETE", f"/v2/a/b/blobs/{digest_of(b'')}"),
+        ("GET", "/v2/x/tags/list"),
+    ):
+        answer = await client(method, path, **ann)
+        assert (answer.status, answer.codes) == (403, ["DENIED"])
+    assert (await client("GET", "/v2/a/b/tags/list")).status == 401
+
+
+async def test_a_request_id_is_given_or_kept(client: Client) -> None:
+    made = (await client("GET", "/v2/")).headers["X-Request-Id"]
+    assert made != (await client("GET", "/v2/")).headers["X-Request-Id"]
+    assert (await client("GET", "/v2/", X_Request_Id="abc-1")).headers["X-Request-Id"] == "abc-1"
+    assert (await client("GET", "/v2/", X_Request_Id="a b")).headers["X-Request-Id"] != "a b"
+
+
+async def test_the_access_log_is_one_object_a_line(
+    serve: Callable[..., Any], settings: Settings, client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    client.url = (await serve(settings, access_log=True)).url
+    digest = await client.push_blob(b"data")
+    caplog.clear()
+    with caplog.at_level("INFO", "scow.registry.access"):
+        await client("GET", f"/v2/test/repo/blobs/{digest}", X_Request_Id="r1", User_Agent="test/1")
+        await client("GET", "/v2/x/manifests/y")
+    first, second = (json.loads(record.getMessage()) for record in caplog.records)
+    assert first.items() >= {"request_id": "r1", "status": 200, "sent": 4, "agent": "test/1", "method": "GET"}.items()
+    assert (second["status"], second["path"], second["user"]) == (404, "/v2/x/manifests/y", None)
+    assert second["ms"] >= 0
+
+
+async def test_the_metrics_count_what_was_asked_and_sent(client: Client) -> None:
+    digest = await client.push_blob(b"0123456789")
+    for _ in range(3):
+        await client("GET", f"/v2/test/repo/blobs/{digest}")
+    await client("GET", "/v2/test/repo/manifests/none")
+    answer = await client("GET", "/metrics")
+    assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+    lines = answer.body.decode().splitlines()
+    for line in (
+        'scow_registry_requests_total{endpoint="blob",method="GET",status="2xx"} 3',
+        'scow_registry_requests_total{endpoint="manifest",method="GET",status="4xx"} 1',
+        'scow_registry_request_seconds_count{endpoint="blob"} 3',
+        "scow_registry_received_bytes_total 10",
+        "scow_registry_requests_in_flight 1",
+    ):
+        assert line in lines
+    named = {line.split(" ")[2] for line in lines if line.startswith("# TYPE ")}
+    for line in lines:
+        assert line.startswith("#") or re.sub(r"(_bucket|_sum|_count)?(\{.*\})? .*", "", line) in named
+
+
+async def test_a_read_only_registry_serves_and_takes_nothing(
+    serve: Callable[..., Any], settings: Settings, client: Client, running: Running
+) -> None:
+    digest = await client.push_image("latest")
+    client.url = (await serve(settings, read_only=True)).url
+    assert (await client("GET", "/v2/test/repo/manifests/latest")).status == 200
+    for method, path in (
+        ("POST", "/v2/test/repo/blobs/uploads/"),
+        ("PUT", "/v2/test/repo/manifests/x"),
+        ("DELETE", f"/v2/test/repo/manifests/{digest}"),
+    ):
+        answer = await client(method, path)
+        assert (answer.status, answer.codes) == (405, ["UNSUPPORTED"])

@@ -9,7 +9,8 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from scow.registry.server import Registry, Server
+from scow.registry.registry import Registry
+from scow.registry.server import Server
 from scow.registry.settings import Gc, Settings
 
 

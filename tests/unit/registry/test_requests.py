@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from scow.registry.blobs import RangeOutside, parse_range
 from scow.registry.calls import Route, parse_path
+from scow.registry.configuration import read_settings
 from scow.registry.errors import PageUnknown
-from scow.registry.settings import Settings, SettingsInvalid, read_settings
+from scow.registry.settings import Settings, SettingsInvalid
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,96 @@
+"""Reads the configuration: a TOML file, then SCOW_REGISTRY_* of the environment."""
+
+import difflib
+import tomllib
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from scow.registry.settings import Settings, SettingsInvalid, Table
+
+PREFIX: Final = "SCOW_REGISTRY_"
+
+
+def read_settings(path: Path | None, environment: Mapping[str, str] | None = None) -> Settings:
+    """Read a file, if there is one, and the environment, which wins. Raises SettingsInvalid naming what is wrong."""
+    document: dict[str, Any] = {}
+    if path is not None:
+        try:
+            document = tomllib.loads(path.read_text())
+        except OSError as error:
+            raise SettingsInvalid(str(path), error.strerror or str(error)) from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise SettingsInvalid(str(path), str(error)) from error
+        _refuse_unknown(document, Settings, "", str(path))
+    source = str(path) if path is not None else "settings"
+    for name, text in sorted((environment or {}).items()):
+        if name.startswith(PREFIX):
+            source = name
+            _override(document, name, text)
+    try:
+        # Not strict: what the environment says is text.
+        return msgspec.convert(document, Settings, strict=not environment)
+    except msgspec.ValidationError as error:
+        raise SettingsInvalid(source, str(error)) from error
+
+
+def keys(table: type[Table] = Settings, before: str = "") -> Iterator[tuple[str, Any]]:
+    """All keys that are no tables, with dots (`gc.grace_s`; `policies[].keep_last` in a list), and their types."""
+    for name, kind in typing.get_type_hints(table).items():
+        inner, many = _table_of(kind)
+        if inner is None:
+            yield before + name, kind
+        else:
+            yield from keys(inner, f"{before}{name}{'[]' if many else ''}.")
+
+
+def _table_of(kind: Any) -> tuple[type[Table] | None, bool]:
+    """The table that a type is or may be, and whether there is a list of them."""
+    if isinstance(kind, type) and not isinstance(kind, types.GenericAlias):
+        return (kind, False) if issubclass(kind, Table) else (None, False)
+    for part in typing.get_args(kind):
+        inner, _ = _table_of(part)
+        if inner is not None:
+            return inner, typing.get_origin(kind) is list
+    return None, False
+
+
+def _refuse_unknown(document: dict[str, Any], table: type[Table], before: str, source: str) -> None:
+    known = typing.get_type_hints(table)
+    for name, value in document.items():
+        if name not in known:
+            raise SettingsInvalid(source, f"unknown key {before}{name}{_nearest(name, known)}")
+        inner, _ = _table_of(known[name])
+        if inner is not None:
+            for number, part in enumerate(value if isinstance(value, list) else [value]):
+                if isinstance(part, dict):
+                    where = f"{before}{name}{f'[{number}]' if isinstance(value, list) else ''}."
+                    _refuse_unknown(part, inner, where, source)
+
+
+def _nearest(name: str, known: typing.Iterable[str]) -> str:
+    found = difflib.get_close_matches(name, known, 1, 0.5)
+    return f", did you mean {found[0]}?" if found else f"; known here: {', '.join(sorted(known))}"
+
+
+def _override(document: dict[str, Any], name: str, text: str) -> None:
+    variables = {PREFIX + key.replace(".", "_").upper(): (key, kind) for key, kind in keys() if "[]" not in key}
+    if name not in variables:
+        raise SettingsInvalid(name, f"unknown variable{_nearest(name, variables)}")
+    key, kind = variables[name]
+    value: Any = text
+    if typing.get_origin(kind) in (list, dict):
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError as error:
+            raise SettingsInvalid(name, f"not a TOML value: {error}") from error
+    elif kind is bool and text.lower() in ("true", "false", "1", "0"):
+        value = text.lower() in ("true", "1")
+    *tables, last = key.split(".")
+    for table in tables:
+        document = document.setdefault(table, {})
+    document[last] = value

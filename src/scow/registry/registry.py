@@ -1,0 +1,126 @@
+"""The registry without a network: storage, names, and an answer for each call."""
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Final
+
+from scow.registry.access import Access
+from scow.registry.accounts import Accounts, SqliteAccounts
+from scow.registry.audit import Audit
+from scow.registry.blobs import Blobs
+from scow.registry.calls import Call
+from scow.registry.collector import Collector
+from scow.registry.database import Database
+from scow.registry.errors import AuthenticationRequired, MethodUnsupported, ReadOnly, Refusal
+from scow.registry.folder import Folder
+from scow.registry.listings import Listings
+from scow.registry.manifest_requests import ManifestRequests
+from scow.registry.metadata import Metadata
+from scow.registry.metrics import Metrics
+from scow.registry.names import parse_repository
+from scow.registry.objects import Objects
+from scow.registry.passwords import Passwords
+from scow.registry.replies import Reply, json_reply
+from scow.registry.schema import STEPS
+from scow.registry.settings import Settings
+from scow.registry.sqlite import SqliteMetadata
+from scow.registry.token_requests import TokenRequests
+from scow.registry.upload_requests import UploadRequests
+from scow.registry.uploads import Uploads
+
+DATABASE: Final = "registry.db"
+READING: Final = frozenset({"GET", "HEAD"})
+OPEN: Final = frozenset({"token", "keys"})
+"""Endpoints that see to their callers themselves."""
+
+
+class Registry:
+    """Answers calls. Whoever made it closes it."""
+
+    def __init__(
+        self,
+        database: Database,
+        objects: Objects,
+        metadata: Metadata,
+        accounts: Accounts,
+        settings: Settings,
+        metrics: Metrics,
+    ) -> None:
+        """`database` is what the names are kept in, to be closed at the end."""
+        uploads = Uploads(objects, metadata)
+        upload_requests = UploadRequests(uploads, metadata)
+        listings = Listings(metadata)
+        auth = settings.auth
+        passwords = Passwords(accounts, Path(auth.htpasswd) if auth.htpasswd else None)
+        self.objects = objects
+        self.metadata = metadata
+        self.accounts = accounts
+        self.metrics = metrics
+        self._database = database
+        self._settings = settings
+        self._access = Access(accounts, passwords, settings)
+        self._audit = Audit(Path(auth.audit_log) if auth.audit_log else None)
+        token_requests = TokenRequests(self._access, auth.token, metrics)
+        self.collector = Collector(objects, metadata, uploads, settings.gc.upload_expiry_s)
+        self._endpoints: dict[str, Callable[[Call], Awaitable[Reply]]] = {
+            "ping": _ping,
+            "manifest": ManifestRequests(metadata).answer,
+            "blob": Blobs(objects, metadata).answer,
+            "uploads": upload_requests.answer_begin,
+            "upload": upload_requests.answer,
+            "tags": listings.answer_tags,
+            "catalog": listings.answer_catalog,
+            "referrers": listings.answer_referrers,
+            "metrics": self._show_metrics,
+            "token": token_requests.answer,
+            "keys": token_requests.answer_keys,
+        }
+
+    @classmethod
+    def open(cls, settings: Settings, metrics: Metrics | None = None) -> "Registry":
+        """Open the folder that the settings name. Blocks: to be called at start."""
+        root = Path(settings.storage)
+        objects = Folder(root)
+        database = Database.open(root / DATABASE, STEPS)
+        metadata = SqliteMetadata(database, settings.gc.grace_s)
+        return cls(database, objects, metadata, SqliteAccounts(database), settings, metrics or Metrics())
+
+    async def answer(self, call: Call) -> Reply:
+        """Answer a request. Raises Refusal."""
+        try:
+            reply = await self._answer(call)
+        except Refusal as refusal:
+            if isinstance(refusal, AuthenticationRequired) and "Authorization" in call.headers:
+                self.metrics.count("authentication_failures")
+            self._audit.note(call, refusal.status, str(refusal))
+            raise
+        self._audit.note(call, reply.status)
+        return reply
+
+    async def _answer(self, call: Call) -> Reply:
+        route = call.route
+        if route.kind not in OPEN:
+            await self._access.admit(call)
+            if self._settings.read_only and call.method not in READING:
+                raise ReadOnly
+        if route.repository:
+            parse_repository(route.repository)
+        return await self._endpoints[route.kind](call)
+
+    async def _show_metrics(self, call: Call) -> Reply:
+        if call.method not in READING:
+            raise MethodUnsupported(call.method, ("GET", "HEAD"))
+        kind = ("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+        return Reply(200, (kind,), self.metrics.text().encode())
+
+    async def aclose(self) -> None:
+        """Close storage and names."""
+        await self.objects.aclose()
+        await self._database.aclose()
+        self._audit.close()
+
+
+async def _ping(call: Call) -> Reply:
+    if call.method not in READING:
+        raise MethodUnsupported(call.method, ("GET", "HEAD"))
+    return json_reply(200, {})

@@ -1,0 +1,68 @@
+"""Who may do what in which repository: pure decisions from the configuration."""
+
+from typing import Final
+
+from scow.registry.patterns import matches
+from scow.registry.settings import Auth, Rule
+
+ACTIONS: Final = frozenset({"pull", "push", "delete"})
+NOTHING: Final[frozenset[str]] = frozenset()
+ROBOT: Final = "robot+"
+"""Names of robots begin with it, so that no person's name can be one's by chance."""
+_KEPT_LIMIT: Final = 20_000
+
+
+class Rules:
+    """Decides. Without rules whoever has logged in may do everything."""
+
+    def __init__(self, auth: Auth) -> None:
+        self._auth = auth
+        self._groups = {name: frozenset(members) for name, members in auth.groups.items()}
+        self._kept: dict[tuple[str | None, str], frozenset[str]] = {}
+
+    @property
+    def anonymous_may_pull(self) -> bool:
+        """Whether there is anything that somebody without a name may read."""
+        return self._auth.anonymous_pull or any(rule.anonymous and _grants(rule, "pull") for rule in self._auth.rules)
+
+    def actions(self, name: str | None, repository: str) -> frozenset[str]:
+        """What a caller, None for one without a name, may do in a repository."""
+        key = (name, repository)
+        found = self._kept.get(key)
+        if found is None:
+            if len(self._kept) >= _KEPT_LIMIT:
+                self._kept.clear()
+            found = self._kept[key] = self._decide(name, repository)
+        return found
+
+    def _decide(self, name: str | None, repository: str) -> frozenset[str]:
+        if not self._auth.rules and name is not None:
+            return ACTIONS
+        found: set[str] = {"pull"} if self._auth.anonymous_pull else set()
+        for rule in self._auth.rules:
+            if self._concerns(rule, name) and any(_covers(p, repository, name) for p in rule.repositories):
+                found |= ACTIONS if "*" in rule.actions else set(rule.actions)
+        return frozenset(found)
+
+    def _concerns(self, rule: Rule, name: str | None) -> bool:
+        if rule.anonymous:
+            return True
+        if name is None:
+            return False
+        if name.startswith(ROBOT):  # named explicitly, so that a rule for everybody is one for people
+            return name.removeprefix(ROBOT) in rule.robots or name in rule.users
+        if name in rule.users or "*" in rule.users:
+            return True
+        return any(name in self._groups.get(group, ()) for group in rule.groups)
+
+
+def _grants(rule: Rule, action: str) -> bool:
+    return action in rule.actions or "*" in rule.actions
+
+
+def _covers(pattern: str, repository: str, name: str | None) -> bool:
+    if "{user}" in pattern:
+        if not name or "*" in name:
+            return False
+        pattern = pattern.replace("{user}", name)
+    return matches(repository, pattern)

@@ -1,0 +1,113 @@
+"""The token server over HTTP: docker's token specification, by GET and by OAuth2's POST, and the keys as JWKS."""
+
+from datetime import UTC, datetime
+from http import HTTPStatus
+from typing import Final
+from urllib.parse import parse_qs
+
+from scow.registry.access import Access
+from scow.registry.calls import Call
+from scow.registry.errors import MethodUnsupported, PageUnknown, QueryInvalid
+from scow.registry.metrics import Metrics
+from scow.registry.replies import Reply, json_reply
+from scow.registry.settings import Token
+from scow.registry.tokens import Tokens
+
+FORM_LIMIT: Final = 64 << 10
+SCOPES_LIMIT: Final = 100
+
+
+class TokenRequests:
+    """The endpoints `/token` and `/.well-known/jwks.json`; unknown where no tokens are configured."""
+
+    def __init__(self, access: Access, settings: Token | None, metrics: Metrics) -> None:
+        self._access = access
+        self._settings = settings
+        self._metrics = metrics
+
+    async def answer(self, call: Call) -> Reply:
+        """Issue a token. Raises AuthenticationRequired where credentials are given and wrong."""
+        tokens = self._tokens("/token")
+        if call.method == "GET":
+            return await self._answer_get(call, tokens)
+        if call.method == "POST":
+            return await self._answer_post(call, tokens)
+        raise MethodUnsupported(call.method, ("GET", "POST"))
+
+    async def answer_keys(self, call: Call) -> Reply:
+        """The public keys."""
+        if call.method not in ("GET", "HEAD"):
+            raise MethodUnsupported(call.method, ("GET", "HEAD"))
+        document = await self._tokens("/.well-known/jwks.json").public_keys()
+        return Reply(HTTPStatus.OK, (("Content-Type", "application/jwk-set+json"),), document)
+
+    def _tokens(self, path: str) -> Tokens:
+        if self._access.tokens is None:
+            raise PageUnknown(path)
+        return self._access.tokens
+
+    async def _answer_get(self, call: Call, tokens: Tokens) -> Reply:
+        caller = await self._access.identify(call)
+        call.caller = caller
+        self._check_service(call.parameter("service"))
+        offline = call.parameter("offline_token") == "true" and caller.name is not None
+        client = call.parameter("client_id") or ""
+        return await self._issue(tokens, caller.name, call.query.get("scope", []), client if offline else None)
+
+    async def _answer_post(self, call: Call, tokens: Tokens) -> Reply:
+        form = await _read_form(call)
+        self._check_service(form.get("service", [None])[0])
+        scopes, client = form.get("scope", []), form.get("client_id", [""])[0]
+        match form.get("grant_type", [""])[0]:
+            case "password":
+                name, password = form.get("username", [""])[0], form.get("password", [""])[0]
+                if not await self._access.check_password(name, password, call.remote):
+                    raise self._access.challenge(call)
+                offline = form.get("access_type", [""])[0] == "offline"
+                return await self._issue(tokens, name, scopes, client if offline else None)
+            case "refresh_token":
+                text = form.get("refresh_token", [""])[0]
+                user = await tokens.verify_refresh(text)
+                if user is None or not await self._access.exists(user):
+                    raise self._access.challenge(call)
+                return await self._issue(tokens, user, scopes, None, text)
+            case other:
+                raise QueryInvalid("unsupported grant_type", {"grant_type": other[:100]})
+
+    def _check_service(self, service: str | None) -> None:
+        assert self._settings is not None
+        if service is not None and service != self._settings.service:
+            raise QueryInvalid("this token server does not serve that service", {"service": service[:200]})
+
+    async def _issue(
+        self, tokens: Tokens, name: str | None, scopes: list[str], refresh_for: str | None, refresh: str | None = None
+    ) -> Reply:
+        assert self._settings is not None
+        asked = [scope for value in scopes for scope in value.split(" ") if scope]
+        if len(asked) > SCOPES_LIMIT:
+            raise QueryInvalid(f"at most {SCOPES_LIMIT} scopes in one request")
+        text, made_at = await tokens.issue(name or "", await self._access.granted(name, asked))
+        if refresh_for is not None and name is not None:
+            refresh = await tokens.issue_refresh(name, refresh_for)
+        self._metrics.count("tokens_issued")
+        document = {
+            "token": text,
+            "access_token": text,
+            "expires_in": self._settings.life_s,
+            "issued_at": datetime.fromtimestamp(made_at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        }
+        if refresh is not None:
+            document["refresh_token"] = refresh
+        return json_reply(HTTPStatus.OK, document, (("Cache-Control", "no-store"),))
+
+
+async def _read_form(call: Call) -> dict[str, list[str]]:
+    data = bytearray()
+    async for piece in call.body():
+        data += piece
+        if len(data) > FORM_LIMIT:
+            raise QueryInvalid("the form is too large")
+    try:
+        return parse_qs(data.decode(), keep_blank_values=True, max_num_fields=200)
+    except ValueError as error:
+        raise QueryInvalid("the form is malformed") from error

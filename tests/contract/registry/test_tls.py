@@ -1,0 +1,199 @@
+"""TLS by files: served, taken up anew when they change, and certificates of clients."""
+
+import asyncio
+import shutil
+import socket
+import ssl
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from scow.registry.settings import Settings, SettingsInvalid, Tls
+from scow.registry.tls import Certificates, peer_name
+
+from .certificates import Authority
+from .conftest import Client
+
+pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("authority"), "authority")
+
+
+@pytest.fixture(scope="module")
+def stranger(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("stranger"), "stranger")
+
+
+@pytest.fixture
+def tls(authority: Authority, tmp_path: Path) -> Tls:
+    cert, key = authority.sign("server", server=True)
+    shutil.copy(cert, tmp_path / "cert.pem")
+    shutil.copy(key, tmp_path / "key.pem")
+    return Tls(cert=str(tmp_path / "cert.pem"), key=str(tmp_path / "key.pem"))
+
+
+def trusting(authority: Authority, identity: tuple[Path, Path] | None = None) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=authority.cert)
+    if identity is not None:
+        context.load_cert_chain(*identity)
+    return context
+
+
+async def shown(url: str, context: ssl.SSLContext) -> str:
+    """The serial number of the certificate that the server shows; one request is answered to be sure."""
+    host, port = url.removeprefix("https://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port), ssl=context)
+    try:
+        writer.write(b"GET /v2/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        answer = await reader.read()
+        assert answer.startswith(b"HTTP/1.1 200"), answer
+        return str(writer.get_extra_info("peercert")["serialNumber"])
+    finally:
+        writer.close()
+
+
+async def test_blobs_go_both_ways_over_tls(
+    serve: Callable[..., Any], settings: Settings, tls: Tls, authority: Authority
+) -> None:
+    running = await serve(settings, tls=tls)
+    assert running.url.startswith("https://")
+    data = bytes(range(256)) * 10_000
+    connector = aiohttp.TCPConnector(ssl=trusting(authority))
+    async with aiohttp.ClientSession(connector=connector, auto_decompress=False) as session:
+        client = Client(session, running.url)
+        digest = await client.push_blob(data)
+        assert (await client("GET", f"/v2/test/repo/blobs/{digest}")).body == data
+        part = await client("GET", f"/v2/test/repo/blobs/{digest}", Range="bytes=1000-1999999")
+        assert part.body == data[1000:2_000_000]
+        assert await client.push_image("latest")
+
+
+async def test_an_older_version_of_tls_is_refused(
+    serve: Callable[..., Any], settings: Settings, tls: Tls, authority: Authority
+) -> None:
+    running = await serve(settings, tls=tls)
+    context = trusting(authority)
+    with pytest.warns(DeprecationWarning, match="TLSv1_1"):
+        context.maximum_version = ssl.TLSVersion.TLSv1_1
+    context.set_ciphers("DEFAULT:@SECLEVEL=0")
+    with pytest.raises((ssl.SSLError, ConnectionError)):
+        await shown(running.url, context)
+
+
+async def test_plain_http_on_the_tls_port_fails_at_once(
+    serve: Callable[..., Any], settings: Settings, tls: Tls
+) -> None:
+    running = await serve(settings, tls=tls)
+    reader, writer = await asyncio.open_connection(*running.url.removeprefix("https://").split(":"))
+    writer.write(b"GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n")
+    async with asyncio.timeout(5):
+        assert b"HTTP/1.1 200" not in await reader.read()
+    writer.close()
+
+
+async def test_changed_certificates_are_shown_to_the_next_client(
+    serve: Callable[..., Any], settings: Settings, tls: Tls, authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scow.registry.tls.RELOAD_S", 0.01)
+    running = await serve(settings, tls=tls)
+    context = trusting(authority)
+    before = await shown(running.url, context)
+    host, port = running.url.removeprefix("https://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port), ssl=context)
+    cert, key = authority.sign("renewed", server=True)
+    # The first of two files changes: they don't fit, and the old ones go on being shown.
+    shutil.copy(cert, tls.cert)
+    await asyncio.sleep(0.1)
+    assert await shown(running.url, context) == before
+    shutil.copy(key, tls.key)
+    async with asyncio.timeout(5):
+        while await shown(running.url, context) == before:
+            pass
+    # A connection that was open stays so.
+    writer.write(b"GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
+    writer.close()
+
+
+class TestClientCertificates:
+    async def test_one_must_be_shown_that_the_authority_signed(
+        self, serve: Callable[..., Any], settings: Settings, tls: Tls, authority: Authority, stranger: Authority
+    ) -> None:
+        strict = Tls(cert=tls.cert, key=tls.key, client_ca=str(authority.cert))
+        running = await serve(settings, tls=strict)
+        await shown(running.url, trusting(authority, authority.sign("ann")))
+        for identity in (None, stranger.sign("ann")):
+            with pytest.raises((ssl.SSLError, ConnectionError, AssertionError)):
+                await shown(running.url, trusting(authority, identity))
+
+    async def test_the_authority_can_be_exchanged(
+        self,
+        serve: Callable[..., Any],
+        settings: Settings,
+        tls: Tls,
+        authority: Authority,
+        stranger: Authority,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr("scow.registry.tls.RELOAD_S", 0.01)
+        accepted = tmp_path / "clients.pem"
+        shutil.copy(authority.cert, accepted)
+        running = await serve(settings, tls=Tls(cert=tls.cert, key=tls.key, client_ca=str(accepted)))
+        ours, theirs = (trusting(authority, signer.sign("ann")) for signer in (authority, stranger))
+        await shown(running.url, ours)
+        shutil.copy(stranger.cert, accepted)
+        async with asyncio.timeout(5):
+            while True:
+                try:
+                    await shown(running.url, theirs)
+                    break
+                except (ssl.SSLError, ConnectionError, AssertionError):
+                    await asyncio.sleep(0.01)
+        with pytest.raises((ssl.SSLError, ConnectionError, AssertionError)):
+            await shown(running.url, ours)
+
+    async def test_a_client_may_be_allowed_to_show_none(
+        self, serve: Callable[..., Any], settings: Settings, tls: Tls, authority: Authority, stranger: Authority
+    ) -> None:
+        mild = Tls(cert=tls.cert, key=tls.key, client_ca=str(authority.cert), client_optional=True)
+        running = await serve(settings, tls=mild)
+        await shown(running.url, trusting(authority))
+        with pytest.raises((ssl.SSLError, ConnectionError, AssertionError)):
+            await shown(running.url, trusting(authority, stranger.sign("ann")))
+
+
+class TestFiles:
+    def test_a_missing_file_is_named(self, tls: Tls) -> None:
+        with pytest.raises(SettingsInvalid, match="/nowhere: No such file"):
+            Certificates(Tls(cert="/nowhere", key=tls.key))
+
+    def test_a_key_of_another_certificate_is_refused(self, tls: Tls, stranger: Authority) -> None:
+        with pytest.raises(SettingsInvalid, match="the key does not belong to the certificate"):
+            Certificates(Tls(cert=tls.cert, key=str(stranger.key)))
+
+    def test_what_is_no_certificate_is_refused(self, tls: Tls, tmp_path: Path) -> None:
+        (tmp_path / "x").write_text("hello")
+        with pytest.raises(SettingsInvalid, match=r"x: no PEM was found|x: .*CERTIFICATE|x: not a certificate"):
+            Certificates(Tls(cert=tls.cert, key=tls.key, client_ca=str(tmp_path / "x")))
+
+    def test_the_common_name_is_the_clients(self) -> None:
+        subject = ((("organizationName", "x"),), (("commonName", "ann"),))
+        assert peer_name({"subject": subject}) == "ann"
+        assert peer_name({}) is None
+
+
+async def test_a_client_that_never_finishes_its_hello_costs_nothing_to_others(
+    serve: Callable[..., Any], settings: Settings, tls: Tls, authority: Authority
+) -> None:
+    running = await serve(settings, tls=tls)
+    host, port = running.url.removeprefix("https://").split(":")
+    with socket.create_connection((host, int(port))) as silent:
+        silent.send(b"\x16\x03\x01")
+        assert await shown(running.url, trusting(authority))

@@ -1,0 +1,194 @@
+"""Several processes behind one port: what a client sees of them, and what becomes of those that die."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from .conftest import Client, digest_of
+
+WORKERS = 3
+UPLOADS = "/v2/test/repo/blobs/uploads/"
+
+
+class Service:
+    """`scow registry serve` with several workers."""
+
+    def __init__(self, folder: Path) -> None:
+        self.config = folder / "registry.toml"
+        self.log = folder / "log"
+        self.config.write_text(
+            f'listen = "127.0.0.1:0"\nstorage = "{folder / "storage"}"\nworkers = {WORKERS}\ndrain_s = 10\n'
+        )
+        ready = folder / "ready"
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "scow.registry", "serve", "--config", self.config, "--ready-file", ready],
+                stdout=log,
+                stderr=log,
+            )
+        deadline = time.monotonic() + 30
+        while not ready.exists():
+            assert self.process.poll() is None, self.log.read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        self.url = ready.read_text().strip()
+
+    def workers(self) -> set[int]:
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
+        return {int(number) for number in children.split()}
+
+    def stop(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(20)
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[Service]:
+    started = Service(tmp_path)
+    workers = started.workers()
+    yield started
+    if started.process.poll() is None:
+        workers = started.workers()
+        assert started.stop() == 0, started.log.read_text()
+    for worker in workers:
+        assert not _runs(worker)
+
+
+@pytest.fixture
+async def client(service: Service) -> AsyncIterator[Client]:
+    """Every request takes a new connection, and so whichever worker the kernel picks."""
+    async with aiohttp.ClientSession(
+        auto_decompress=False, connector=aiohttp.TCPConnector(force_close=True)
+    ) as session:
+        yield Client(session, service.url)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110  # of other processes: nothing tells us
+            await asyncio.sleep(0.02)
+
+
+async def test_an_upload_goes_on_at_any_worker(client: Client, service: Service) -> None:
+    assert len(service.workers()) == WORKERS
+    location = await client.begin()
+    data = bytes(range(256))
+    for offset in range(0, 200, 10):
+        answer = await client("PATCH", location, data[offset : offset + 10], Content_Range=f"{offset}-{offset + 9}")
+        assert (answer.status, answer.headers["Range"]) == (202, f"0-{offset + 9}")
+        assert (await client("GET", location)).headers["Range"] == f"0-{offset + 9}"
+    digest = digest_of(data)
+    assert (await client("PUT", f"{location}?digest={digest}", data[200:])).status == 201
+    for _ in range(10):
+        assert (await client("GET", f"/v2/test/repo/blobs/{digest}")).body == data
+
+
+async def test_what_one_worker_changed_all_show_at_once(client: Client) -> None:
+    for round_number in range(8):
+        pushed = await client.push_image("latest", seed=str(round_number))
+        seen = await asyncio.gather(*(client("GET", "/v2/test/repo/manifests/latest") for _ in range(8)))
+        assert {answer.headers["Docker-Content-Digest"] for answer in seen} == {pushed}
+    assert (await client("DELETE", f"/v2/test/repo/manifests/{pushed}")).status == 202
+    for _ in range(12):
+        assert (await client("GET", "/v2/test/repo/manifests/latest")).status == 404
+
+
+async def test_many_pushes_at_once_through_all_workers(client: Client) -> None:
+    blobs = [b"%d" % number * 1000 for number in range(60)]
+    digests = await asyncio.gather(*(client.push_blob(data) for data in [*blobs, *blobs]))
+    assert digests[:60] == digests[60:] == [digest_of(data) for data in blobs]
+
+
+async def test_a_worker_that_dies_is_followed_by_another(client: Client, service: Service) -> None:
+    before = service.workers()
+    digest = await client.push_blob(b"kept")
+    victim = min(before)
+    os.kill(victim, signal.SIGKILL)
+    # Connections that the dead one would have taken wait for the next one: none of these fails.
+    await until(lambda: victim not in service.workers())
+    answers = await asyncio.gather(*(client("GET", f"/v2/test/repo/blobs/{digest}") for _ in range(30)))
+    assert {answer.body for answer in answers} == {b"kept"}
+    await until(lambda: len(service.workers()) == WORKERS)
+    assert before - {victim} <= service.workers()
+
+
+async def test_a_download_ends_well_when_the_service_is_told_to_end(client: Client, service: Service) -> None:
+    data = bytes(20_000_000)
+    digest = await client.push_blob(data)
+    reader, writer = await asyncio.open_connection(*service.url.removeprefix("http://").split(":"))
+    writer.write(f"GET /v2/test/repo/blobs/{digest} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    await reader.readuntil(b"\r\n\r\n")
+    ending = asyncio.create_task(asyncio.to_thread(service.stop))
+    async with asyncio.timeout(15):
+        assert len(await reader.readexactly(len(data))) == len(data)
+        writer.close()
+        assert await ending == 0
+    with pytest.raises(OSError, match=r"."):
+        await asyncio.open_connection(*service.url.removeprefix("http://").split(":"))
+
+
+async def test_workers_end_when_their_supervisor_was_killed(service: Service) -> None:
+    workers = service.workers()
+    service.process.kill()
+    service.process.wait(10)
+    await until(lambda: not any(_runs(worker) for worker in workers))
+
+
+async def test_a_hangup_brings_new_settings_without_refusing_anybody(client: Client, service: Service) -> None:
+    before = service.workers()
+    ending = asyncio.Event()
+    answers: list[int] = []
+
+    async def ask() -> None:
+        while not ending.is_set():
+            answers.append((await client("GET", "/v2/")).status)
+
+    asking = asyncio.create_task(ask())
+    service.config.write_text(service.config.read_text() + "read_only = true\n")
+    service.process.send_signal(signal.SIGHUP)
+    await until(lambda: len(service.workers()) == WORKERS and not before & service.workers())
+    ending.set()
+    await asking
+    assert set(answers) == {200}
+    assert (await client("POST", UPLOADS)).status == 405
+
+
+async def test_wrong_settings_at_a_hangup_change_nothing(client: Client, service: Service) -> None:
+    before = service.workers()
+    service.config.write_text("colour = 1\n")
+    service.process.send_signal(signal.SIGHUP)
+    await until(lambda: "unknown key colour" in service.log.read_text())
+    assert service.workers() == before
+    assert (await client("GET", "/v2/")).status == 200
+
+
+async def test_the_numbers_of_all_workers_are_added_up(client: Client) -> None:
+    for _ in range(30):
+        await client("GET", "/v2/")
+    lines = (await client("GET", "/metrics")).body.decode().splitlines()
+    assert 'scow_registry_requests_total{endpoint="ping",method="GET",status="2xx"} 30' in lines
+
+
+def test_workers_that_cannot_start_are_a_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    command = [sys.executable, "-m", "scow.registry", "serve", "--listen", "127.0.0.1:0", "--workers", "2"]
+    done = subprocess.run([*command, "--storage", tmp_path / "file" / "x"], capture_output=True, text=True, timeout=30)
+    assert done.returncode == 1
+    assert "Not a directory" in done.stderr
+    assert "worker 0 did not start" in done.stderr
+
+
+def _runs(process: int) -> bool:
+    """Whether a process is there, a zombie not counted."""
+    with contextlib.suppress(OSError):
+        return ") Z " not in Path(f"/proc/{process}/stat").read_text()
+    return False
