@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from scow import points
+
 START_TIMEOUT_S = 20.0
 STOP_TIMEOUT_S = 30.0
 
@@ -58,6 +60,7 @@ class Daemon:
             *flags,
         ]
         self.process: subprocess.Popen[bytes] | None = None
+        self._orders = folder / "points"
 
     @property
     def log(self) -> str:
@@ -71,6 +74,7 @@ class Daemon:
                 [sys.executable, "-m", "scow.api.daemon", *self._flags],
                 stdout=log,
                 stderr=log,
+                env={**os.environ, points.VARIABLE: str(self._orders)},
                 start_new_session=True,
             )
         _wait_for(self._answers, self.process, self.folder / "scowd.log")
@@ -97,6 +101,28 @@ class Daemon:
         self.process.send_signal(signal.SIGKILL)
         self.process.wait(STOP_TIMEOUT_S)
         self.process = None
+
+    def at(self, point: str, order: str) -> None:
+        """Have the engine do as `scow.points` knows (kill, fail, hold) when it comes to a point."""
+        new = self._orders.with_suffix(".new")
+        new.write_text(f"{point} {order}")
+        new.replace(self._orders)
+
+    def go_on(self) -> None:
+        """Withdraw what `at` ordered."""
+        self._orders.unlink(missing_ok=True)
+
+    def wait_held(self) -> None:
+        """Wait until the engine is held at the point."""
+        assert self.process is not None
+        _wait_for(self._orders.with_name("points.held").exists, self.process, self.folder / "scowd.log")
+
+    def wait_killed(self) -> None:
+        """Wait until the engine was killed at the point."""
+        assert self.process is not None
+        assert self.process.wait(STOP_TIMEOUT_S) == -signal.SIGKILL
+        self.process = None
+        self.go_on()
 
     def clean(self) -> None:
         """Remove all containers."""

@@ -14,6 +14,7 @@ from typing import Final, Protocol
 
 from aiohttp import web
 
+from scow import points
 from scow.api.app import make_app
 from scow.api.connection import connections
 from scow.api.flags import parse_flags
@@ -51,8 +52,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the daemon; the exit status is 0 after a clean stop and 1 if it couldn't start."""
     flags, file, required = parse_flags(sys.argv[1:] if arguments is None else arguments)
     try:
-        config = make_config(flags, read_config_file(file, required=required))
+        config = make_config(flags, read_config_file(file, required=required), os.environ)
         set_up_logging(config)
+        if points.VARIABLE in os.environ:
+            points.arm(Path(os.environ[points.VARIABLE]))
         asyncio.run(run(config, _open_engine))
     except ScowError as error:
         print(f"scowd: {error}", file=sys.stderr)

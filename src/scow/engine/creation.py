@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 
+from scow import points
 from scow.engine import validation
 from scow.engine.config import EngineConfig
 from scow.engine.container import Container, ContainerTable
@@ -87,12 +88,15 @@ class Creation:
         try:
             async with AsyncExitStack() as undo:
                 await self._make_volumes(mounts)
+                await points.at("create.volumes")
                 diff_ids = found.diff_ids if found else ()
                 undo.push_async_callback(self._store.snapshots.remove, id)
                 await self._store.snapshots.prepare(id, diff_ids)
+                await points.at("create.snapshot")
                 folder = self._table.folder(id)
                 undo.push_async_callback(asyncio.to_thread, shutil.rmtree, folder, True)
                 await asyncio.to_thread(folder.mkdir, 0o710, parents=True)
+                await points.at("create.folder")
                 container = await self._table.add(
                     ContainerRecord(
                         id=id,
@@ -113,6 +117,7 @@ class Creation:
                 undo.pop_all()
         finally:
             self._table.release(name)
+        await points.at("create.recorded")
         self._events.emit("container", "create", id, attributes_of(container))
         return CreateReply(id=id, warnings=warnings)
 

@@ -11,6 +11,7 @@ import signal
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from scow import points
 from scow.engine.attachment import Attachment
 from scow.engine.container import Container, ContainerTable, Outcome
 from scow.engine.creation import attributes_of
@@ -78,6 +79,7 @@ class Lifecycle:
             restart_count=restart_count,
         )
         try:
+            await points.at("start.recorded")
             pid = await self._resources.acquire(container, self._connect_attachments)
         except BaseException as error:
             await self._failed(container, error)
@@ -85,6 +87,7 @@ class Lifecycle:
         await self._table.set_state(
             container, status="running", pid=pid, started_at=now_ns(), finished_at=0, ever_started=True
         )
+        await points.at("start.running")
         self._emit(container, "start")
 
     async def _connect_attachments(self, container: Container) -> None:
@@ -135,7 +138,9 @@ class Lifecycle:
         """Record that a run ended and do what follows from it; the caller holds the lock."""
         state = container.state
         finished_at = at or now_ns()
+        await points.at("exit.seen")
         await self._resources.release(container)
+        await points.at("exit.released")
         policy = container.record.host_config.restart_policy
         restarting = not self._closing and should_restart(
             policy, exit_code, state.restart_count, stopped_by_user=state.stopped_by_user
@@ -151,6 +156,7 @@ class Lifecycle:
         )
         if oom_killed:
             self._emit(container, "oom")
+        await points.at("exit.recorded")
         duration_s = max(0, finished_at - state.started_at) // 10**9 if state.started_at else 0
         self._emit(container, "die", exitCode=str(exit_code), execDuration=str(duration_s))
         container.ended(Outcome(exit_code, error), restarting=restarting)
@@ -213,7 +219,9 @@ class Lifecycle:
                 return False
             await self._table.set_state(container, stopped_by_user=True)
             ended = container.next_exit
+            await points.at("stop.recorded")
             await self._signal(container, number)
+            await points.at("stop.signalled")
         if not await self._wait_exit(ended, timeout_s if timeout_s >= 0 else None):
             async with container.lock:
                 if container.state.live and not ended.done():

@@ -3,6 +3,7 @@
 import asyncio
 import shutil
 
+from scow import points
 from scow.engine.container import Container, ContainerTable
 from scow.engine.creation import attributes_of
 from scow.engine.describing import status_word
@@ -80,14 +81,18 @@ class Removal:
     async def forget(self, container: Container, *, volumes: bool) -> None:
         """Give back all that the container holds, and its record last; the caller holds the lock. Idempotent."""
         await self._table.set_state(container, status="removing")
+        await points.at("remove.recorded")
         await self._resources.release(container)
+        await points.at("remove.released")
         for attachment in tuple(container.attachments):
             attachment.connect(None)
         container.attachments.clear()
         await self._snapshots.remove(container.id)
+        await points.at("remove.snapshot")
         await asyncio.to_thread(shutil.rmtree, container.folder, True)
         anonymous = [mount.name for mount in container.record.mounts if mount.anonymous]
         await self._table.remove(container)
+        await points.at("remove.forgotten")
         if volumes:
             await self._volumes.remove_anonymous(anonymous)
         self._events.emit("container", "destroy", container.id, attributes_of(container))

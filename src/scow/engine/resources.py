@@ -12,6 +12,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Final
 
+from scow import points
 from scow.engine.config import EngineConfig
 from scow.engine.container import Container, ContainerTable
 from scow.engine.copying import copy_up
@@ -99,7 +100,9 @@ class Resources:
             undo.push_async_callback(self._store.snapshots.unmount, record.id)
             undo.push_async_callback(self._networks.release, record.id)
             rootfs, namespace = await asyncio.gather(self._store.snapshots.mount(record.id), self._connect(container))
+            await points.at("start.connected")
             spec = await self._spec(container, rootfs, namespace)
+            await points.at("start.specified")
             is_logged = record.host_config.log_config.type != "none"
             pid = await self._monitors.create(
                 record.id,
@@ -113,8 +116,11 @@ class Resources:
                 runtime=self.runtimes.get(record.runtime),
             )
             undo.push_async_callback(self._monitors.delete, record.id)
+            await points.at("start.created")
             await created(container)
+            await points.at("start.attached")
             await self._monitors.start(record.id)
+            await points.at("start.begun")
             undo.pop_all()
         return pid
 

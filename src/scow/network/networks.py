@@ -16,6 +16,7 @@ from pathlib import Path
 
 import msgspec
 
+from scow import points
 from scow.errors import Forbidden, InvalidArgument, ScowError
 from scow.linux import links
 from scow.linux.netlink import Netlink
@@ -317,9 +318,11 @@ class Networks:
             self._add(endpoint)
             undo.callback(self._drop, endpoint)
             await self._state.put_endpoint(endpoint)
+            await points.at("connect.recorded")
             undo.push_async_callback(self._state.remove_endpoints, [endpoint.id])
             if network.driver == BRIDGE:
                 await self._attach(endpoint)
+                await points.at("connect.attached")
                 undo.push_async_callback(self._threads, lambda: remove(self._machine, [endpoint.link]))
                 undo.push_async_callback(self._firewall.unpublish, endpoint.id)
                 await self._firewall.publish(endpoint)

@@ -24,6 +24,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
+from scow import points
 from scow.errors import Internal, NotFound
 from scow.linux import cgroup
 from scow.linux.inotify import IN_CLOSE_WRITE, IN_MOVED_TO, IN_ONLYDIR, IN_Q_OVERFLOW, Change, Inotify
@@ -214,6 +215,7 @@ class Monitors:
                 if not await asyncio.to_thread(controllers.settle, self._root):
                     raise
                 pids = await self._begin(plan, begun, spec)
+            await points.at("monitor.greeted")
             monitor, container = identify(pids.monitor), identify(pids.container)
             if monitor is None or container is None:
                 raise Internal(f"container {plan.id} ended before it was started")
@@ -230,6 +232,7 @@ class Monitors:
     async def _begin(self, plan: conmon.Plan, begun: MonitorRecord, spec: bytes) -> conmon.Pids:
         spec, unknown = self._filters.annotate(spec, plan.runtime)
         launched = await asyncio.to_thread(_launch, plan, begun, spec)
+        await points.at("monitor.launched")
         pids = await conmon.handshake(plan, launched)
         if unknown is not None:
             await asyncio.to_thread(self._filters.learn, unknown, plan.runtime, self._state / plan.id)

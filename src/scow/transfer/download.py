@@ -6,6 +6,7 @@ import math
 from contextlib import AsyncExitStack
 from typing import Final
 
+from scow import points
 from scow.errors import InvalidArgument, NotFound, NotSupported
 from scow.oci import media_types
 from scow.oci.descriptor import Descriptor
@@ -118,6 +119,7 @@ class LayerDownload:
                         # Others may use the line while this layer is finished.
                         await turn.aclose()
                     emit(progress_step(self._id, "Verifying Checksum"))
+                    await points.at("pull.received")
                     layer = await writer.finish()
             except (DigestMismatch, LayerCorrupt) as error:
                 if isinstance(error, DigestMismatch) and error.what == "diff ID":

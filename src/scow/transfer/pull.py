@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
+from scow import points
 from scow.oci.descriptor import Descriptor
 from scow.oci.digest import DiffID, short
 from scow.oci.platform import Platform, host_platform, satisfies
@@ -122,6 +123,7 @@ class _Pull:
         top = await finder.top(ask_first=self._may_be_known())
         self._emit(message(f"Pulling from {client.repository}", self._reference.digest or self._reference.tag or ""))
         found = await finder.descend(top, self._wanted or host_platform())
+        await points.at("pull.resolved")
         await self._bring(client, found)
         return await self._record(found)
 
@@ -178,6 +180,7 @@ class _Pull:
         by_digest = str(self._reference.with_digest(found.top.digest))
         is_new = images.resolve(name or by_digest) != image.id
         if is_new or image != before or images.resolve(by_digest) != image.id:
+            await points.at("pull.brought")
             await images.publish(image, name=name, repo_digests=[by_digest])
         self._warn_of_platform(image)
         self._emit(message(f"Digest: {found.top.digest}"))

@@ -1,0 +1,138 @@
+"""kill -9 of the engine between any two steps: restarted it tells the truth; everything can be used, or is gone.
+
+That nothing is left behind (mounts, links, rules, groups, processes) is what `own_engine` checks at its end.
+"""
+
+import http.client
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.daemon import Daemon
+
+CREATE = ("create.volumes", "create.snapshot", "create.folder", "create.recorded")
+BEFORE_THE_PROCESS = (
+    *("start.recorded", "mount.layers", "mount.done", "connect.recorded", "connect.attached", "start.connected"),
+    *("start.specified", "monitor.launched", "monitor.greeted"),
+)
+WITH_THE_PROCESS = ("start.created", "start.attached", "start.begun", "start.running")
+EXIT = ("exit.seen", "exit.released", "exit.recorded")
+STOP = ("stop.recorded", "stop.signalled")
+REMOVE = ("remove.recorded", "remove.released", "remove.snapshot", "remove.forgotten")
+PULL = ("pull.resolved", "pull.received", "pull.brought")
+
+
+def container(command: str, **host: Any) -> dict[str, Any]:
+    return {"Image": "busybox", "Cmd": ["sh", "-c", command], "Volumes": {"/keep": {}}, "HostConfig": host}
+
+
+def create(engine: Daemon, command: str, **host: Any) -> str:
+    return str(engine.json("POST", "/containers/create", container(command, **host))["Id"])
+
+
+def state(engine: Daemon, id: str) -> dict[str, Any]:
+    found: dict[str, Any] = engine.json("GET", f"/containers/{id}/json")["State"]
+    return found
+
+
+def killed_at(engine: Daemon, point: str, method: str, path: str, body: Any = None) -> None:
+    """Make a call in which the engine is killed at a point, and start it again."""
+    engine.at(point, "kill")
+    with pytest.raises((OSError, http.client.HTTPException)):
+        engine.request(method, path, body)
+    engine.wait_killed()
+    engine.start()
+
+
+def runs_to_its_end(engine: Daemon, id: str, code: int) -> None:
+    engine.json("POST", f"/containers/{id}/start")
+    assert engine.json("POST", f"/containers/{id}/wait")["StatusCode"] == code
+
+
+def mounted(engine: Daemon, id: str) -> bool:
+    return str(engine.folder / "exec/rootfs" / id) in Path("/proc/mounts").read_text()
+
+
+def test_create(own_engine: Daemon) -> None:
+    for point in CREATE:
+        killed_at(own_engine, point, "POST", f"/containers/create?name={point}", container("exit 3"))
+        known = [each["Names"] for each in own_engine.json("GET", "/containers/json?all=1")]
+        if known:  # all of it is there, though the client was not told
+            assert point == "create.recorded"
+            runs_to_its_end(own_engine, point, 3)
+        else:  # nothing of it is there: the name is free
+            assert not own_engine.json("GET", "/volumes")["Volumes"]
+            id = own_engine.json("POST", f"/containers/create?name={point}", container("exit 4"))["Id"]
+            runs_to_its_end(own_engine, id, 4)
+        own_engine.clean()
+        assert not own_engine.json("GET", "/volumes")["Volumes"]
+        assert not list((own_engine.folder / "data/containers").iterdir())
+
+
+def test_start(own_engine: Daemon) -> None:
+    for point in (*BEFORE_THE_PROCESS, *WITH_THE_PROCESS):
+        id = create(own_engine, "echo once; sleep 1; exit 3")
+        killed_at(own_engine, point, "POST", f"/containers/{id}/start")
+        found = state(own_engine, id)
+        if point in WITH_THE_PROCESS:
+            assert found["Status"] == "running", point
+            assert Path(f"/proc/{found['Pid']}").exists(), point
+            assert own_engine.json("POST", f"/containers/{id}/wait")["StatusCode"] == 3, point
+        else:
+            assert found["Status"] == "created", point
+            assert not mounted(own_engine, id), point
+            runs_to_its_end(own_engine, id, 3)
+        assert own_engine.docker("logs", id).stdout == "once\n", point
+        own_engine.clean()
+
+
+def test_exit(own_engine: Daemon) -> None:
+    for point in EXIT:
+        id = create(own_engine, "exit 3")
+        own_engine.at(point, "kill")
+        own_engine.request("POST", f"/containers/{id}/start")
+        own_engine.wait_killed()
+        own_engine.start()
+        found = state(own_engine, id)
+        assert (found["Status"], found["ExitCode"], found["Pid"]) == ("exited", 3, 0), point
+        assert not mounted(own_engine, id), point
+        runs_to_its_end(own_engine, id, 3)
+        own_engine.clean()
+
+
+def test_stop(own_engine: Daemon) -> None:
+    for point in STOP:
+        id = create(own_engine, "trap 'exit 5' TERM; while true; do sleep 0.05; done", RestartPolicy={"Name": "always"})
+        own_engine.json("POST", f"/containers/{id}/start")
+        killed_at(own_engine, point, "POST", f"/containers/{id}/stop")
+        assert own_engine.request("POST", f"/containers/{id}/stop")[0] in (204, 304), point
+        found = state(own_engine, id)
+        assert (found["Status"], found["ExitCode"]) == ("exited", 5), point
+        own_engine.clean()
+
+
+def test_remove(own_engine: Daemon) -> None:
+    for point in REMOVE:
+        for volumes in (1, 0):
+            id = create(own_engine, "sleep 60")
+            own_engine.json("POST", f"/containers/{id}/start")
+            killed_at(own_engine, point, "DELETE", f"/containers/{id}?force=1&v={volumes}")
+            assert own_engine.request("GET", f"/containers/{id}/json")[0] == 404, point
+            assert not list((own_engine.folder / "data/containers").iterdir()), point
+            # A removal without -v must not turn into one with it.
+            kept = own_engine.json("GET", "/volumes")["Volumes"]
+            assert len(kept) == 1 - volumes, (point, volumes)
+            for volume in kept:
+                own_engine.json("DELETE", f"/volumes/{volume['Name']}")
+
+
+def test_pull(own_engine: Daemon) -> None:
+    own_engine.json("DELETE", "/images/busybox?force=1")
+    for point in PULL:
+        killed_at(own_engine, point, "POST", "/images/create?fromImage=busybox&tag=latest")
+        assert not own_engine.json("GET", "/images/json"), point
+        data = own_engine.folder / "data"
+        assert not [path for path in (data / "ingest").rglob("*") if path.is_file()], point
+    own_engine.docker("pull", "-q", "busybox")
+    assert own_engine.docker("run", "--rm", "busybox", "echo", "whole").stdout == "whole\n"
