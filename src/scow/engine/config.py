@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,23 @@ class RuntimeConfig(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     runtime_args: list[str] = []
 
 
+class ProxyConfig(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
+    """HTTP proxies for what the engine itself fetches: the key `proxies` of daemon.json."""
+
+    http_proxy: str = ""
+    https_proxy: str = ""
+    no_proxy: str = ""
+
+    def completed(self, environment: Mapping[str, str]) -> "ProxyConfig":
+        """Take what isn't configured from the usual variables, in capitals or not, as dockerd does."""
+        return ProxyConfig(
+            **{
+                name: getattr(self, name) or environment.get(name.upper()) or environment.get(name) or ""
+                for name in self.__struct_fields__
+            }
+        )
+
+
 class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that an engine is configured with; field names are daemon.json's keys in snake case."""
 
@@ -33,6 +51,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     exec_root: Path = EXEC_ROOT
     hosts: tuple[str, ...] = ()
     pidfile: Path | None = None
+    proxies: ProxyConfig = ProxyConfig()
     registry_mirrors: tuple[str, ...] = ()
     insecure_registries: tuple[str, ...] = ()
     default_runtime: str = ""
@@ -113,8 +132,13 @@ def read_config_file(path: Path, *, required: bool) -> dict[str, Any]:
     return {KEYS[key]: value for key, value in document.items()}
 
 
-def make_config(flags: dict[str, Any], file: dict[str, Any]) -> EngineConfig:
-    """Combine flags that were given with the file's keys. Raises InvalidConfig for a key given in both, as dockerd."""
+def make_config(
+    flags: dict[str, Any], file: dict[str, Any], environment: Mapping[str, str] | None = None
+) -> EngineConfig:
+    """Combine flags that were given with the file's keys and the environment's proxies.
+
+    Raises InvalidConfig for a key given as a flag and in the file, as dockerd does.
+    """
     twice = sorted(name for name in flags if name in file and flags[name] != file[name])
     if twice:
         listed = ", ".join(
@@ -125,9 +149,10 @@ def make_config(flags: dict[str, Any], file: dict[str, Any]) -> EngineConfig:
             f"configuration file: {listed}"
         )
     try:
-        return msgspec.convert({**file, **flags}, EngineConfig, strict=False, dec_hook=_decode_path)
+        config = msgspec.convert({**file, **flags}, EngineConfig, strict=False, dec_hook=_decode_path)
     except msgspec.ValidationError as error:
         raise InvalidConfig(f"unable to configure the engine: {error}") from error
+    return msgspec.structs.replace(config, proxies=config.proxies.completed(environment or {}))
 
 
 def _decode_path(kind: type, value: object) -> object:

@@ -25,7 +25,7 @@ from scow.network.networks import Networks as NetworkDriver
 from scow.oci.digest import Digest
 from scow.store.layers import Snapshotter
 from scow.store.store import Store
-from scow.transfer.hosts import HostPolicy
+from scow.transfer.hosts import HostPolicy, Proxies
 from scow.transfer.registries import Registries
 
 log = logging.getLogger(__name__)
@@ -68,7 +68,10 @@ class Engine:
         tasks = Tasks()
         store = await Store.open(config.data_root, config.exec_root, snapshotter)
         close.push_async_callback(store.aclose)
-        policy = HostPolicy(mirrors=config.registry_mirrors, insecure=config.insecure_registries)
+        proxies = Proxies(
+            http=config.proxies.http_proxy, https=config.proxies.https_proxy, no_proxy=config.proxies.no_proxy
+        )
+        policy = HostPolicy(mirrors=config.registry_mirrors, insecure=config.insecure_registries, proxies=proxies)
         registries = Registries(
             policy,
             max_concurrent_downloads=config.max_concurrent_downloads,

@@ -44,6 +44,13 @@ DOCKER_VERSION: Final = "28.2.2"
 """The dockerd whose behaviour is spoken. Clients compare `ServerVersion` as docker's: ours stands in Components."""
 
 
+def without_password(url: str) -> str:
+    """A URL as it may be shown: name and password are crossed out, as dockerd does."""
+    scheme, mark, rest = url.rpartition("://")
+    user, at, host = rest.rpartition("@")
+    return f"{scheme}{mark}{'xxxxx:xxxxx' if user else ''}{at}{host}"
+
+
 class System:
     """Answers about the whole."""
 
@@ -173,9 +180,9 @@ class System:
             ncpu=os.cpu_count() or 1,
             mem_total=memory,
             docker_root_dir=str(self._config.data_root),
-            http_proxy=os.environ.get("HTTP_PROXY", ""),
-            https_proxy=os.environ.get("HTTPS_PROXY", ""),
-            no_proxy=os.environ.get("NO_PROXY", ""),
+            http_proxy=without_password(self._config.proxies.http_proxy),
+            https_proxy=without_password(self._config.proxies.https_proxy),
+            no_proxy=self._config.proxies.no_proxy,
             name=uname.nodename,
             labels=list(self._config.labels),
             server_version=DOCKER_VERSION,

@@ -9,6 +9,7 @@ from scow.engine.merging import NoCommand, arguments, merge_config
 from scow.engine.mounts import InvalidMount, parse_bind, parse_mount, resolve_mounts
 from scow.engine.names import InvalidName, check_name, random_name
 from scow.engine.record import MountRecord
+from scow.engine.system import without_password
 from scow.engine.validation import check_container, parse_host_ports, parse_port, parse_signal
 from scow.errors import InvalidArgument
 from scow.oci.image_config import ExecConfig, Healthcheck
@@ -222,3 +223,15 @@ def test_a_configuration_file_that_makes_no_sense_is_refused(tmp_path: Path, tex
     file.write_text(text)
     with pytest.raises(InvalidConfig, match=words):
         read_config_file(file, required=True)
+
+
+def test_proxies_come_from_the_file_and_then_from_the_environment() -> None:
+    environment = {"HTTP_PROXY": "http://a:1", "http_proxy": "http://other", "https_proxy": "http://b:2"}
+    proxies = make_config({}, {"proxies": {"https-proxy": "http://c:3"}}, environment).proxies
+    assert (proxies.http_proxy, proxies.https_proxy, proxies.no_proxy) == ("http://a:1", "http://c:3", "")
+
+
+def test_shown_proxies_keep_their_passwords() -> None:
+    assert without_password("http://user:secret@proxy:3128") == "http://xxxxx:xxxxx@proxy:3128"
+    assert without_password("http://proxy:3128") == "http://proxy:3128"
+    assert without_password("") == ""
