@@ -113,6 +113,7 @@ class Passwords:
         self._htpasswd = htpasswd
         self._known: dict[str, Account] = {}
         self._read_at = -FRESH_S
+        self._version = -1
         self._file_users: dict[str, str] = {}
         self._file_stamp: tuple[int, int] | None = None
         self._key = os.urandom(32)
@@ -120,44 +121,49 @@ class Passwords:
         self._delays = Delays()
         self._checks = asyncio.Semaphore(CHECKS)
 
-    async def known(self) -> dict[str, Account]:
-        """Everybody who can log in."""
+    async def known(self, *, fresh: bool = False) -> dict[str, Account]:
+        """Everybody who can log in, as of a second ago or, if it has to be `fresh`, of now."""
         now = time.monotonic()
-        if now - self._read_at >= FRESH_S:
-            users = await self._accounts.all()
-            if self._htpasswd is not None:
-                stat = await asyncio.to_thread(self._htpasswd.stat)
-                if (stamp := (stat.st_mtime_ns, stat.st_size)) != self._file_stamp:
-                    self._file_users = await asyncio.to_thread(read_htpasswd, self._htpasswd)
-                    self._file_stamp = stamp
-            self._known = {name: Account(secret) for name, secret in self._file_users.items()} | users
-            self._read_at = now
+        if now - self._read_at < FRESH_S and not (fresh and self._accounts.version() != self._version):
+            return self._known
+        version = self._accounts.version()
+        users = await self._accounts.all()
+        if self._htpasswd is not None:
+            stat = await asyncio.to_thread(self._htpasswd.stat)
+            if (stamp := (stat.st_mtime_ns, stat.st_size)) != self._file_stamp:
+                self._file_users = await asyncio.to_thread(read_htpasswd, self._htpasswd)
+                self._file_stamp = stamp
+        self._known = {name: Account(secret) for name, secret in self._file_users.items()} | users
+        self._read_at, self._version = now, version
         return self._known
 
     async def exists(self, name: str) -> bool:
         """Whether the account is there and has not expired."""
-        account = (await self.known()).get(name)
-        return account is not None and not _is_expired(account)
+        return await self._stored(name, fresh=True) is not None
 
     async def check(self, name: str, password: str, remote: str) -> bool:
         """Whether it is the password of an account. Waits after wrong ones. Raises TooManyRequests."""
-        account = (await self.known()).get(name)
-        if account is not None and _is_expired(account):
-            account = None
-        stored = account.secret if account is not None else None
+        stored = await self._stored(name)
         proof = hmac.digest(self._key, f"{name}\0{stored}\0{password}".encode(), hashlib.sha256)
         if time.monotonic() < self._remembered.get(proof, 0.0):
             return True
         keys = (f"address {remote}", f"name {name}")
         await self._wait(keys)
         if not await self._verify(stored, password.encode()):
-            self._delays.failed(*keys)
-            return False
+            newer = await self._stored(name, fresh=True)
+            if newer == stored or not await self._verify(newer, password.encode()):
+                self._delays.failed(*keys)
+                return False
+            return True
         self._delays.succeeded(*keys)
         if len(self._remembered) >= REMEMBERED_LIMIT:
             self._remembered.clear()
         self._remembered[proof] = time.monotonic() + REMEMBER_S
         return True
+
+    async def _stored(self, name: str, *, fresh: bool = False) -> str | None:
+        account = (await self.known(fresh=fresh)).get(name)
+        return account.secret if account is not None and not _is_expired(account) else None
 
     async def _wait(self, keys: tuple[str, str]) -> None:
         delay_s = self._delays.delay_s(*keys)
