@@ -13,7 +13,7 @@ from scow import points
 from scow.engine import validation
 from scow.engine.config import EngineConfig
 from scow.engine.container import Container, ContainerTable
-from scow.engine.endpoints import check_endpoint
+from scow.engine.endpoints import check_endpoint, parse_link
 from scow.engine.events import Events
 from scow.engine.image_lookup import get_image
 from scow.engine.merging import arguments, merge_config
@@ -87,7 +87,11 @@ class Creation:
         self._table.reserve(name)
         try:
             async with AsyncExitStack() as undo:
-                await self._make_volumes(mounts)
+                await self._make_sources(mounts)
+                drafts = await self._volumes.draft(
+                    mount.name for mount in mounts if mount.anonymous and not self._volumes.exists(mount.name)
+                )
+                undo.push_async_callback(self._volumes.discard, drafts)
                 await points.at("create.volumes")
                 diff_ids = found.diff_ids if found else ()
                 undo.push_async_callback(self._store.snapshots.remove, id)
@@ -112,8 +116,10 @@ class Creation:
                         mounts=tuple(mounts),
                         endpoints=endpoints,
                         runtime=host.runtime,
-                    )
+                    ),
+                    self._volumes.inserting(drafts),
                 )
+                self._volumes.adopt(drafts)
                 undo.pop_all()
         finally:
             self._table.release(name)
@@ -165,7 +171,7 @@ class Creation:
             ref, _, mode = spec.partition(":")
             if mode not in ("", "ro", "rw", "z", "Z"):
                 raise InvalidArgument(f"invalid mode: {mode}")
-            source: Container = self._table.get(ref)
+            source = self._named(ref)
             found += [
                 msgspec.structs.replace(mount, rw=mount.rw and mode != "ro")
                 for mount in source.record.mounts
@@ -173,11 +179,23 @@ class Creation:
             ]
         return found
 
-    async def _make_volumes(self, mounts: list[MountRecord]) -> None:
+    def _named(self, ref: str) -> Container:
+        """A container that the request names. Raises InvalidArgument: clients take 404 as a missing image, and pull."""
+        try:
+            return self._table.get(ref)
+        except NotFound as error:
+            raise InvalidArgument(str(error)) from error
+
+    def _linked(self, ref: str) -> None:
+        try:
+            self._table.get(ref)
+        except NotFound as error:
+            raise InvalidArgument(f"could not get container for {ref}: {error}") from error
+
+    async def _make_sources(self, mounts: list[MountRecord]) -> None:
         for mount in mounts:
-            if mount.type == "volume":
-                labels = {"com.docker.volume.anonymous": ""} if mount.anonymous else None
-                await self._volumes.ensure(mount.name, labels=labels, anonymous=mount.anonymous)
+            if mount.type == "volume" and not mount.anonymous:
+                await self._volumes.ensure(mount.name)
             elif mount.type == "bind" and mount.create_source:
                 await asyncio.to_thread(_make_source, mount.source)
 
@@ -189,10 +207,16 @@ class Creation:
             endpoints["bridge"] = endpoints.pop("default")
         mode = host.network_mode
         if mode.startswith("container:"):
-            self._table.get(mode.partition(":")[2])
+            self._named(mode.partition(":")[2])
             return {}
-        main = self._networks.get(mode).name  # raises NoSuchNetwork
-        endpoints = {self._networks.get(name).name: settings for name, settings in endpoints.items()}
+        try:
+            main = self._networks.get(mode).name
+            endpoints = {self._networks.get(name).name: settings for name, settings in endpoints.items()}
+        except NotFound as error:
+            raise InvalidArgument(str(error)) from error  # clients take 404 as a missing image, and pull
+        if main == "bridge":
+            for link in host.links or ():
+                self._linked(parse_link(link)[1])
         if main not in endpoints:
             endpoints = {main: EndpointSettings(), **endpoints}
         for name, settings in endpoints.items():

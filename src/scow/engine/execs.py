@@ -61,7 +61,7 @@ class Execs:
     async def create(self, ref: str, request: ExecCreateRequest) -> str:
         """POST /containers/{id}/exec. Raises NotRunning, Conflict for a paused container."""
         container = self._table.get(ref)
-        _check_running(container)
+        _check_running(container, ref)
         if not request.cmd:
             raise InvalidArgument("No exec command specified")
         self._forget_old()
@@ -84,7 +84,7 @@ class Execs:
         one = self._get(id)
         if one.started:
             raise Conflict(f"exec {id} has already been started" if one.exit_code is None else f"exec {id} has exited")
-        _check_running(one.container)
+        _check_running(one.container, one.container.id)
         one.started = True
         if request.detach:
             await self._run(one, attached=False, console_size=request.console_size)
@@ -200,10 +200,10 @@ class ExecAttachment:
         await attachment.run(client)
 
 
-def _check_running(container: Container) -> None:
+def _check_running(container: Container, ref: str) -> None:
     status = container.state.status
     if status == "paused":
-        raise Conflict(f"Container {container.id} is paused, unpause the container before exec")
+        raise Conflict(f"Container {ref} is paused, unpause the container before exec")
     if status == "restarting":
         raise Conflict(f"Container {container.id} is restarting, wait until the container is running")
     if status != "running":

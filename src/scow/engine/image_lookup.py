@@ -55,11 +55,13 @@ def find_reference(images: Images, reference: Reference) -> Image | None:
 
 
 def get_image(images: Images, ref: str) -> Image:
-    """Like find_image. Raises NoSuchImage, whose text carries the tag as docker's does."""
+    """Like find_image. Raises NoSuchImage, whose text carries the tag as docker's does, and InvalidReference."""
     found = find_image(images, ref)
     if found is None:
-        reference = _parse(ref)
-        raise NoSuchImage(reference.with_default_tag().familiar if reference is not None else ref)
+        hexadecimal = _HEX.match(ref)
+        if hexadecimal and len(hexadecimal[1]) == 64:
+            raise NoSuchImage(f"sha256:{hexadecimal[1]}")  # no reference may look like this
+        raise NoSuchImage(parse_reference(ref).with_default_tag().familiar)
     return found
 
 

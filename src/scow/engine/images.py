@@ -25,6 +25,7 @@ from scow.transfer.push import push, push_all_tags
 from scow.transfer.registries import Registries
 from scow.wire.container import GraphDriver, HealthConfig
 from scow.wire.image import DeleteItem, HistoryItem, ImageExecConfig, ImageInspect, ImageMetadata, ImageSummary, RootFS
+from scow.wire.progress import ProgressMessage
 from scow.wire.times import NEVER, format_datetime
 
 FILTERS: Final = frozenset({"before", "dangling", "label", "reference", "since", "until"})
@@ -215,7 +216,7 @@ class Images:
         await self._store.images.untag(name)
         familiar = parse_reference(name).familiar
         done.append(DeleteItem(untagged=familiar))
-        self._events.emit("image", "untag", image.id, {"name": familiar})
+        self._events.emit("image", "untag", image.id, {"name": image.id})
 
     def _is_id(self, ref: str, image: Image) -> bool:
         try:
@@ -283,13 +284,14 @@ class Images:
         if tag:
             reference = reference.with_tag(tag)
         credentials = decode_registry_auth(auth)
-        image = None
-        if not reference.is_name_only:
-            image = find_image(self._store.images, reference.familiar)
-            if image is None:
-                raise NotFound(f"An image does not exist locally with the tag: {reference.familiar_name}")
+        image = None if reference.is_name_only else find_image(self._store.images, reference.familiar)
 
         async def work(emit: Callable[..., None]) -> None:
+            if image is None and not reference.is_name_only:
+                emit(ProgressMessage(status=f"The push refers to repository [{reference.name}]"))
+                if not any(parse_reference(name).name == reference.name for name in self._store.images.all_names()):
+                    raise NotFound(f"An image does not exist locally with the tag: {reference.familiar_name}")
+                raise NotFound(f"tag does not exist: {reference.familiar}")
             if image is not None:
                 await push(
                     reference, image, registries=self._registries, store=self._store, emit=emit, credentials=credentials

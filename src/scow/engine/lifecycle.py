@@ -84,6 +84,7 @@ class Lifecycle:
         except BaseException as error:
             await self._failed(container, error)
             raise
+        self._emit_volumes(container, "mount")
         await self._table.set_state(
             container, status="running", pid=pid, started_at=now_ns(), finished_at=0, ever_started=True
         )
@@ -154,6 +155,7 @@ class Lifecycle:
             error=error,
             finished_at=finished_at,
         )
+        self._emit_volumes(container, "unmount")
         if oom_killed:
             self._emit(container, "oom")
         await points.at("exit.recorded")
@@ -253,9 +255,7 @@ class Lifecycle:
                 await self._give_up_restarting(container)
                 return
             if not container.state.live:
-                raise NotRunning(
-                    container, f"cannot kill container: {container.id}: container {container.id} is not running"
-                )
+                raise NotRunning(container)
             own_stop = parse_signal(container.record.config.stop_signal or "SIGTERM")
             if number in (signal.SIGKILL, own_stop):
                 await self._table.set_state(container, stopped_by_user=True)
@@ -306,6 +306,15 @@ class Lifecycle:
     def close(self) -> None:
         """From now on nothing is restarted or removed by itself: the engine is stopping, its containers are not."""
         self._closing = True
+
+    def _emit_volumes(self, container: Container, action: str) -> None:
+        for mount in container.record.mounts:
+            if mount.type == "volume":
+                attributes = {"container": container.id, "driver": mount.driver or "local"}
+                if action == "mount":
+                    read_write = "true" if mount.rw else "false"
+                    attributes |= {"destination": mount.destination, "propagation": "", "read/write": read_write}
+                self._events.emit("volume", action, mount.name, attributes)
 
     def _emit(self, container: Container, action: str, **more: str) -> None:
         self._events.emit("container", action, container.id, {**attributes_of(container), **more})

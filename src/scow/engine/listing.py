@@ -30,6 +30,8 @@ FILTERS: Final = frozenset(
 )
 STATUSES: Final = frozenset(["created", "restarting", "running", "removing", "paused", "exited", "dead"])
 
+HEALTHS: Final = frozenset(["healthy", "none", "starting", "unhealthy"])
+
 Filters = Mapping[str, Sequence[str]]
 
 
@@ -51,6 +53,9 @@ def select(
         if status not in STATUSES:
             raise InvalidArgument(f"invalid filter 'status={status}'")
     codes = [_number("exited", value) for value in filters.get("exited", ())]
+    for health in filters.get("health", ()):
+        if health not in HEALTHS:
+            raise InvalidArgument(f"unrecognized filter value for health: {health}")
     before = [table.get(ref) for ref in filters.get("before", ())]
     since = [table.get(ref) for ref in filters.get("since", ())]
     ancestors = {id for ref in filters.get("ancestor", ()) for id in image_ids(ref)}

@@ -89,7 +89,7 @@ async def open_log(
         since_ns=int(since * 1e9) if since else None,
         until_ns=int(until * 1e9) if until else None,
         follow=ended,
-        joined=not (timestamps or prefix),
+        joined=not (timestamps or details),
     )
     return LogStream(
         lines, tty=container.record.config.tty, timestamps=timestamps, prefix=f"{prefix} " if details else ""

@@ -53,7 +53,7 @@ def parse_bind(spec: str, driver: str) -> MountRecord:
         )
     if not _is_volume_name(source):
         raise InvalidMount(
-            f"create {source}: {source!r} includes invalid characters for a local volume name, only "
+            f'create {source}: "{source}" includes invalid characters for a local volume name, only '
             '"[a-zA-Z0-9][a-zA-Z0-9_.-]" are allowed. If you intended to pass a host directory, use absolute path'
         )
     return _volume(source, destination, driver, mode or "z", modes)
@@ -65,7 +65,7 @@ def parse_mount(mount: Mount) -> MountRecord:
     if kind not in ("bind", "volume", "tmpfs"):
         if kind in ("image", "npipe", "cluster"):
             raise InvalidMount(f'invalid mount config for type "{kind}": not supported by this engine')
-        raise InvalidMount(f"mount type unknown: {kind!r}")
+        raise InvalidMount(f'invalid mount config for type "{kind}": mount type unknown')
     if not mount.target:
         raise InvalidMount(f'invalid mount config for type "{kind}": field Target must not be empty')
     if not mount.target.startswith("/"):
@@ -205,7 +205,11 @@ def _destination(spec: str, path: str) -> str:
         raise InvalidMount(f"invalid volume specification: '{spec}': invalid mount path: '{path}' must be absolute")
     clean = "/" + posixpath.normpath(path).lstrip("/")
     if clean == "/":
-        raise InvalidMount(f"invalid volume specification: '{spec}': invalid specification: destination can't be '/'")
+        kind = "bind" if spec.startswith("/") and ":" in spec else "volume"
+        raise InvalidMount(
+            f"invalid volume specification: '{spec}': invalid mount config for type \"{kind}\": "
+            "invalid specification: destination can't be '/'"
+        )
     return clean
 
 

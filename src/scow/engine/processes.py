@@ -17,7 +17,8 @@ async def top(pids: Iterable[int], ps_args: str) -> TopReply:
     )
     output, problem = await process.communicate()
     if process.returncode != 0:
-        raise InvalidArgument(f"error running ps: {problem.decode(errors='replace').strip()}")
+        first, _, _ = problem.decode(errors="replace").partition("\n")
+        raise InvalidArgument(f"ps: {first}")
     lines = output.decode(errors="replace").splitlines()
     titles = lines[0].split() if lines else []
     if "PID" not in titles:

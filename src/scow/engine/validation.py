@@ -12,6 +12,24 @@ from scow.wire.network import NetworkingConfig
 
 MINIMUM_MEMORY: Final = 6 << 20  # bytes
 LOG_DRIVERS: Final = ("json-file", "local", "none")
+LOG_OPTIONS: Final[dict[str, frozenset[str]]] = {
+    "json-file": frozenset(
+        [
+            "compress",
+            "env",
+            "env-regex",
+            "labels",
+            "labels-regex",
+            "max-buffer-size",
+            "max-file",
+            "max-size",
+            "mode",
+            "tag",
+        ]
+    ),
+    "local": frozenset(["compress", "max-buffer-size", "max-file", "max-size", "mode"]),
+    "none": frozenset(),
+}
 RESTART_POLICIES: Final = ("", "no", "always", "unless-stopped", "on-failure")
 HEALTH_MINIMUM: Final = 1_000_000  # nanoseconds
 
@@ -24,6 +42,10 @@ def check_container(config: ContainerConfig, host: HostConfig, networking: Netwo
     _check_namespaces(config, host)
     if host.log_config.type and host.log_config.type not in LOG_DRIVERS:
         raise InvalidArgument(f"logger: no log driver named '{host.log_config.type}' is registered")
+    for option in host.log_config.config or {}:
+        driver = host.log_config.type or LOG_DRIVERS[0]
+        if option not in LOG_OPTIONS[driver]:
+            raise InvalidArgument(f"unknown log opt '{option}' for {driver} log driver")
     if host.shm_size < 0:
         raise InvalidArgument("SHM size can not be less than 0")
     for name, endpoint in ((networking.endpoints_config if networking else None) or {}).items():
@@ -89,7 +111,7 @@ def _check_resources(host: HostConfig) -> None:
     if 0 < host.cpu_quota < 1_000:
         raise InvalidArgument("CPU cfs quota can not be less than 1ms (i.e. 1000)")
     if host.cpu_shares < 0:
-        raise InvalidArgument(f"invalid CPU shares: {host.cpu_shares}")
+        raise InvalidArgument("shares: invalid argument")
     if host.blkio_weight and not 10 <= host.blkio_weight <= 1000:
         raise InvalidArgument("Range of blkio weight is from 10 to 1000")
     if not -1000 <= host.oom_score_adj <= 1000:
@@ -108,7 +130,9 @@ def _check_set(what: str, text: str, count: int | None) -> None:
     for part in text.split(","):
         low, dash, high = part.partition("-")
         if not low.isdigit() or (dash and not high.isdigit()) or (dash and int(high) < int(low)):
-            raise InvalidArgument(f"Invalid value {text} for cpuset {'cpus' if count else 'mems'}")
+            raise InvalidArgument(
+                f"Invalid value {text} for cpuset {'cpus' if count else 'mems'}: invalid format: {part}"
+            )
         if count is not None and int(high or low) >= count:
             raise InvalidArgument(
                 f"Requested {what}s are not available - requested {text}, available: 0-{count - 1}"
@@ -174,9 +198,9 @@ def parse_port(text: str) -> tuple[int, str]:
     """Read `80`, `80/tcp`. Raises InvalidArgument."""
     number, slash, protocol = text.partition("/")
     if slash and protocol.lower() not in ("tcp", "udp", "sctp"):
-        raise InvalidArgument(f"invalid port specification: {text!r}: invalid protocol: {protocol}")
+        raise InvalidArgument(f'invalid port specification: "{text}": invalid protocol: {protocol}')
     if not number.isdigit() or not 0 < int(number) <= 65535:
-        raise InvalidArgument(f"invalid port specification: {text!r}")
+        raise InvalidArgument(f'invalid port specification: "{text}"')
     return int(number), protocol.lower() or "tcp"
 
 
@@ -186,10 +210,10 @@ def parse_host_ports(text: str) -> tuple[int, int]:
         return 0, 0
     low, dash, high = text.partition("-")
     if not low.isdigit() or (dash and not high.isdigit()):
-        raise InvalidArgument(f"invalid port specification: {text!r}")
+        raise InvalidArgument(f'invalid port specification: "{text}"')
     first, last = int(low), int(high or low)
     if not 0 <= first <= last <= 65535:
-        raise InvalidArgument(f"invalid port specification: {text!r}")
+        raise InvalidArgument(f'invalid port specification: "{text}"')
     return first, last
 
 
