@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Mapping
 from typing import Protocol
 
+from scow.wire.archive import PathStat
 from scow.wire.container import (
     ContainerInspect,
     ContainerSummary,
@@ -154,6 +155,31 @@ class Containers(Protocol):
     async def top(self, ref: str, ps_args: str) -> TopReply: ...
 
 
+class TarStream(Protocol):
+    """A tar on its way out; closing it early cancels the work."""
+
+    @property
+    def stat(self) -> PathStat | None: ...
+
+    def __aiter__(self) -> AsyncIterator[bytes]: ...
+
+    async def aclose(self) -> None: ...
+
+
+class Archives(Protocol):
+    """Containers' files."""
+
+    async def stat(self, ref: str, path: str) -> PathStat: ...
+
+    async def get(self, ref: str, path: str) -> TarStream: ...
+
+    async def put(
+        self, ref: str, path: str, content: AsyncIterator[bytes], *, keep_kinds: bool, own: bool
+    ) -> None: ...
+
+    async def export(self, ref: str) -> TarStream: ...
+
+
 class Execs(Protocol):
     """Commands inside containers."""
 
@@ -241,6 +267,9 @@ class EngineApi(Protocol):
 
     @property
     def containers(self) -> Containers: ...
+
+    @property
+    def archives(self) -> Archives: ...
 
     @property
     def execs(self) -> Execs: ...

@@ -7,7 +7,7 @@ from urllib.parse import unquote
 
 from aiohttp import web
 
-from scow.api import containers, execs, images, networks, system, volumes
+from scow.api import archives, containers, execs, images, networks, system, volumes
 from scow.api.call import Call
 from scow.api.errors import PageNotFound
 
@@ -41,6 +41,10 @@ ROUTES: Final[tuple[tuple[str, str, Handler], ...]] = (
     ("POST", "/containers/{name}/resize", containers.resize),
     ("POST", "/containers/{name}/attach", containers.attach),
     ("POST", "/containers/{name}/exec", execs.create),
+    ("HEAD", "/containers/{name}/archive", archives.stat),
+    ("GET", "/containers/{name}/archive", archives.get),
+    ("PUT", "/containers/{name}/archive", archives.put),
+    ("GET", "/containers/{name}/export", archives.export),
     ("DELETE", "/containers/{name}", containers.remove),
     ("GET", "/exec/{id}/json", execs.inspect),
     ("POST", "/exec/{id}/start", execs.start),

@@ -4,6 +4,7 @@ import logging
 from contextlib import AsyncExitStack
 from typing import Final, Self
 
+from scow.engine.archive import Archives
 from scow.engine.config import EngineConfig, InvalidConfig
 from scow.engine.container import Container, ContainerTable
 from scow.engine.containers import Containers
@@ -18,6 +19,7 @@ from scow.engine.networks import Networks, network_settings
 from scow.engine.recovery import Recovery
 from scow.engine.removal import Removal
 from scow.engine.resources import Resources
+from scow.engine.roots import Roots
 from scow.engine.system import System
 from scow.engine.tasks import Tasks
 from scow.engine.volumes import Volumes
@@ -36,6 +38,7 @@ SNAPSHOTTERS: Final[dict[str, Snapshotter]] = {"": "erofs", "erofs": "erofs", "o
 class Engine:
     """Made by `open`; closed by `aclose`, which leaves running containers running."""
 
+    archives: Archives
     containers: Containers
     execs: Execs
     images: Images
@@ -106,6 +109,8 @@ class Engine:
         self.containers = Containers(
             table, creation, lifecycle, removal, resources, inspector, events, tasks, self._image_ids
         )
+        roots = Roots(store.snapshots, volumes)
+        self.archives = Archives(table, roots, events)
         self.execs = Execs(table, resources, events, tasks)
         self.images = Images(store, registries, events, snapshotter, self._image_users)
         self.networks = Networks(driver, table, events, tasks, config)

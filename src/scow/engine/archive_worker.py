@@ -1,0 +1,103 @@
+"""The process that reads and writes files of one container for one request, in a mount namespace of its own.
+
+    python -m scow.engine.archive_worker '{"operation": ..., "root": ..., "path": ..., "mounts": [...]}'
+
+It mounts the container's volumes over its root, where only it sees them, and answers with one line of JSON on standard
+output: what it found, or an error. After a `get` or `export` the tar follows; `put` takes one from standard input.
+"""
+
+import ctypes
+import json
+import os
+import sys
+import tarfile
+from typing import Any
+
+from scow.engine.rooted import Found, look, open_directory
+from scow.engine.tarring import Extractor, Refused, Writer, bind_targets
+from scow.linux.mount import MS_BIND, MS_PRIVATE, MS_REC, mount
+
+_CLONE_NEWNS = 0x20000
+
+
+def main(request: dict[str, Any]) -> int:
+    """Do what is asked; the exit code is 0 if the answer, and all that follows it, was written."""
+    try:
+        root = _enter(request["root"], request["mounts"])
+        path = request["path"]
+        operation = request["operation"]
+        if operation == "put":
+            _put(root, path, request)
+            _answer({})
+            return 0
+        if operation == "export":
+            _answer({})
+            Writer(1).contents(root)
+            return 0
+        _answer(_described(look(root, path)))
+        if operation == "get":
+            Writer(1).tree(root, path)
+        return 0
+    except Refused as error:
+        return _fail("refused", str(error))
+    except tarfile.TarError as error:
+        return _fail("archive", str(error))
+    except FileNotFoundError as error:
+        return _fail("missing", error.strerror or "")
+    except OSError as error:
+        return _fail("system", f"{error.filename or ''}: {(error.strerror or str(error)).lower()}".removeprefix(": "))
+
+
+_answered = False
+
+
+def _answer(message: dict[str, Any]) -> None:
+    global _answered
+    _answered = True
+    os.write(1, json.dumps(message).encode() + b"\n")
+
+
+def _fail(kind: str, text: str) -> int:
+    if not _answered:
+        _answer({"error": kind, "message": text})
+        return 0
+    print(text, file=sys.stderr)
+    return 1
+
+
+def _enter(root: str, mounts: list[dict[str, Any]]) -> int:
+    """Open the root, with volumes mounted in a namespace of our own."""
+    if mounts:
+        if ctypes.CDLL(None, use_errno=True).unshare(_CLONE_NEWNS) != 0:
+            raise OSError(ctypes.get_errno(), "cannot make a mount namespace")
+        mount(None, "/", None, MS_REC | MS_PRIVATE)
+    fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    for each in mounts:
+        # One after the other: a volume may lie inside another one.
+        for target, _ in bind_targets(fd, [(each["destination"], os.path.isdir(each["source"]))]):
+            # By descriptor: the container can't put another place under the path meanwhile. What is read-only for the
+            # container stays writable here: the engine has refused what must not be written.
+            mount(each["source"], f"/proc/self/fd/{target}", None, MS_BIND | MS_REC)
+            os.close(target)
+    return fd
+
+
+def _put(root: int, path: str, request: dict[str, Any]) -> None:
+    try:
+        os.close(open_directory(root, path))
+    except NotADirectoryError:
+        raise Refused("extraction point is not a directory") from None
+    owner = tuple(request["owner"]) if request.get("owner") else None
+    extractor = Extractor(root, path, keep_kinds=request["keep_kinds"], owner=owner)
+    with open(0, "rb", buffering=1 << 20, closefd=False) as source:
+        extractor.extract(source)
+        while source.read(1 << 20):  # what follows the archive's end is the client's padding
+            pass
+
+
+def _described(found: Found) -> dict[str, Any]:
+    return found._asdict()
+
+
+if __name__ == "__main__":
+    sys.exit(main(json.loads(sys.argv[1])))

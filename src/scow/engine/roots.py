@@ -1,0 +1,66 @@
+"""A container's file system for work from outside: mounted while it is needed, whether the container runs or not."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+from scow.engine.container import Container
+from scow.engine.volumes import Volumes
+from scow.errors import Conflict
+from scow.store.snapshots import Snapshots
+
+NETWORK_FILES: Final = ("hosts", "hostname", "resolv.conf")
+
+
+class Roots:
+    """Mounts and unmounts roots. One that several use is unmounted by the last; a running container's stays."""
+
+    def __init__(self, snapshots: Snapshots, volumes: Volumes) -> None:
+        self._snapshots = snapshots
+        self._volumes = volumes
+        self._users: Counter[str] = Counter()
+
+    @asynccontextmanager
+    async def mounted(self, container: Container) -> AsyncIterator[Path]:
+        """Give the folder of the container's root, without volumes. Raises Conflict if it is being removed."""
+        async with container.lock:  # not against a start or an exit, which mount and unmount as well
+            if container.removing or container.state.status in ("removing", "dead"):
+                raise Conflict("container is marked for removal")
+            path = await self._snapshots.mount(container.id)
+            self._users[container.id] += 1
+        try:
+            yield path
+        finally:
+            await asyncio.shield(asyncio.ensure_future(self._leave(container)))
+
+    async def _leave(self, container: Container) -> None:
+        async with container.lock:
+            self._users[container.id] -= 1
+            if self._users[container.id] > 0:
+                return
+            del self._users[container.id]
+            known = container.id in self._snapshots.keys()  # noqa: SIM118 - a method, not a mapping's
+            if known and not container.state.live and container.state.status != "starting":
+                await self._snapshots.unmount(container.id)
+
+    def mounts(self, container: Container) -> list[dict[str, object]]:
+        """What is mounted over the root, outer ones first: source, destination, rw. A tmpfs is the container's own."""
+        found: dict[str, tuple[str, bool]] = {}
+        for name in NETWORK_FILES:
+            file = container.folder / name
+            if file.exists():
+                found[f"/etc/{name}"] = (str(file), True)
+        for mount in container.record.mounts:
+            if mount.type == "bind":
+                found[mount.destination] = (mount.source, mount.rw)
+            elif mount.type == "volume":
+                source = self._volumes.path(mount.name)
+                found[mount.destination] = (str(source / mount.subpath.lstrip("/")), mount.rw)
+        return [
+            {"source": source, "destination": destination, "rw": rw}
+            for destination, (source, rw) in sorted(found.items(), key=lambda item: item[0].count("/"))
+            if Path(source).exists()
+        ]
