@@ -17,8 +17,10 @@ import msgspec
 from scow.oci.digest import Digest
 from scow.registry.errors import UploadBusy, UploadUnknown
 from scow.registry.metadata import Metadata
+from scow.registry.metrics import Metrics
 from scow.registry.names import parse_upload_id
 from scow.registry.objects import Objects
+from scow.registry.policies import Policies, TagTime
 from scow.registry.uploads import Uploads
 
 BATCH: Final = 100
@@ -34,24 +36,49 @@ class Collected(msgspec.Struct):
     reviews: int = 0
     blobs: int = 0
     uploads: int = 0
+    tags: int = 0  # that retention has removed
+    manifests: int = 0
+
+
+class Plan(msgspec.Struct):
+    """What a run would do at this moment, as long as retention's own removals don't free more."""
+
+    tags: list[tuple[str, str]] = []  # repository and name
+    manifests: list[tuple[str, Digest]] = []  # repository and digest
+    blobs: list[tuple[Digest, int]] = []  # with size
+
+
+def counts(done: Collected) -> dict[str, int]:
+    """What was removed, by its kind."""
+    return {"blobs": done.blobs, "uploads": done.uploads, "tags": done.tags, "manifests": done.manifests}
 
 
 class Collector:
     """Collects when told, or every `interval_s` as a task."""
 
-    def __init__(self, objects: Objects, metadata: Metadata, uploads: Uploads, upload_expiry_s: float) -> None:
+    def __init__(
+        self,
+        objects: Objects,
+        metadata: Metadata,
+        uploads: Uploads,
+        policies: Policies,
+        upload_expiry_s: float,
+        metrics: Metrics,
+    ) -> None:
         self._objects = objects
         self._metadata = metadata
         self._uploads = uploads
+        self._policies = policies
         self._upload_expiry_s = upload_expiry_s
+        self._metrics = metrics
 
     async def run_every(self, interval_s: float) -> None:
         """Collect now and again until cancelled; a failing run is logged, the next one tries again."""
         while True:
             try:
                 done = await self.collect()
-                if done.blobs or done.uploads:
-                    log.info("collected %d blobs and %d uploads", done.blobs, done.uploads)
+                if done.blobs or done.uploads or done.tags or done.manifests:
+                    log.info("collected %s", ", ".join(f"{count} {kind}" for kind, count in counts(done).items()))
             except Exception:
                 log.exception("garbage collection failed")
             await asyncio.sleep(interval_s)
@@ -60,6 +87,12 @@ class Collector:
         """Decide everything that is due."""
         done = Collected()
         done.uploads = await self._expire_uploads()
+        async for repository in self._retained():
+            for tag in await self._expired_tags(repository):
+                done.tags += await self._metadata.expire_tag(repository, tag)
+            before = self._policies.untagged_before(repository)
+            if before is not None:
+                done.manifests += await self._metadata.delete_untagged(repository, before)
         while reviews := await self._metadata.due_reviews(BATCH):
             for review in reviews:
                 digest = await self._metadata.review(review)
@@ -68,7 +101,29 @@ class Collector:
                     await self._objects.remove(digest)
                     await self._metadata.forget_blob(digest)
                     done.blobs += 1
+        for kind, count in counts(done).items():
+            self._metrics.count(f"collected_{kind}", count)
         return done
+
+    async def plan(self) -> Plan:
+        """What `collect` would remove. Changes nothing."""
+        plan = Plan(blobs=await self._metadata.due_blobs())
+        async for repository in self._retained():
+            plan.tags += [(repository, tag.name) for tag in await self._expired_tags(repository)]
+            before = self._policies.untagged_before(repository)
+            if before is not None:
+                plan.manifests += [(repository, each) for each in await self._metadata.untagged(repository, before)]
+        return plan
+
+    async def _retained(self) -> AsyncIterator[str]:
+        after = ""
+        while self._policies.retain and (names := await self._metadata.repositories(after, BATCH)):
+            for name in names:
+                yield name
+            after = names[-1]
+
+    async def _expired_tags(self, repository: str) -> list[TagTime]:
+        return self._policies.expired_tags(repository, await self._metadata.tag_times(repository))
 
     async def _expire_uploads(self) -> int:
         now = time.time()

@@ -185,6 +185,33 @@ class AccessDenied(Refusal, Forbidden):
     code, status = "DENIED", HTTPStatus.FORBIDDEN
 
 
+class TagImmutable(Refusal, Forbidden):
+    """A policy says that the tag never moves nor goes."""
+
+    code, status = "DENIED", HTTPStatus.FORBIDDEN
+
+    def __init__(self, tag: str) -> None:
+        super().__init__(f"tag {tag} is immutable", {"tag": tag})
+
+
+class QuotaExceeded(Refusal, Forbidden):
+    """The blob would take more room than the repository or its namespace has."""
+
+    code, status = "DENIED", HTTPStatus.FORBIDDEN
+
+    def __init__(self, repository: str) -> None:
+        super().__init__("the quota is used up", {"name": repository})
+
+
+class BlobTooLarge(Refusal, InvalidArgument):
+    """The blob is larger than the registry takes."""
+
+    code, status = "SIZE_INVALID", HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+
+    def __init__(self, limit: int) -> None:
+        super().__init__("blob too large", {"limit": limit})
+
+
 class ReadOnly(Refusal, NotSupported):
     """The registry takes nothing at present. The specification asks for 400 or 405 where deletion is disabled."""
 

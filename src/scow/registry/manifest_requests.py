@@ -30,8 +30,10 @@ class TooManyTags(QueryInvalid):
 class ManifestRequests:
     """The endpoint `/v2/<name>/manifests/<reference>`."""
 
-    def __init__(self, metadata: Metadata) -> None:
+    def __init__(self, metadata: Metadata, size_limit: int = SIZE_LIMIT) -> None:
+        """`size_limit` is that of a manifest, in bytes."""
         self._metadata = metadata
+        self._size_limit = size_limit
 
     async def answer(self, call: Call) -> Reply:
         """Answer a request for one manifest."""
@@ -68,7 +70,7 @@ class ManifestRequests:
         tags = [parse_tag(tag) for tag in dict.fromkeys(call.query.get("tag", []))] if is_digest else [reference]
         if len(tags) > TAGS_LIMIT:
             raise TooManyTags(f"at most {TAGS_LIMIT} tags in one request")
-        data = await _read_body(call)
+        data = await _read_body(call, self._size_limit)
         like = reference if is_digest else "sha256:"
         content_type = call.headers.get("Content-Type", "")
 
@@ -91,14 +93,14 @@ class ManifestRequests:
         return Reply(HTTPStatus.CREATED, headers)
 
 
-async def _read_body(call: Call) -> bytes:
-    refusal = ManifestTooLarge("manifest too large", {"limit": SIZE_LIMIT})
-    if (call.content_length or 0) > SIZE_LIMIT:
+async def _read_body(call: Call, limit: int) -> bytes:
+    refusal = ManifestTooLarge("manifest too large", {"limit": limit})
+    if (call.content_length or 0) > limit:
         raise refusal
     data = bytearray()
     async for piece in call.body():
         data += piece
-        if len(data) > SIZE_LIMIT:
+        if len(data) > limit:
             raise refusal
     return bytes(data)
 

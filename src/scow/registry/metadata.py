@@ -10,6 +10,7 @@ from typing import Protocol
 import msgspec
 
 from scow.oci.digest import Digest
+from scow.registry.policies import TagTime
 
 
 class StoredManifest(msgspec.Struct, frozen=True):
@@ -77,13 +78,16 @@ class Metadata(Protocol):
         """Put off the blob's review by the grace time, for a push was told that it exists; False if it is gone."""
 
     async def put_manifest(self, repository: str, manifest: NewManifest, tags: Sequence[str]) -> None:
-        """Store a manifest and point `tags` at it. Raises ReferencesUnknown with everything that is missing."""
+        """Store a manifest and point `tags` at it.
+
+        Raises ReferencesUnknown with everything that is missing, and TagImmutable.
+        """
 
     async def delete_tag(self, repository: str, tag: str) -> bool:
-        """Remove a tag; False if there was none."""
+        """Remove a tag; False if there was none. Raises TagImmutable."""
 
     async def delete_manifest(self, repository: str, digest: Digest) -> bool:
-        """Remove a manifest and the tags that point at it; False if there was none."""
+        """Remove a manifest and the tags that point at it; False if there was none. Raises TagImmutable."""
 
     async def delete_blob(self, repository: str, digest: Digest) -> bool:
         """Take a blob away from the repository; False if it did not have it."""
@@ -117,11 +121,17 @@ class Metadata(Protocol):
         False if the blob is being deleted at this moment: try again.
         """
 
-    async def commit_blob(self, upload: Upload, digest: Digest, size: int) -> None:
-        """Give the repository the blob that was published, and forget the upload."""
+    async def check_room(self, repository: str, size: int) -> None:
+        """Raise QuotaExceeded if so many bytes more would be too many; cheap where there is no quota."""
+
+    async def commit_blob(self, upload: Upload, digest: Digest, size: int) -> bool:
+        """Give the repository the blob that was published, and forget the upload.
+
+        False if a quota forbids it; the object is then left to collection.
+        """
 
     async def mount_blob(self, repository: str, source: str, digest: Digest) -> bool:
-        """Give the repository a blob that `source` has; False if it does not."""
+        """Give the repository a blob that `source` has; False if it does not. Raises QuotaExceeded."""
 
     async def expired_uploads(self, before: float) -> list[str]:
         """IDs of uploads begun before `before` (seconds since the epoch)."""
@@ -134,6 +144,21 @@ class Metadata(Protocol):
 
     async def forget_blob(self, digest: Digest) -> None:
         """The blob's object is gone."""
+
+    async def due_blobs(self) -> list[tuple[Digest, int]]:
+        """Blobs that deciding all due reviews would remove, with their sizes. Changes nothing."""
+
+    async def tag_times(self, repository: str) -> list[TagTime]:
+        """Every tag with the time of its last move."""
+
+    async def expire_tag(self, repository: str, tag: TagTime) -> bool:
+        """Remove a tag unless it has moved meanwhile."""
+
+    async def untagged(self, repository: str, before: float) -> list[Digest]:
+        """Manifests that since `before` (seconds since the epoch) no tag, index or subject needs."""
+
+    async def delete_untagged(self, repository: str, before: float) -> int:
+        """Remove them; how many there were."""
 
     async def all_blobs(self, after: str, limit: int) -> list[tuple[Digest, int]]:
         """Every blob with its size, in the order of digests, behind `after`."""

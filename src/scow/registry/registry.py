@@ -20,6 +20,7 @@ from scow.registry.metrics import Metrics
 from scow.registry.names import parse_repository
 from scow.registry.objects import Objects
 from scow.registry.passwords import Passwords
+from scow.registry.policies import Policies
 from scow.registry.replies import Reply, json_reply
 from scow.registry.schema import STEPS
 from scow.registry.settings import Settings
@@ -30,6 +31,7 @@ from scow.registry.uploads import Uploads
 
 DATABASE: Final = "registry.db"
 READING: Final = frozenset({"GET", "HEAD"})
+UNLIMITED: Final = 1 << 62
 OPEN: Final = frozenset({"token", "keys"})
 """Endpoints that see to their callers themselves."""
 
@@ -47,7 +49,7 @@ class Registry:
         metrics: Metrics,
     ) -> None:
         """`database` is what the names are kept in, to be closed at the end."""
-        uploads = Uploads(objects, metadata)
+        uploads = Uploads(objects, metadata, settings.limits.blob_size)
         upload_requests = UploadRequests(uploads, metadata)
         listings = Listings(metadata)
         auth = settings.auth
@@ -61,10 +63,12 @@ class Registry:
         self._access = Access(accounts, passwords, settings)
         self._audit = Audit(Path(auth.audit_log) if auth.audit_log else None)
         token_requests = TokenRequests(self._access, auth.token, metrics)
-        self.collector = Collector(objects, metadata, uploads, settings.gc.upload_expiry_s)
+        self.collector = Collector(
+            objects, metadata, uploads, Policies(settings.policies), settings.gc.upload_expiry_s, metrics
+        )
         self._endpoints: dict[str, Callable[[Call], Awaitable[Reply]]] = {
             "ping": _ping,
-            "manifest": ManifestRequests(metadata).answer,
+            "manifest": ManifestRequests(metadata, settings.limits.manifest_size or UNLIMITED).answer,
             "blob": Blobs(objects, metadata).answer,
             "uploads": upload_requests.answer_begin,
             "upload": upload_requests.answer,
@@ -82,7 +86,7 @@ class Registry:
         root = Path(settings.storage)
         objects = Folder(root)
         database = Database.open(root / DATABASE, STEPS)
-        metadata = SqliteMetadata(database, settings.gc.grace_s)
+        metadata = SqliteMetadata(database, settings.gc.grace_s, Policies(settings.policies))
         return cls(database, objects, metadata, SqliteAccounts(database), settings, metrics or Metrics())
 
     async def answer(self, call: Call) -> Reply:

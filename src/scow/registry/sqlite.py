@@ -14,8 +14,9 @@ from typing import Final
 
 from scow.oci.digest import Digest
 from scow.registry.database import Database
-from scow.registry.errors import ReferencesUnknown
+from scow.registry.errors import QuotaExceeded, ReferencesUnknown, TagImmutable
 from scow.registry.metadata import LinkedBlob, NewManifest, Referrer, Review, StoredManifest, Upload
+from scow.registry.policies import Policies, Quota, TagTime
 
 VIEWS_LIMIT: Final = 4096
 VIEWS_DATA_LIMIT: Final = 32 << 20
@@ -37,11 +38,34 @@ _BLOB: Final = (
 )
 
 
+_DUE: Final = """
+WITH gone AS (
+    SELECT q.repository, q.digest FROM gc_queue q WHERE q.kind = 'link' AND q.review_after <= ? AND NOT EXISTS (
+        SELECT 1 FROM manifest_ref m WHERE m.repository = q.repository AND m.digest = q.digest))
+SELECT b.digest, b.size FROM blob b
+WHERE b.digest IN (
+    SELECT digest FROM gone UNION SELECT digest FROM gc_queue WHERE kind = 'blob' AND review_after <= ?)
+AND NOT EXISTS (SELECT 1 FROM upload u WHERE u.closing = b.digest)
+AND NOT EXISTS (SELECT 1 FROM repository_blob l WHERE l.digest = b.digest AND NOT EXISTS (
+    SELECT 1 FROM gone g WHERE g.repository = l.repository AND g.digest = l.digest))
+ORDER BY b.digest
+"""
+_UNTAGGED: Final = """
+SELECT m.digest FROM manifest m WHERE m.repository = ? AND m.pushed_at < ?
+AND NOT EXISTS (SELECT 1 FROM tag t WHERE t.repository = m.repository AND t.digest = m.digest)
+AND NOT EXISTS (
+    SELECT 1 FROM manifest_ref r WHERE r.repository = m.repository AND r.digest = m.digest AND r.kind = 'manifest')
+AND (m.subject IS NULL OR NOT EXISTS (
+    SELECT 1 FROM manifest s WHERE s.repository = m.repository AND s.digest = m.subject))
+"""
+
+
 class SqliteMetadata:
     """Names in one SQLite file; `grace_s` is how long what nobody refers to is kept."""
 
-    def __init__(self, database: Database, grace_s: float) -> None:
+    def __init__(self, database: Database, grace_s: float, policies: Policies) -> None:
         self._db = database
+        self._policies = policies
         self._grace_s = grace_s
         self._views: OrderedDict[tuple[str, str], StoredManifest | LinkedBlob] = OrderedDict()
         self._views_data = 0
@@ -130,7 +154,8 @@ class SqliteMetadata:
             owner = _ensure_repository(db, repository)
             db.execute(
                 "INSERT INTO manifest VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) "
-                "ON CONFLICT DO UPDATE SET media_type = excluded.media_type, artifact_type = excluded.artifact_type",
+                "ON CONFLICT DO UPDATE SET media_type = excluded.media_type, artifact_type = excluded.artifact_type, "
+                "pushed_at = excluded.pushed_at",
                 (
                     owner,
                     manifest.digest,
@@ -149,37 +174,61 @@ class SqliteMetadata:
                 + [(owner, manifest.digest, digest, "manifest") for digest in manifest.manifests],
             )
             for tag in tags:
-                _point(db, owner, tag, manifest.digest)
+                self._point(db, owner, repository, tag, manifest.digest)
 
         await self._db.write(put)
+
+    def _point(self, db: sqlite3.Connection, owner: int, repository: str, tag: str, digest: Digest) -> None:
+        now = time.time()
+        before = db.execute("SELECT digest FROM tag WHERE repository = ? AND name = ?", (owner, tag)).fetchone()
+        if before is None or before[0] != digest:
+            if before is not None:
+                self._check_mutable(repository, tag)
+                _untag(db, owner, before[0])
+            db.execute("INSERT INTO tag_history VALUES (?, ?, ?, ?)", (owner, tag, digest, now))
+        db.execute(
+            "INSERT INTO tag VALUES (?, ?, ?, ?) "
+            "ON CONFLICT DO UPDATE SET digest = excluded.digest, updated_at = excluded.updated_at",
+            (owner, tag, digest, now),
+        )
+
+    def _check_mutable(self, repository: str, tag: str) -> None:
+        if self._policies.is_immutable(repository, tag):
+            raise TagImmutable(tag)
 
     async def delete_tag(self, repository: str, tag: str) -> bool:
         def delete(db: sqlite3.Connection) -> bool:
             owner = _repository(db, repository)
-            gone = db.execute("DELETE FROM tag WHERE repository = ? AND name = ?", (owner, tag)).rowcount > 0
-            if gone:
-                db.execute("INSERT INTO tag_history VALUES (?, ?, NULL, ?)", (owner, tag, time.time()))
-            return gone
+            if db.execute("SELECT 1 FROM tag WHERE repository = ? AND name = ?", (owner, tag)).fetchone() is None:
+                return False
+            self._check_mutable(repository, tag)
+            _delete_tag(db, owner, tag)
+            return True
 
         return await self._db.write(delete)
 
     async def delete_manifest(self, repository: str, digest: Digest) -> bool:
         def delete(db: sqlite3.Connection) -> bool:
             owner = _repository(db, repository)
-            key = (owner, digest)
-            blobs = db.execute(
-                "SELECT digest FROM manifest_ref WHERE repository = ? AND manifest = ? AND kind = 'blob'", key
-            ).fetchall()
-            db.execute(
-                "INSERT INTO tag_history SELECT repository, name, NULL, ? FROM tag WHERE repository = ? AND digest = ?",
-                (time.time(), *key),
-            )
-            gone = db.execute("DELETE FROM manifest WHERE repository = ? AND digest = ?", key).rowcount > 0
-            for (blob,) in blobs:
-                self._queue(db, "link", owner, blob)
-            return gone
+            query = "SELECT name FROM tag WHERE repository = ? AND digest = ?"
+            for (tag,) in db.execute(query, (owner, digest)).fetchall():
+                self._check_mutable(repository, tag)
+            return self._delete_manifest(db, owner, digest)
 
         return await self._db.write(delete)
+
+    def _delete_manifest(self, db: sqlite3.Connection, owner: int, digest: str) -> bool:
+        key = (owner, digest)
+        query = "SELECT digest FROM manifest_ref WHERE repository = ? AND manifest = ? AND kind = 'blob'"
+        blobs = db.execute(query, key).fetchall()
+        db.execute(
+            "INSERT INTO tag_history SELECT repository, name, NULL, ? FROM tag WHERE repository = ? AND digest = ?",
+            (time.time(), *key),
+        )
+        gone = db.execute("DELETE FROM manifest WHERE repository = ? AND digest = ?", key).rowcount > 0
+        for (blob,) in blobs:
+            self._queue(db, "link", owner, blob)
+        return gone
 
     async def repository_exists(self, repository: str) -> bool:
         return await self._db.read(lambda db: _repository(db, repository) != _NOBODY)
@@ -255,18 +304,36 @@ class SqliteMetadata:
 
         return await self._db.write(close, durable=False)
 
-    async def commit_blob(self, upload: Upload, digest: Digest, size: int) -> None:
-        def commit(db: sqlite3.Connection) -> None:
-            db.execute("INSERT INTO blob VALUES (?, ?, 0) ON CONFLICT DO NOTHING", (digest, size))
-            self._link(db, _ensure_repository(db, upload.repository), digest)
-            db.execute("DELETE FROM upload WHERE id = ?", (upload.upload_id,))
+    async def check_room(self, repository: str, size: int) -> None:
+        quotas = self._policies.quotas(repository)
+        if quotas and not await self._db.read(lambda db: _has_room(db, repository, quotas, size)):
+            raise QuotaExceeded(repository)
 
-        await self._db.write(commit)
+    def _may_have(self, db: sqlite3.Connection, repository: str, digest: Digest, size: int) -> bool:
+        quotas = self._policies.quotas(repository)
+        if not quotas or db.execute(_BLOB, (repository, digest)).fetchone() is not None:
+            return True
+        return _has_room(db, repository, quotas, size)
+
+    async def commit_blob(self, upload: Upload, digest: Digest, size: int) -> bool:
+        def commit(db: sqlite3.Connection) -> bool:
+            db.execute("INSERT INTO blob VALUES (?, ?, 0) ON CONFLICT DO NOTHING", (digest, size))
+            db.execute("DELETE FROM upload WHERE id = ?", (upload.upload_id,))
+            if not self._may_have(db, upload.repository, digest, size):
+                db.execute("INSERT OR IGNORE INTO gc_queue VALUES ('blob', 0, ?, 0)", (digest,))
+                return False
+            self._link(db, _ensure_repository(db, upload.repository), digest)
+            return True
+
+        return await self._db.write(commit)
 
     async def mount_blob(self, repository: str, source: str, digest: Digest) -> bool:
         def mount(db: sqlite3.Connection) -> bool:
-            if db.execute(_BLOB, (source, digest)).fetchone() is None:
+            found = db.execute(_BLOB, (source, digest)).fetchone()
+            if found is None:
                 return False
+            if not self._may_have(db, repository, digest, found[0]):
+                raise QuotaExceeded(repository)
             self._link(db, _ensure_repository(db, repository), digest)
             return True
 
@@ -321,6 +388,45 @@ class SqliteMetadata:
 
         await self._db.write(forget)
 
+    async def due_blobs(self) -> list[tuple[Digest, int]]:
+        now = time.time()
+        return await self._db.read(lambda db: [(row[0], row[1]) for row in db.execute(_DUE, (now, now))])
+
+    # Retention
+
+    async def tag_times(self, repository: str) -> list[TagTime]:
+        query = (
+            "SELECT t.name, t.updated_at FROM repository r JOIN tag t ON t.repository = r.id "
+            "WHERE r.name = ? ORDER BY t.name"
+        )
+        return await self._db.read(lambda db: [TagTime(*row) for row in db.execute(query, (repository,))])
+
+    async def expire_tag(self, repository: str, tag: TagTime) -> bool:
+        def expire(db: sqlite3.Connection) -> bool:
+            owner = _repository(db, repository)
+            query = "SELECT 1 FROM tag WHERE repository = ? AND name = ? AND updated_at = ?"
+            if db.execute(query, (owner, tag.name, tag.updated_at)).fetchone() is None:
+                return False
+            _delete_tag(db, owner, tag.name)
+            return True
+
+        return await self._db.write(expire)
+
+    async def untagged(self, repository: str, before: float) -> list[Digest]:
+        return await self._db.read(
+            lambda db: [row[0] for row in db.execute(_UNTAGGED, (_repository(db, repository), before))]
+        )
+
+    async def delete_untagged(self, repository: str, before: float) -> int:
+        def delete(db: sqlite3.Connection) -> int:
+            owner = _repository(db, repository)
+            digests = db.execute(_UNTAGGED, (owner, before)).fetchall()
+            for (digest,) in digests:
+                self._delete_manifest(db, owner, digest)
+            return len(digests)
+
+        return await self._db.write(delete)
+
     async def all_blobs(self, after: str, limit: int) -> list[tuple[Digest, int]]:
         query = "SELECT digest, size FROM blob WHERE digest > ? AND NOT deleting ORDER BY digest LIMIT ?"
         return await self._db.read(lambda db: [(row[0], row[1]) for row in db.execute(query, (after, limit))])
@@ -350,16 +456,29 @@ def _ensure_repository(db: sqlite3.Connection, name: str) -> int:
     return int(db.execute("INSERT INTO repository (name) VALUES (?) RETURNING id", (name,)).fetchone()[0])
 
 
-def _point(db: sqlite3.Connection, owner: int, tag: str, digest: Digest) -> None:
-    now = time.time()
-    before = db.execute("SELECT digest FROM tag WHERE repository = ? AND name = ?", (owner, tag)).fetchone()
-    if before is None or before[0] != digest:
-        db.execute("INSERT INTO tag_history VALUES (?, ?, ?, ?)", (owner, tag, digest, now))
-    db.execute(
-        "INSERT INTO tag VALUES (?, ?, ?, ?) "
-        "ON CONFLICT DO UPDATE SET digest = excluded.digest, updated_at = excluded.updated_at",
-        (owner, tag, digest, now),
-    )
+def _untag(db: sqlite3.Connection, owner: int, digest: str) -> None:
+    """Let the time of a manifest that lost a tag begin anew: untagged ones are removed by age."""
+    db.execute("UPDATE manifest SET pushed_at = ? WHERE repository = ? AND digest = ?", (time.time(), owner, digest))
+
+
+def _delete_tag(db: sqlite3.Connection, owner: int, tag: str) -> None:
+    key = (owner, tag)
+    digest = db.execute("DELETE FROM tag WHERE repository = ? AND name = ? RETURNING digest", key).fetchone()[0]
+    db.execute("INSERT INTO tag_history VALUES (?, ?, NULL, ?)", (*key, time.time()))
+    _untag(db, owner, digest)
+
+
+def _has_room(db: sqlite3.Connection, repository: str, quotas: Sequence[Quota], size: int) -> bool:
+    for quota in quotas:
+        if quota.prefix is None:
+            row = db.execute("SELECT size FROM repository WHERE name = ?", (repository,)).fetchone()
+        else:
+            # A blob that several repositories of the namespace have counts in each of them.
+            bounds = (quota.prefix, quota.prefix + "\U0010ffff")
+            row = db.execute("SELECT SUM(size) FROM repository WHERE name >= ? AND name < ?", bounds).fetchone()
+        if (row[0] or 0 if row else 0) + size > quota.size:
+            return False
+    return True
 
 
 def _unlink(db: sqlite3.Connection, owner: int, digest: Digest) -> bool:

@@ -6,7 +6,15 @@ from typing import Final
 
 from scow.oci.digest import HEX_LENGTH, Digest, algorithm
 from scow.registry.calls import Call
-from scow.registry.errors import BlobUploadInvalid, DigestInvalid, MethodUnsupported, NameInvalid, Refusal, SizeInvalid
+from scow.registry.errors import (
+    BlobTooLarge,
+    BlobUploadInvalid,
+    DigestInvalid,
+    MethodUnsupported,
+    NameInvalid,
+    Refusal,
+    SizeInvalid,
+)
 from scow.registry.metadata import Metadata
 from scow.registry.names import parse_blob_digest, parse_repository, parse_upload_id
 from scow.registry.replies import Reply
@@ -40,7 +48,9 @@ class UploadRequests:
         given = call.parameter("digest")
         digest = parse_blob_digest(given) if given is not None else None
         # Some clients name the digest and send no body: they begin a session. Only the empty blob is complete so.
+        self._check_length(call)
         if digest is not None and (call.has_body or digest == EMPTY[algorithm(digest)]):
+            await self._metadata.check_room(call.repository, call.content_length or 0)
             async with self._uploads.begin(call.repository, algorithm(digest)) as receiver:
                 try:
                     await receiver.receive(call.body(), call.content_length)
@@ -50,6 +60,7 @@ class UploadRequests:
                     await self._uploads.drop(receiver.upload.upload_id)
                     raise
             return _created(call.repository, digest)
+        await self._metadata.check_room(call.repository, 1)
         async with self._uploads.begin(call.repository, name) as receiver:
             return _progress(HTTPStatus.ACCEPTED, receiver.upload.upload_id, call.repository, 0)
 
@@ -59,6 +70,7 @@ class UploadRequests:
         repository = call.repository
         match call.method:
             case "PATCH":
+                self._check_length(call)
                 async with self._uploads.hold(repository, upload_id) as receiver:
                     await _receive(call, receiver)
                     return _progress(HTTPStatus.ACCEPTED, upload_id, repository, receiver.size)
@@ -67,6 +79,8 @@ class UploadRequests:
                 if given is None:
                     raise DigestInvalid("the closing request needs the parameter digest")
                 digest = parse_blob_digest(given)
+                self._check_length(call)
+                await self._metadata.check_room(repository, call.content_length or 0)
                 async with self._uploads.hold(repository, upload_id) as receiver:
                     await _receive(call, receiver)
                     await receiver.finish(digest)
@@ -79,6 +93,12 @@ class UploadRequests:
                 return Reply(HTTPStatus.NO_CONTENT)
             case _:
                 raise MethodUnsupported(call.method, ("GET", "PATCH", "PUT", "DELETE"))
+
+    def _check_length(self, call: Call) -> None:
+        """Refuse what is announced to be too large before it is sent. Raises BlobTooLarge."""
+        limit = self._uploads.size_limit
+        if limit and (call.content_length or 0) > limit:
+            raise BlobTooLarge(limit)
 
     async def _mount(self, call: Call, mount: str) -> Reply | None:
         digest = parse_blob_digest(mount)

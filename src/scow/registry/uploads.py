@@ -15,7 +15,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from scow.oci.digest import Digest, algorithm, encoded
-from scow.registry.errors import DigestInvalid, Draining, RangeRefused, SizeInvalid, UploadBusy, UploadUnknown
+from scow.registry.errors import (
+    BlobTooLarge,
+    DigestInvalid,
+    Draining,
+    QuotaExceeded,
+    RangeRefused,
+    SizeInvalid,
+    UploadBusy,
+    UploadUnknown,
+)
 from scow.registry.metadata import Metadata, Upload
 from scow.registry.objects import Objects, Stage
 
@@ -53,9 +62,11 @@ class Receiver:
     async def receive(self, body: AsyncIterator[bytes], expected: int | None) -> None:
         """Append `body`; what came before a cut stays. `expected` is its size if the client has stated it by a range.
 
-        Raises SizeInvalid, then nothing is appended; StorageFull; and what `body` raises.
+        Raises SizeInvalid, then nothing is appended; BlobTooLarge, and the upload is over; StorageFull; and what
+        `body` raises.
         """
         stage, start = self._stage, self._stage.size
+        limit = self._uploads.size_limit
         hashing = await self._hashing(self.upload.algorithm)
         before = hashing.state.copy()
         batch: list[bytes] = []
@@ -68,6 +79,8 @@ class Receiver:
                 total += len(data)
                 if expected is not None and total > expected:
                     break
+                if limit and start + total > limit:
+                    break
                 if batched >= BATCH_SIZE:
                     if writing is not None:
                         await writing
@@ -79,6 +92,9 @@ class Receiver:
                 await writing
             if batch:
                 await self._append(batch, hashing)
+        if limit and start + total > limit:
+            await self._uploads.drop(self.upload.upload_id)
+            raise BlobTooLarge(limit)
         if expected is not None and total != expected:
             await stage.truncate(start)
             self._uploads.remember(self.upload.upload_id, _HashState(before, start))
@@ -120,16 +136,20 @@ class Receiver:
         else:
             raise Draining("the blob is being deleted, try again")
         await self._stage.publish(digest)
-        await uploads.metadata.commit_blob(self.upload, digest, self._stage.size)
+        fits = await uploads.metadata.commit_blob(self.upload, digest, self._stage.size)
         uploads.forget(upload_id)
         await uploads.objects.discard(upload_id)
+        if not fits:
+            raise QuotaExceeded(self.upload.repository)
 
 
 class Uploads:
     """All uploads of a registry."""
 
-    def __init__(self, objects: Objects, metadata: Metadata) -> None:
+    def __init__(self, objects: Objects, metadata: Metadata, size_limit: int = 0) -> None:
+        """`size_limit` is that of a blob, in bytes; 0 is none."""
         self.objects = objects
+        self.size_limit = size_limit
         self.metadata = metadata
         self._states: OrderedDict[str, _HashState] = OrderedDict()
 
