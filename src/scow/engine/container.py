@@ -2,7 +2,7 @@
 
 import asyncio
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -24,6 +24,9 @@ SCHEMA: Final = (
     ) WITHOUT ROWID;
     """,
 )
+
+
+Step = Callable[[sqlite3.Connection], None]
 
 
 class NoSuchContainer(NotFound):
@@ -182,10 +185,11 @@ class ContainerTable:
         """Give a reserved name back."""
         self._reserved.discard(name)
 
-    async def add(self, record: ContainerRecord) -> Container:
-        """Write a new record, and hold it. Its name must be reserved."""
+    async def add(self, record: ContainerRecord, also: Step = lambda db: None) -> Container:
+        """Write a new record, and hold it. Its name must be reserved. `also` is done in the same transaction."""
 
         def insert(db: sqlite3.Connection) -> None:
+            also(db)
             db.execute(
                 "INSERT INTO container (id, name, record) VALUES (?, ?, ?)",
                 (record.id, record.name, msgspec.json.encode(record)),
@@ -221,10 +225,11 @@ class ContainerTable:
         """Write and show changes of a container's state."""
         await self.save(container, container.record.with_state(**changes))
 
-    async def remove(self, container: Container) -> None:
-        """Forget a container."""
+    async def remove(self, container: Container, also: Step = lambda db: None) -> None:
+        """Forget a container. `also` is done in the same transaction."""
 
         def delete(db: sqlite3.Connection) -> None:
+            also(db)
             db.execute("DELETE FROM container WHERE id = ?", (container.id,))
 
         def forget(_: None) -> None:

@@ -109,7 +109,8 @@ class Recovery:
             container.removing = True
             try:
                 async with container.lock:
-                    await self._removal.forget(container, volumes=True)
+                    volumes = container.state.remove_volumes or container.state.status != "removing"
+                    await self._removal.forget(container, volumes=volumes)
             except (ScowError, OSError) as error:
                 container.removing = False
                 log.error("container %s could not be removed: %s", container.id, error)

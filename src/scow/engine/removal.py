@@ -80,7 +80,7 @@ class Removal:
 
     async def forget(self, container: Container, *, volumes: bool) -> None:
         """Give back all that the container holds, and its record last; the caller holds the lock. Idempotent."""
-        await self._table.set_state(container, status="removing")
+        await self._table.set_state(container, status="removing", remove_volumes=volumes)
         await points.at("remove.recorded")
         await self._resources.release(container)
         await points.at("remove.released")
@@ -90,10 +90,10 @@ class Removal:
         await self._snapshots.remove(container.id)
         await points.at("remove.snapshot")
         await asyncio.to_thread(shutil.rmtree, container.folder, True)
-        anonymous = [mount.name for mount in container.record.mounts if mount.anonymous]
-        await self._table.remove(container)
+        anonymous = [mount.name for mount in container.record.mounts if mount.anonymous] if volumes else []
+        dropped = self._volumes.only_of(container.id, anonymous)
+        await self._table.remove(container, self._volumes.deleting(dropped))
         await points.at("remove.forgotten")
-        if volumes:
-            await self._volumes.remove_anonymous(anonymous)
+        await self._volumes.drop(dropped)
         self._events.emit("container", "destroy", container.id, attributes_of(container))
         container.removed()

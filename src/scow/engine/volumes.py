@@ -71,6 +71,10 @@ class Volumes:
         """Where the volume's content is."""
         return self._root / name / "_data"
 
+    def exists(self, name: str) -> bool:
+        """Whether there is such a volume."""
+        return name in self._records
+
     def get(self, name: str) -> VolumeRecord:
         """Raises NoSuchVolume."""
         record = self._records.get(name)
@@ -161,12 +165,62 @@ class Volumes:
     def _forget(self, name: str) -> None:
         self._records.pop(name, None)
 
-    async def remove_anonymous(self, names: Iterable[str]) -> None:
-        """Remove those anonymous volumes that nobody refers to any more."""
+    # --- anonymous volumes: their rows come and go in one transaction with the container's, so that a crash in between
+    # leaves neither a volume that nobody will ever ask for, nor a container without its volume.
+
+    async def draft(self, names: Iterable[str]) -> Sequence[VolumeRecord]:
+        """Make folders of new anonymous volumes; `inserting` records them, `discard` undoes it."""
+        labels = {"com.docker.volume.anonymous": ""}
+        drafts = [VolumeRecord(name=name, created_at=now_ns(), labels=labels, anonymous=True) for name in names]
+        for record in drafts:
+            await asyncio.to_thread(self.path(record.name).mkdir, parents=True, exist_ok=True)
+        return drafts
+
+    async def discard(self, drafts: Iterable[VolumeRecord]) -> None:
+        """Remove the folders of drafts that were not recorded."""
+        for record in drafts:
+            if record.name not in self._records:
+                await asyncio.to_thread(shutil.rmtree, self.path(record.name).parent, True)
+
+    def inserting(self, drafts: Sequence[VolumeRecord]) -> Callable[[sqlite3.Connection], None]:
+        """What records drafts, as a part of the caller's transaction; then they are to be `adopt`ed."""
+        rows = [(record.name, msgspec.json.encode(record)) for record in drafts]
+
+        def insert(db: sqlite3.Connection) -> None:
+            db.executemany("INSERT INTO volume VALUES (?, ?)", rows)
+
+        return insert
+
+    def adopt(self, drafts: Iterable[VolumeRecord]) -> None:
+        """Show drafts that were recorded."""
+        for record in drafts:
+            self._keep(record)
+            self._events.emit("volume", "create", record.name, {"driver": "local"})
+
+    def only_of(self, container_id: str, names: Iterable[str]) -> Sequence[str]:
+        """Those of the anonymous volumes that no other container refers to."""
+        return [
+            name
+            for name in names
+            if (record := self._records.get(name)) is not None
+            and record.anonymous
+            and set(self._users(name)) <= {container_id}
+        ]
+
+    def deleting(self, names: Sequence[str]) -> Callable[[sqlite3.Connection], None]:
+        """What forgets volumes, as a part of the caller's transaction; then their content is to be `drop`ped."""
+
+        def delete(db: sqlite3.Connection) -> None:
+            db.executemany("DELETE FROM volume WHERE name = ?", [(name,) for name in names])
+
+        return delete
+
+    async def drop(self, names: Iterable[str]) -> None:
+        """Remove the content of volumes that were forgotten."""
         for name in names:
-            record = self._records.get(name)
-            if record is not None and record.anonymous and not self._users(name):
-                await self.remove(name, force=True)
+            self._forget(name)
+            await asyncio.to_thread(shutil.rmtree, self.path(name).parent, True)
+            self._events.emit("volume", "destroy", name, {"driver": "local"})
 
     async def reconcile(self) -> None:
         """Make missing folders, and remove folders of volumes whose removal or creation was cut off."""

@@ -3,6 +3,7 @@
 That nothing is left behind (mounts, links, rules, groups, processes) is what `own_engine` checks at its end.
 """
 
+import contextlib
 import http.client
 from pathlib import Path
 from typing import Any
@@ -91,7 +92,8 @@ def test_exit(own_engine: Daemon) -> None:
     for point in EXIT:
         id = create(own_engine, "exit 3")
         own_engine.at(point, "kill")
-        own_engine.request("POST", f"/containers/{id}/start")
+        with contextlib.suppress(OSError, http.client.HTTPException):  # the end may come before the answer
+            own_engine.request("POST", f"/containers/{id}/start")
         own_engine.wait_killed()
         own_engine.start()
         found = state(own_engine, id)
@@ -103,7 +105,9 @@ def test_exit(own_engine: Daemon) -> None:
 
 def test_stop(own_engine: Daemon) -> None:
     for point in STOP:
-        id = create(own_engine, "trap 'exit 5' TERM; while true; do sleep 0.05; done", RestartPolicy={"Name": "always"})
+        id = create(
+            own_engine, "trap 'exit 5' TERM; while true; do sleep 0.05; done", RestartPolicy={"Name": "unless-stopped"}
+        )
         own_engine.json("POST", f"/containers/{id}/start")
         killed_at(own_engine, point, "POST", f"/containers/{id}/stop")
         assert own_engine.request("POST", f"/containers/{id}/stop")[0] in (204, 304), point
