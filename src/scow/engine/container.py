@@ -206,6 +206,10 @@ class ContainerTable:
 
     async def save(self, container: Container, record: ContainerRecord) -> None:
         """Write a changed record, then show it."""
+        await self.write(record, lambda: self.show(container, record))
+
+    async def write(self, record: ContainerRecord, then: Callable[[], None] = lambda: None) -> None:
+        """Write a changed record that is to be shown later: what a killed engine will find."""
 
         def update(db: sqlite3.Connection) -> None:
             db.execute(
@@ -213,13 +217,14 @@ class ContainerTable:
                 (record.name, msgspec.json.encode(record), record.id),
             )
 
-        def show(_: None) -> None:
-            if record.name != container.name:
-                self._by_name.pop(container.name, None)
-                self._by_name[record.name] = container
-            container.record = record
+        await self._database.write(update, then=lambda _: then())
 
-        await self._database.write(update, then=show)
+    def show(self, container: Container, record: ContainerRecord) -> None:
+        """Show a record that was written."""
+        if record.name != container.name:
+            self._by_name.pop(container.name, None)
+            self._by_name[record.name] = container
+        container.record = record
 
     async def set_state(self, container: Container, **changes: object) -> None:
         """Write and show changes of a container's state."""

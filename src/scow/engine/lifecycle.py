@@ -131,7 +131,9 @@ class Lifecycle:
     async def _exited(self, container: Container, ended: Exit) -> None:
         async with container.lock:
             if container.state.live:
-                await self.settle(container, ended.exit_code, oom_killed=ended.oom_killed, at=ended.at)
+                await self.settle(
+                    container, ended.exit_code, oom_killed=ended.oom_killed, error=ended.error, at=ended.at
+                )
 
     async def settle(
         self, container: Container, exit_code: int, *, oom_killed: bool = False, error: str = "", at: int = 0
@@ -140,14 +142,11 @@ class Lifecycle:
         state = container.state
         finished_at = at or now_ns()
         await points.at("exit.seen")
-        await self._resources.release(container)
-        await points.at("exit.released")
         policy = container.record.host_config.restart_policy
         restarting = not self._closing and should_restart(
             policy, exit_code, state.restart_count, stopped_by_user=state.stopped_by_user
         )
-        await self._table.set_state(
-            container,
+        ended = container.record.with_state(
             status="restarting" if restarting else "exited",
             pid=0,
             exit_code=exit_code,
@@ -155,10 +154,19 @@ class Lifecycle:
             error=error,
             finished_at=finished_at,
         )
+        # Written first, since with the run's files goes what tells its exit code; shown when its ports are free again.
+        await self._table.write(ended)
+        await points.at("exit.recorded")
+        try:
+            await self._resources.release(container)
+        except (ScowError, OSError):
+            # What is left goes with the next start, the removal, or the engine's next start.
+            log.exception("container %s has ended, but not all that it used could be given back", container.id)
+        await points.at("exit.released")
+        self._table.show(container, ended)
         self._emit_volumes(container, "unmount")
         if oom_killed:
             self._emit(container, "oom")
-        await points.at("exit.recorded")
         duration_s = max(0, finished_at - state.started_at) // 10**9 if state.started_at else 0
         self._emit(container, "die", exitCode=str(exit_code), execDuration=str(duration_s))
         container.ended(Outcome(exit_code, error), restarting=restarting)

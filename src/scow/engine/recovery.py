@@ -43,6 +43,7 @@ class Recovery:
         self._resources = resources
         self._networks = networks
         self._containers_root = containers_root
+        self._undone: set[str] = set()  # containers whose start was cut off before there was a process
 
     async def run(self) -> None:
         """Bring records and world together."""
@@ -57,7 +58,9 @@ class Recovery:
             if isinstance(found, Alive):
                 await self._adopt(container, found.pid)
                 live.append(container.id)
-            elif isinstance(found, Exited) and status != "starting":
+            elif isinstance(found, Exited):
+                if status == "starting":  # killed between the runtime's start and our note of it
+                    await self._table.set_state(container, started_at=found.exit.at, ever_started=True)
                 ended.append((container, found.exit.exit_code, "", found.exit.at, found.exit.oom_killed))
             elif status == "starting":
                 await self._undo_start(container)
@@ -65,7 +68,7 @@ class Recovery:
                 error = "the container's processes and its monitor vanished while the engine was not running"
                 ended.append((container, LOST_EXIT_CODE, error, 0, False))
         await self._networks.reconcile(live)
-        await self._resources.reconcile(live)
+        await self._resources.reconcile(live, [container.id for container, *_ in ended])
         for container, code, error, at, oom_killed in ended:
             async with container.lock:
                 await self._lifecycle.settle(container, code, error=error, at=at or now_ns(), oom_killed=oom_killed)
@@ -97,13 +100,15 @@ class Recovery:
 
     async def _undo_start(self, container: Container) -> None:
         await self._resources.release(container)
+        self._undone.add(container.id)
         before = "exited" if container.state.ever_started else "created"
         await self._table.set_state(container, status=before, pid=0)
 
     async def _finish(self, container: Container) -> None:
         """Finish removals that were under way."""
         due = container.state.status == "removing" or (
-            container.state.status == "exited" and container.record.host_config.auto_remove
+            container.record.host_config.auto_remove
+            and (container.state.status in ("exited", "dead") or container.id in self._undone)
         )
         if due and not container.removing:
             container.removing = True

@@ -7,7 +7,7 @@ at any time, also after a crash, since each part knows from its own record what 
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Final
@@ -22,7 +22,7 @@ from scow.engine.record import MountRecord
 from scow.engine.tasks import Tasks
 from scow.engine.validation import parse_host_ports, parse_port
 from scow.engine.volumes import Volumes
-from scow.errors import Conflict, InvalidArgument
+from scow.errors import Conflict, InvalidArgument, ScowError
 from scow.linux import cgroup
 from scow.network.model import Port, Sandbox
 from scow.network.networks import Networks
@@ -139,12 +139,19 @@ class Resources:
         """What became of a run that an earlier engine process began."""
         return await self._monitors.probe(container.id)
 
-    async def reconcile(self, live: Sequence[str]) -> None:
-        """Remove runs that no record knows."""
-        known = {container.id for container in self._table}
-        for id in self._monitors.known_ids() - set(live):
-            if id not in known:
+    async def reconcile(self, live: Collection[str], ended: Collection[str] = ()) -> None:
+        """Remove what is left of all runs but those that are `live`, or have `ended` and are still to be settled."""
+        kept = {*live, *ended}
+        snapshots = self._store.snapshots
+        keys = snapshots.keys()
+        left = set(self._monitors.known_ids()) | {key for key in keys if snapshots.mounted(key)}
+        for id in sorted(left - kept):
+            try:
                 await self._monitors.delete(id)
+                if id in keys:
+                    await snapshots.unmount(id)
+            except (ScowError, OSError):
+                log.exception("what is left of container %s could not be given back", id)
 
     # --- a running container
 
@@ -221,7 +228,7 @@ class Resources:
                 rootfs=rootfs,
                 args=record.args,
                 user=user,
-                hostname=record.config.hostname,
+                hostname=self._hostname(container),
                 mounts=tuple(mounts),
                 network_namespace=namespace,
                 cgroups_path=f"{self._cgroup}/{record.id}",
@@ -233,6 +240,12 @@ class Resources:
                 init_path=self._config.init_path,
             ),
         )
+
+    def _hostname(self, container: Container) -> str:
+        """A container that lives in another's network has the other's name."""
+        mode = container.record.host_config.network_mode
+        named = self._table.get(mode.partition(":")[2]) if mode.startswith("container:") else container
+        return named.record.config.hostname
 
     def _joined(self, mode: str, kind: str) -> Path | None:
         """The namespace of another container that a mode `container:...` names."""

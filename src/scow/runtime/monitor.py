@@ -54,6 +54,7 @@ class Exit(msgspec.Struct, frozen=True, kw_only=True):
     exit_code: int
     oom_killed: bool
     at: int
+    error: str = ""  # why, if it was not the container's own doing
 
 
 class Alive(msgspec.Struct, frozen=True):
@@ -478,7 +479,8 @@ class Monitors:
         if not run.exited:
             log.error("the monitor of container %s ended before the container; ending it", id)
             send_signal(run.container, signal.SIGKILL)
-            self._report(run, Exit(id=id, exit_code=LOST_EXIT_CODE, oom_killed=False, at=time.time_ns()))
+            reason = "the container's monitor (conmon) was killed, and the container had to be ended"
+            self._report(run, Exit(id=id, exit_code=LOST_EXIT_CODE, oom_killed=False, at=time.time_ns(), error=reason))
 
     def _forget_monitor(self, run: Run) -> None:
         if run.monitor_fd >= 0:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from support.calls import container, create, state
 from support.daemon import Daemon
 
 CREATE = ("create.volumes", "create.snapshot", "create.folder", "create.recorded")
@@ -22,19 +23,6 @@ EXIT = ("exit.seen", "exit.released", "exit.recorded")
 STOP = ("stop.recorded", "stop.signalled")
 REMOVE = ("remove.recorded", "remove.released", "remove.snapshot", "remove.forgotten")
 PULL = ("pull.resolved", "pull.received", "pull.brought")
-
-
-def container(command: str, **host: Any) -> dict[str, Any]:
-    return {"Image": "busybox", "Cmd": ["sh", "-c", command], "Volumes": {"/keep": {}}, "HostConfig": host}
-
-
-def create(engine: Daemon, command: str, **host: Any) -> str:
-    return str(engine.json("POST", "/containers/create", container(command, **host))["Id"])
-
-
-def state(engine: Daemon, id: str) -> dict[str, Any]:
-    found: dict[str, Any] = engine.json("GET", f"/containers/{id}/json")["State"]
-    return found
 
 
 def killed_at(engine: Daemon, point: str, method: str, path: str, body: Any = None) -> None:
