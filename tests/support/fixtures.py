@@ -1,6 +1,8 @@
 """Fixtures of tests against a real engine: one registry and one engine a session, cleaned after each test."""
 
+import gc
 import os
+import warnings
 from collections.abc import Iterator
 
 import docker
@@ -70,3 +72,7 @@ def docker_py(engine: Daemon) -> Iterator[docker.DockerClient]:
     client = docker.DockerClient(base_url=engine.host)
     yield client
     client.close()
+    with warnings.catch_warnings():
+        # docker-py leaves the sockets of its streams open; tests that use them have the mark that ignores it as well.
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()

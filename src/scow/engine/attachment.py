@@ -61,6 +61,7 @@ class Attachment:
         self._on_detach = on_detach
         self._on_end = on_end
         self._detached = False
+        self.output_ended = False  # the process closed its side: it is not the client who left
         self._stream: asyncio.Future[ProcessStream | None] = asyncio.get_running_loop().create_future()
 
     def connect(self, stream: ProcessStream | None) -> None:
@@ -121,6 +122,7 @@ class Attachment:
                         self._on_detach()
                         return
             output.result()
+            self.output_ended = True
         finally:
             await _end(output)
             if typing is not None:

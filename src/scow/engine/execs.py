@@ -198,6 +198,14 @@ class ExecAttachment:
         process = await self._execs._run(self._one, attached=True, console_size=self._console_size)
         attachment.connect(process)
         await attachment.run(client)
+        if attachment.output_ended:
+            # Clients ask for the exit code as soon as the stream is closed: it has to be there by then.
+            waits = {asyncio.ensure_future(self._one.ended.wait()), asyncio.ensure_future(client.wait_closed())}
+            try:
+                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for each in waits:
+                    each.cancel()
 
 
 def _check_running(container: Container, ref: str) -> None:
