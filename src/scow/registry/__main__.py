@@ -16,15 +16,20 @@ import msgspec
 
 from scow.errors import ScowError
 from scow.registry.accounts import Account, SqliteAccounts
+from scow.registry.collector import Plan, counts
 from scow.registry.configuration import read_settings
 from scow.registry.database import Database
+from scow.registry.folder import Folder
+from scow.registry.importer import Importer
 from scow.registry.metrics import Metrics
 from scow.registry.passwords import hash_password, make_secret
+from scow.registry.policies import Policies
 from scow.registry.registry import DATABASE, Registry
 from scow.registry.rules import ROBOT
 from scow.registry.schema import STEPS
 from scow.registry.server import Server, listen
 from scow.registry.settings import Settings, SettingsInvalid, Tls
+from scow.registry.sqlite import SqliteMetadata
 from scow.registry.supervisor import Post, Supervisor
 
 
@@ -63,10 +68,16 @@ def _parser() -> argparse.ArgumentParser:
     serve.set_defaults(run=_serve)
 
     collect = commands.add_parser("gc", parents=[common], help="remove now what is due to be removed")
+    collect.add_argument("--dry-run", action="store_true", help="say what would be removed, and remove nothing")
     collect.set_defaults(run=_collect)
 
     check = commands.add_parser("check", parents=[common], help="read every blob and verify its digest")
     check.set_defaults(run=_check)
+
+    imports = commands.add_parser("import", parents=[common], help="take over the storage folder of docker's registry")
+    imports.add_argument("folder", metavar="DIR", type=Path)
+    imports.add_argument("--no-verify", action="store_true", help="don't read every blob to check its digest")
+    imports.set_defaults(run=_import)
 
     user = commands.add_parser("user", help="manage users").add_subparsers(required=True, metavar="COMMAND")
     add = user.add_parser("add", parents=[common], help="add a user or change the password")
@@ -178,11 +189,46 @@ async def _serve_here(
 async def _collect(settings: Settings, options: argparse.Namespace) -> int:
     registry = Registry.open(settings)
     try:
+        if options.dry_run:
+            _print_plan(await registry.collector.plan())
+            return 0
         done = await registry.collector.collect()
     finally:
         await registry.aclose()
-    print(f"reviewed {done.reviews}, removed {done.blobs} blobs and {done.uploads} uploads")
+    removed = ", ".join(f"{count} {kind}" for kind, count in counts(done).items())
+    print(f"reviewed {done.reviews}, removed {removed}")
     return 0
+
+
+def _print_plan(plan: Plan) -> None:
+    for repository, tag in plan.tags:
+        print(f"tag\t{repository}:{tag}")
+    for repository, digest in plan.manifests:
+        print(f"manifest\t{repository}@{digest}")
+    for digest, size in plan.blobs:
+        print(f"blob\t{digest}\t{size}")
+    freed = sum(size for _, size in plan.blobs)
+    print(
+        f"would remove {len(plan.tags)} tags, {len(plan.manifests)} manifests, {len(plan.blobs)} blobs: {freed} bytes"
+    )
+
+
+async def _import(settings: Settings, options: argparse.Namespace) -> int:
+    database = Database.open(Path(settings.storage) / DATABASE, STEPS)
+    objects = Folder(Path(settings.storage))
+    try:
+        metadata = SqliteMetadata(database, settings.gc.grace_s, Policies(settings.policies))
+        done = await Importer(options.folder, objects, metadata, verify=not options.no_verify).run()
+    finally:
+        await objects.aclose()
+        await database.aclose()
+    for problem in done.problems:
+        print(f"left out: {problem}", file=sys.stderr)
+    print(
+        f"imported {done.repositories} repositories: {done.manifests} manifests, {done.tags} tags, "
+        f"{done.blobs} blobs; {len(done.problems)} problems"
+    )
+    return 1 if done.problems else 0
 
 
 async def _check(settings: Settings, options: argparse.Namespace) -> int:

@@ -9,6 +9,8 @@ import errno
 import fcntl
 import hashlib
 import os
+import shutil
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +19,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final, ParamSpec, TypeVar
 
 from scow.oci.digest import Digest, algorithm, encoded
-from scow.registry.errors import StorageFull, UploadBusy, UploadUnknown
+from scow.registry.errors import DigestInvalid, StorageFull, UploadBusy, UploadUnknown
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -250,6 +252,48 @@ class Folder:
                 return False
 
         return await self.run(read)
+
+    async def adopt(self, source: Path, digest: Digest, *, verify: bool) -> int:
+        """Make a file from elsewhere the object of `digest`, by a hard link if it can be; its size.
+
+        Raises DigestInvalid, StorageFull and FileNotFoundError.
+        """
+
+        def take() -> int:
+            if verify:
+                with open(source, "rb") as file:
+                    if hashlib.file_digest(file, algorithm(digest)).hexdigest() != encoded(digest):
+                        raise DigestInvalid("the content is not that of its digest", {"digest": digest})
+            target = self.path(digest)
+            try:
+                self.make_parent(target)
+                with suppress(FileExistsError):
+                    self._link_or_copy(source, target)
+                _sync_directory(target.parent)
+            except OSError as error:
+                if error.errno in FULL:
+                    raise StorageFull from error
+                raise
+            return target.stat().st_size
+
+        return await self.run(take)
+
+    def _link_or_copy(self, source: Path, target: Path) -> None:
+        try:
+            os.link(source, target)
+        except OSError as error:
+            if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK):
+                raise
+        else:
+            return
+        staged = self.stage_path(f"import-{os.getpid()}-{threading.get_ident()}")
+        try:
+            shutil.copyfile(source, staged)
+            with open(staged, "rb") as file:
+                os.fsync(file.fileno())
+            os.link(staged, target)
+        finally:
+            staged.unlink(missing_ok=True)
 
     async def remove(self, digest: Digest) -> None:
         if (kept := self._open.pop(digest, None)) is not None:

@@ -121,8 +121,11 @@ class Metadata(Protocol):
         False if the blob is being deleted at this moment: try again.
         """
 
-    async def check_room(self, repository: str, size: int) -> None:
-        """Raise QuotaExceeded if so many bytes more would be too many; cheap where there is no quota."""
+    async def check_room(self, repository: str, size: int, digest: Digest | None = None) -> None:
+        """Raise QuotaExceeded if so many bytes more would be too many, unless they are of a blob that is here.
+
+        Cheap where there is no quota.
+        """
 
     async def commit_blob(self, upload: Upload, digest: Digest, size: int) -> bool:
         """Give the repository the blob that was published, and forget the upload.

@@ -304,14 +304,15 @@ class SqliteMetadata:
 
         return await self._db.write(close, durable=False)
 
-    async def check_room(self, repository: str, size: int) -> None:
-        quotas = self._policies.quotas(repository)
-        if quotas and not await self._db.read(lambda db: _has_room(db, repository, quotas, size)):
+    async def check_room(self, repository: str, size: int, digest: Digest | None = None) -> None:
+        if not self._policies.quotas(repository):
+            return
+        if not await self._db.read(lambda db: self._may_have(db, repository, digest, size)):
             raise QuotaExceeded(repository)
 
-    def _may_have(self, db: sqlite3.Connection, repository: str, digest: Digest, size: int) -> bool:
+    def _may_have(self, db: sqlite3.Connection, repository: str, digest: Digest | None, size: int) -> bool:
         quotas = self._policies.quotas(repository)
-        if not quotas or db.execute(_BLOB, (repository, digest)).fetchone() is not None:
+        if not quotas or (digest is not None and db.execute(_BLOB, (repository, digest)).fetchone() is not None):
             return True
         return _has_room(db, repository, quotas, size)
 

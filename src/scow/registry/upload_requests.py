@@ -50,7 +50,7 @@ class UploadRequests:
         # Some clients name the digest and send no body: they begin a session. Only the empty blob is complete so.
         self._check_length(call)
         if digest is not None and (call.has_body or digest == EMPTY[algorithm(digest)]):
-            await self._metadata.check_room(call.repository, call.content_length or 0)
+            await self._metadata.check_room(call.repository, call.content_length or 0, digest)
             async with self._uploads.begin(call.repository, algorithm(digest)) as receiver:
                 try:
                     await receiver.receive(call.body(), call.content_length)
@@ -60,7 +60,7 @@ class UploadRequests:
                     await self._uploads.drop(receiver.upload.upload_id)
                     raise
             return _created(call.repository, digest)
-        await self._metadata.check_room(call.repository, 1)
+        await self._metadata.check_room(call.repository, 1, digest)
         async with self._uploads.begin(call.repository, name) as receiver:
             return _progress(HTTPStatus.ACCEPTED, receiver.upload.upload_id, call.repository, 0)
 
@@ -80,7 +80,7 @@ class UploadRequests:
                     raise DigestInvalid("the closing request needs the parameter digest")
                 digest = parse_blob_digest(given)
                 self._check_length(call)
-                await self._metadata.check_room(repository, call.content_length or 0)
+                await self._metadata.check_room(repository, call.content_length or 0, digest)
                 async with self._uploads.hold(repository, upload_id) as receiver:
                     await _receive(call, receiver)
                     await receiver.finish(digest)

@@ -1,0 +1,242 @@
+"""Immutable tags, quotas, retention, limits."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scow.registry.policies import DAY_S, Policies, TagTime
+from scow.registry.settings import Gc, Limits, Policy, Settings, SettingsInvalid
+
+from .conftest import Client, Running, digest_of
+
+REPO = "/v2/test/repo"
+
+
+@pytest.fixture
+async def started(serve: Callable[..., Any], settings: Settings, client: Client) -> Callable[..., Any]:
+    """Serve with policies; the client speaks to that server from then on."""
+
+    async def start(*policies: Policy, **changes: Any) -> Running:
+        running: Running = await serve(settings, policies=list(policies), **changes)
+        client.url = running.url
+        return running
+
+    return start
+
+
+class TestImmutableTags:
+    async def test_a_tag_that_matches_never_moves_nor_goes(self, client: Client, started: Callable[..., Any]) -> None:
+        await started(Policy(repositories=["test/**"], immutable_tags=["v*"]))
+        first = await client.push_image("v1", seed="1")
+        assert await client.push_image("v1", seed="1") == first  # the same again is no change
+        _, answer = await client.push_manifest(await client.image(seed="2"), "v1")
+        assert (answer.status, answer.codes) == (403, ["DENIED"])
+        assert answer.json["errors"][0]["message"] == "tag v1 is immutable"
+        for reference in ("v1", first):
+            assert (await client("DELETE", f"{REPO}/manifests/{reference}")).codes == ["DENIED"]
+        assert (await client("GET", f"{REPO}/manifests/v1")).headers["Docker-Content-Digest"] == first
+
+    async def test_other_tags_and_repositories_are_free(self, client: Client, started: Callable[..., Any]) -> None:
+        await started(Policy(repositories=["test/**"], immutable_tags=["v*"]))
+        for repository, tag in (("test/repo", "latest"), ("other", "v1")):
+            await client.push_image(tag, repository, seed="1")
+            await client.push_image(tag, repository, seed="2")
+            assert (await client("DELETE", f"/v2/{repository}/manifests/{tag}")).status == 202
+
+    async def test_tags_of_one_request_come_together_or_not_at_all(
+        self, client: Client, started: Callable[..., Any]
+    ) -> None:
+        await started(Policy(repositories=["**"], immutable_tags=["v1"]))
+        await client.push_image("v1", seed="1")
+        image = await client.image(seed="2")
+        digest, _ = await client.push_manifest(image)
+        _, answer = await client.push_manifest(image, f"{digest}?tag=new&tag=v1")
+        assert answer.codes == ["DENIED"]
+        assert (await client("GET", f"{REPO}/tags/list")).json["tags"] == ["v1"]
+
+
+class TestQuotas:
+    async def test_a_repository_takes_so_many_bytes(self, client: Client, started: Callable[..., Any]) -> None:
+        running = await started(Policy(repositories=["test/*"], quota_size=100), gc=Gc(interval_s=0, grace_s=0))
+        await client.push_blob(bytes(60))
+        for attempt in (bytes(41), b"x" * 50):
+            location = await client.begin()
+            answer = await client("PUT", f"{location}?digest={digest_of(attempt)}", attempt)
+            assert (answer.status, answer.codes) == (403, ["DENIED"])
+            # A stream shows its size only at the end.
+            location = await client.begin()
+            await client("PATCH", location, attempt)
+            answer = await client("PUT", f"{location}?digest={digest_of(attempt)}")
+            assert (answer.status, answer.codes) == (403, ["DENIED"])
+            assert (await client("HEAD", f"{REPO}/blobs/{digest_of(attempt)}")).status == 404
+        assert (await client("POST", f"{REPO}/blobs/uploads/?digest={digest_of(bytes(41))}", bytes(41))).status == 403
+        await client.push_blob(bytes(60))  # what it has costs nothing
+        await client.push_blob(bytes(40))
+        await client.push_blob(bytes(40), "test/other")
+        assert (await client("POST", f"{REPO}/blobs/uploads/")).status == 403  # refused before anything is sent
+        assert (await client("DELETE", f"{REPO}/blobs/{digest_of(bytes(60))}")).status == 202
+        await client.push_blob(bytes(41))
+        done = await running.registry.collector.collect()
+        assert done.blobs >= 1  # what was refused at its end is left to collection
+
+    async def test_a_mount_counts(self, client: Client, started: Callable[..., Any]) -> None:
+        await started(Policy(repositories=["test/*"], quota_size=50))
+        digest = await client.push_blob(bytes(60), "free")
+        answer = await client("POST", f"{REPO}/blobs/uploads/?mount={digest}&from=free")
+        assert (answer.status, answer.codes) == (403, ["DENIED"])
+
+    async def test_a_namespace_shares_its_bytes(self, client: Client, started: Callable[..., Any]) -> None:
+        await started(Policy(repositories=["team/**"], namespace_quota_size=100))
+        await client.push_blob(bytes(50), "team/a")
+        await client.push_blob(bytes(45), "team/b/c")
+        await client.push_blob(bytes(500), "teams")
+        answer = await client("POST", f"/v2/team/d/blobs/uploads/?digest={digest_of(bytes(6))}", bytes(6))
+        assert (answer.status, answer.codes) == (403, ["DENIED"])
+        await client.push_blob(bytes(5), "team/d")
+
+    def test_a_namespace_has_to_be_one(self) -> None:
+        with pytest.raises(SettingsInvalid, match=r"a\*b: namespace_quota_size needs patterns of the form"):
+            Policies([Policy(repositories=["a*b"], namespace_quota_size=1)])
+
+
+class TestLimits:
+    async def test_a_blob_may_be_so_large(
+        self, client: Client, started: Callable[..., Any], settings: Settings
+    ) -> None:
+        await started(limits=Limits(blob_size=1000))
+        await client.push_blob(bytes(1000))
+        digest = digest_of(bytes(1001))
+        location = await client.begin()
+        answer = await client("PUT", f"{location}?digest={digest}", bytes(1001))
+        assert (answer.status, answer.codes) == (413, ["SIZE_INVALID"])
+        await client("DELETE", location)
+        location = await client.begin()
+        await client("PATCH", location, bytes(600))
+        answer = await client("PATCH", location, bytes(600))
+        assert (answer.status, answer.codes) == (413, ["SIZE_INVALID"])
+        assert (await client("GET", location)).status == 404
+        assert list((Path(settings.storage) / "uploads").iterdir()) == []
+
+    async def test_a_manifest_may_be_so_large(self, client: Client, started: Callable[..., Any]) -> None:
+        await started(limits=Limits(manifest_size=500))
+        image = await client.image(annotations={"fill": "x" * 500})
+        assert (await client.push_manifest(image, "large"))[1].status == 413
+
+
+NOW = 1_000_000_000.0
+
+
+def kept(policy: Policy, **ages_days: float) -> set[str]:
+    """Tags that stay, of those with such ages."""
+    tags = [TagTime(name.replace("_", "."), NOW - age * DAY_S) for name, age in ages_days.items()]
+    gone = {tag.name for tag in Policies([policy]).expired_tags("test/repo", tags, NOW)}
+    return {tag.name for tag in tags} - gone
+
+
+class TestRetentionRules:
+    def test_the_last_ones_stay(self) -> None:
+        policy = Policy(repositories=["**"], keep_last=2)
+        assert kept(policy, a=1, b=2, c=3, d=400) == {"a", "b"}
+
+    def test_the_young_ones_stay(self) -> None:
+        policy = Policy(repositories=["**"], keep_days=30)
+        assert kept(policy, a=1, b=29, c=31, d=400) == {"a", "b"}
+
+    def test_a_tag_goes_when_neither_keeps_it(self) -> None:
+        policy = Policy(repositories=["**"], keep_last=3, keep_days=2)
+        assert kept(policy, a=1, b=3, c=4, d=5) == {"a", "b", "c"}
+        assert kept(policy, a=0.1, b=0.2, c=1, d=1.5, e=5) == {"a", "b", "c", "d"}
+
+    def test_tags_by_pattern_stay_and_don_t_count(self) -> None:
+        policy = Policy(repositories=["**"], keep_last=1, keep_tags=["v*", "latest"])
+        assert kept(policy, latest=400, v1_0=300, x=2, y=1) == {"latest", "v1.0", "y"}
+
+    def test_immutable_tags_stay(self) -> None:
+        policy = Policy(repositories=["**"], keep_last=1, immutable_tags=["v*"])
+        assert kept(policy, v1=400, a=1, b=2) == {"v1", "a"}
+
+    def test_what_one_policy_keeps_another_does_not_remove(self) -> None:
+        policies = Policies([Policy(repositories=["test/*"], keep_last=1), Policy(repositories=["**"], keep_days=10)])
+        tags = [TagTime("a", NOW), TagTime("b", NOW - 5 * DAY_S), TagTime("c", NOW - 50 * DAY_S)]
+        assert [tag.name for tag in policies.expired_tags("test/repo", tags, NOW)] == ["c"]
+
+    def test_without_retention_nothing_goes(self) -> None:
+        assert kept(Policy(repositories=["**"]), a=9999) == {"a"}
+        assert kept(Policy(repositories=["elsewhere"], keep_last=1), a=9999, b=9999) == {"a", "b"}
+
+
+class TestRetention:
+    async def test_old_tags_go_and_what_only_they_held(
+        self, client: Client, started: Callable[..., Any], settings: Settings
+    ) -> None:
+        # Just above zero: every manifest without a tag is old enough.
+        policy = Policy(repositories=["test/**"], keep_last=2, untagged_days=1e-9)
+        running = await started(policy, gc=Gc(interval_s=0, grace_s=0))
+        digests = [await client.push_image(f"t{number}", seed=str(number)) for number in range(4)]
+        await client.push_image("t0", "other", seed="0")
+        plan = await running.registry.collector.plan()
+        assert sorted(plan.tags) == [("test/repo", "t0"), ("test/repo", "t1")]
+        assert (await client("GET", f"{REPO}/tags/list")).json["tags"] == ["t0", "t1", "t2", "t3"]
+        done = await running.registry.collector.collect()
+        assert (done.tags, done.manifests) == (2, 2)
+        assert (await client("GET", f"{REPO}/tags/list")).json["tags"] == ["t2", "t3"]
+        statuses = [(await client("GET", f"{REPO}/manifests/{digest}")).status for digest in digests]
+        assert statuses == [404, 404, 200, 200]
+        assert done.blobs == 2  # those of t1; the other repository has those of t0
+        assert (await client("GET", "/v2/other/manifests/t0")).status == 200
+
+    async def test_untagged_manifests_stay_while_something_needs_them(
+        self, client: Client, started: Callable[..., Any]
+    ) -> None:
+        running = await started(Policy(repositories=["**"], untagged_days=1e-9))
+        index_type = "application/vnd.oci.image.index.v1+json"
+        child, _ = await client.push_manifest(await client.image(seed="child"))
+        lone, _ = await client.push_manifest(await client.image(seed="lone"))
+        manifest = {"mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": child, "size": 2}
+        index = {"schemaVersion": 2, "mediaType": index_type, "manifests": [manifest]}
+        await client.push_manifest(index, "multi", media_type=index_type)
+        subject = {**manifest, "digest": await client.push_image("signed", seed="signed")}
+        signature, _ = await client.push_manifest(await client.image(seed="signature", subject=subject))
+        assert [digest for _, digest in (await running.registry.collector.plan()).manifests] == [lone]
+        assert (await running.registry.collector.collect()).manifests == 1
+        for digest, status in ((child, 200), (signature, 200), (lone, 404)):
+            assert (await client("GET", f"{REPO}/manifests/{digest}")).status == status
+
+    async def test_a_manifest_is_as_old_as_the_loss_of_its_last_tag(
+        self, client: Client, started: Callable[..., Any], running: Running
+    ) -> None:
+        first = await client.push_image("latest", seed="1")
+        before = time.time()
+        await client.push_image("latest", seed="2")
+        metadata = running.registry.metadata
+        assert await metadata.untagged("test/repo", before) == []
+        assert await metadata.untagged("test/repo", time.time() + 1) == [first]
+
+    async def test_a_tag_that_moved_meanwhile_stays(self, client: Client, running: Running) -> None:
+        await client.push_image("latest", seed="1")
+        metadata = running.registry.metadata
+        (seen,) = await metadata.tag_times("test/repo")
+        await client.push_image("latest", seed="2")
+        assert not await metadata.expire_tag("test/repo", seen)
+        assert (await client("GET", f"{REPO}/manifests/latest")).status == 200
+
+
+async def test_a_dry_run_names_the_blobs_and_leaves_them(
+    client: Client, started: Callable[..., Any], settings: Settings
+) -> None:
+    running = await started(gc=Gc(interval_s=0, grace_s=0))
+    await client.push_image("latest")
+    unused = await client.push_blob(b"unused")
+    await client.push_blob(b"unused", "elsewhere")
+    kept_blob = await client.push_blob(b"kept", "other")
+    await client.push_manifest(
+        {"schemaVersion": 2, "config": {"mediaType": "a/b", "digest": kept_blob, "size": 4}, "layers": []}, "x", "other"
+    )
+    await client.push_blob(b"kept")  # unused here, used there
+    assert (await running.registry.collector.plan()).blobs == [(unused, 6)]
+    assert (await client("GET", f"{REPO}/blobs/{unused}")).status == 200
+    assert (await running.registry.collector.collect()).blobs == 1
+    assert (await running.registry.collector.plan()).blobs == []
