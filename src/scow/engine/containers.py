@@ -58,6 +58,7 @@ class Containers:
 
     async def create(self, request: CreateRequest, name: str | None, platform: str | None) -> CreateReply:
         """POST /containers/create."""
+        self._resources.expect_processes()
         return await self._tasks.finish(self._creation.create(request, name, platform), "create")
 
     async def list(self, *, all: bool, limit: int | None, size: bool, filters: Filters) -> list[ContainerSummary]:

@@ -64,6 +64,7 @@ class Execs:
         _check_running(container, ref)
         if not request.cmd:
             raise InvalidArgument("No exec command specified")
+        self._resources.expect_processes()
         self._forget_old()
         one = Exec(
             id=secrets.token_hex(32),

@@ -24,6 +24,7 @@ from scow.engine.validation import parse_host_ports, parse_port
 from scow.engine.volumes import Volumes
 from scow.errors import Conflict, InvalidArgument, ScowError
 from scow.linux import cgroup
+from scow.linux.group_moves import GroupMoves
 from scow.network.model import Port, Sandbox
 from scow.network.networks import Networks
 from scow.runtime import controllers
@@ -64,6 +65,7 @@ class Resources:
         self.runtimes = runtimes
         self.default_runtime = default_runtime
         self._cgroup = f"/scow-{config.engine_id}"
+        self._moves = GroupMoves()
         self.on_exit: Callable[[Exit], None] = lambda ended: None
         self._monitors = Monitors(config.exec_root, runtimes[default_runtime], lambda ended: self.on_exit(ended))
 
@@ -93,9 +95,14 @@ class Resources:
 
     # --- a run
 
+    def expect_processes(self) -> None:
+        """Say that processes will be started in containers in a moment: what the kernel needs for it begins now."""
+        self._moves.expect()
+
     async def acquire(self, container: Container, created: Callable[[Container], Awaitable[None]]) -> int:
         """Bring up one run and return its pid; `created` is awaited when the process exists and has not begun."""
         record = container.record
+        self.expect_processes()
         async with AsyncExitStack() as undo:
             undo.push_async_callback(self._store.snapshots.unmount, record.id)
             undo.push_async_callback(self._networks.release, record.id)
@@ -314,6 +321,7 @@ class Resources:
     ) -> ExecProcess:
         """Run a command in a running container."""
         record = container.record
+        self.expect_processes()
         rootfs = self._store.snapshots.mount_point(record.id)
         user = await asyncio.to_thread(resolve_user, rootfs, request.user or record.config.user, [])
         return await start_exec(
