@@ -7,10 +7,10 @@ at any time, also after a crash, since each part knows from its own record what 
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Coroutine
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, TypeVar
 
 from scow import points
 from scow.engine.config import EngineConfig
@@ -39,6 +39,9 @@ from scow.store.store import Store
 from scow.wire.exec import ExecCreateRequest
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+U = TypeVar("U")
 
 LOG_MAX_SIZE: Final = 100 << 20
 """Bytes after which a log begins anew unless `max-size` says otherwise: an unwatched container can't fill the disk."""
@@ -106,7 +109,7 @@ class Resources:
         async with AsyncExitStack() as undo:
             undo.push_async_callback(self._store.snapshots.unmount, record.id)
             undo.push_async_callback(self._networks.release, record.id)
-            rootfs, namespace = await asyncio.gather(self._store.snapshots.mount(record.id), self._connect(container))
+            rootfs, namespace = await _both(self._store.snapshots.mount(record.id), self._connect(container))
             await points.at("start.connected")
             spec = await self._spec(container, rootfs, namespace)
             await points.at("start.specified")
@@ -342,6 +345,17 @@ class Resources:
                 console_size=(console_size[0], console_size[1]) if console_size and len(console_size) == 2 else None,
             ),
         )
+
+
+async def _both(first: Coroutine[Any, Any, T], second: Coroutine[Any, Any, U]) -> tuple[T, U]:
+    """Await two steps at once; if one fails or we are cancelled, the other has come to its end too when this raises."""
+    one, two = asyncio.ensure_future(first), asyncio.ensure_future(second)
+    try:
+        return await asyncio.gather(one, two)
+    finally:
+        for task in (one, two):
+            task.cancel()
+        await asyncio.gather(one, two, return_exceptions=True)
 
 
 def published_ports(container: Container) -> list[Port]:

@@ -25,7 +25,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from scow import points
-from scow.errors import Internal, NotFound
+from scow.errors import Conflict, Internal
 from scow.linux import cgroup
 from scow.linux.inotify import IN_CLOSE_WRITE, IN_MOVED_TO, IN_ONLYDIR, IN_Q_OVERFLOW, Change, Inotify
 from scow.linux.mount import MS_NODEV, MS_NOEXEC, MS_NOSUID, ensure_unmounted, mount
@@ -73,7 +73,7 @@ class Lost(msgspec.Struct, frozen=True):
     """Nothing runs and nobody knows how it ended: the machine was restarted, or the monitor killed."""
 
 
-class NoSuchRun(NotFound):
+class NoSuchRun(Conflict):
     """There is no monitor for this container."""
 
     def __init__(self, id: str) -> None:
@@ -336,6 +336,9 @@ class Monitors:
                 raise Internal(f"container {id} is running")
             if run is not None:
                 run.exited = True  # its end is our doing and no news
+            elif known.container is None:
+                # An earlier engine process was killed while conmon and the runtime were at work, and maybe still are.
+                await asyncio.to_thread(_end_makers, self.bundle(id))
             await self._end_processes(id, known)
         if run is not None:
             self._forget_monitor(run)
@@ -507,6 +510,18 @@ def _launch(plan: conmon.Plan, begun: MonitorRecord, spec: bytes) -> conmon.Laun
         shm.mkdir()
         mount("shm", shm, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, f"mode=1777,size={plan.shm_size}")
     return conmon.launch(plan)
+
+
+def _end_makers(bundle: Path) -> None:
+    """Kill the processes that are making a container from a bundle: their command lines name it."""
+    named = os.fsencode(bundle)
+    for entry in os.listdir("/proc"):
+        if not entry.isdigit():
+            continue
+        found = identify(int(entry))
+        with contextlib.suppress(OSError):
+            if found is not None and named in Path(f"/proc/{entry}/cmdline").read_bytes():
+                send_signal(found, signal.SIGKILL)
 
 
 def _close_all(connections: list[socket.socket]) -> None:
