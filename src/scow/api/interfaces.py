@@ -1,6 +1,6 @@
 """What the API asks of the engine: everything that a handler calls, and nothing else."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from typing import Protocol
 
 from scow.wire.archive import PathStat
@@ -24,6 +24,7 @@ from scow.wire.network import (
     PruneNetworksReply,
 )
 from scow.wire.progress import ProgressMessage
+from scow.wire.stats import Stats
 from scow.wire.system import AuthConfig, AuthReply, DiskUsage, Info, Version
 from scow.wire.volume import Volume, VolumeCreateRequest
 
@@ -180,6 +181,12 @@ class Archives(Protocol):
     async def export(self, ref: str) -> TarStream: ...
 
 
+class StatsReader(Protocol):
+    """What containers use."""
+
+    async def read(self, ref: str, *, stream: bool, one_shot: bool) -> AsyncGenerator[Stats, None]: ...
+
+
 class Execs(Protocol):
     """Commands inside containers."""
 
@@ -270,6 +277,9 @@ class EngineApi(Protocol):
 
     @property
     def archives(self) -> Archives: ...
+
+    @property
+    def stats(self) -> StatsReader: ...
 
     @property
     def execs(self) -> Execs: ...

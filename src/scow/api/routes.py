@@ -7,7 +7,7 @@ from urllib.parse import unquote
 
 from aiohttp import web
 
-from scow.api import archives, containers, execs, images, networks, system, volumes
+from scow.api import archives, containers, execs, images, networks, stats, system, volumes
 from scow.api.call import Call
 from scow.api.errors import PageNotFound
 
@@ -44,6 +44,7 @@ ROUTES: Final[tuple[tuple[str, str, Handler], ...]] = (
     ("HEAD", "/containers/{name}/archive", archives.stat),
     ("GET", "/containers/{name}/archive", archives.get),
     ("PUT", "/containers/{name}/archive", archives.put),
+    ("GET", "/containers/{name}/stats", stats.stats),
     ("GET", "/containers/{name}/export", archives.export),
     ("DELETE", "/containers/{name}", containers.remove),
     ("GET", "/exec/{id}/json", execs.inspect),

@@ -33,6 +33,7 @@ ENTRIES: tuple[tuple[tuple[str, ...], str, str, str], ...] = (
     (("container rm", "container remove", "rm"), "lifecycle", "rm", "Remove one or more containers"),
     (("container run", "run"), "run", "run", "Create and run a new container from an image"),
     (("container start", "start"), "attach", "start", "Start one or more stopped containers"),
+    (("container stats", "stats"), "stats", "stats", "Display a live stream of container(s) resource usage statistics"),
     (("container stop", "stop"), "lifecycle", "stop", "Stop one or more running containers"),
     (("container top", "top"), "lifecycle", "top", "Display the running processes of a container"),
     (("container unpause", "unpause"), "lifecycle", "unpause", "Unpause all processes within one or more containers"),

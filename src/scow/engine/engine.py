@@ -20,6 +20,7 @@ from scow.engine.recovery import Recovery
 from scow.engine.removal import Removal
 from scow.engine.resources import Resources
 from scow.engine.roots import Roots
+from scow.engine.stats import StatsReader
 from scow.engine.system import System
 from scow.engine.tasks import Tasks
 from scow.engine.volumes import Volumes
@@ -45,6 +46,7 @@ class Engine:
     networks: Networks
     volumes: Volumes
     events: Events
+    stats: StatsReader
     system: System
 
     def __init__(self, config: EngineConfig, close: AsyncExitStack) -> None:
@@ -110,6 +112,7 @@ class Engine:
             table, creation, lifecycle, removal, resources, inspector, events, tasks, self._image_ids
         )
         roots = Roots(store.snapshots, volumes)
+        self.stats = StatsReader(table, resources)
         self.archives = Archives(table, roots, events)
         self.execs = Execs(table, resources, events, tasks)
         self.images = Images(store, registries, events, snapshotter, self._image_users)

@@ -187,6 +187,10 @@ class Resources:
         with contextlib.suppress(NoSuchRun):
             await self._monitors.resize(container.id, height, width)
 
+    def group(self, container: Container) -> str:
+        """The running container's control group. Raises NoSuchRun."""
+        return self._monitors.cgroups_path(container.id)
+
     async def pids(self, container: Container) -> list[int]:
         """All processes of the container."""
         return await asyncio.to_thread(cgroup.processes, self._monitors.cgroups_path(container.id))
