@@ -6,7 +6,16 @@ from typing import Final
 
 from scow.engine.config import EngineConfig
 from scow.engine.container import Container, ContainerTable
-from scow.network.files import Resolver, hostname_file, hosts_file, parse_resolver, resolver_file, resolver_for
+from scow.network.files import (
+    FALLBACK_IPV4,
+    Resolver,
+    asking,
+    hostname_file,
+    hosts_file,
+    parse_resolver,
+    resolver_file,
+    resolver_for,
+)
 from scow.network.networks import Networks
 
 FILES: Final = {"/etc/resolv.conf": "resolv.conf", "/etc/hostname": "hostname", "/etc/hosts": "hosts"}
@@ -31,6 +40,7 @@ async def write_network_files(
     endpoints = networks.of_container(container.id)
     record = container.record
     shares = host.network_mode == "host"
+    ours = networks.resolver_of(container.id)
     gateway = next((endpoint.gateway for endpoint in endpoints if endpoint.gateway), "")
     hostname = record.config.hostname or (await asyncio.to_thread(_machine_name) if shares else "")
 
@@ -47,12 +57,21 @@ async def write_network_files(
             options=tuple(host.dns_options or config.dns_opts),
             shares_network=shares,
         )
+        if ours:
+            resolver = asking(ours, resolver, host.dns_options or config.dns_opts)
         (container.folder / "hosts").write_text(hosts)
         (container.folder / "hostname").write_text(hostname_file(hostname))
         (container.folder / "resolv.conf").write_text(resolver_file(resolver))
 
     await asyncio.to_thread(write)
     return {destination: container.folder / name for destination, name in FILES.items()}
+
+
+def upstreams(container: Container | None, config: EngineConfig) -> tuple[str, ...]:
+    """The servers that a container's questions go to which no network of its own answers: its own, or the machine's."""
+    asked = (container.record.host_config.dns if container is not None else None) or config.dns
+    # Asked from the machine's side, so that a resolver on its loopback is fine.
+    return tuple(asked) or _machine_resolver(True).nameservers or FALLBACK_IPV4
 
 
 def _read(path: Path) -> str:

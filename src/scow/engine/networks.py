@@ -13,14 +13,14 @@ from scow.engine.container import Container, ContainerTable, NoSuchContainer
 from scow.engine.endpoints import check_endpoint, endpoint_request
 from scow.engine.events import Events
 from scow.engine.moments import parse_moment
-from scow.engine.network_files import write_network_files
+from scow.engine.network_files import upstreams, write_network_files
 from scow.engine.tasks import Tasks
 from scow.errors import Conflict, Forbidden, InvalidArgument, NotSupported
 from scow.network import model
 from scow.network.addresses import candidates
 from scow.network.definitions import Settings
-from scow.network.networks import AlreadyConnected, NetworkInUse, NotConnected
 from scow.network.networks import Networks as Driver
+from scow.network.refusals import AlreadyConnected, NetworkInUse, NotConnected
 from scow.wire.network import (
     IPAM,
     ConnectRequest,
@@ -76,6 +76,7 @@ class Networks:
         self._tasks = tasks
         self._config = config
         driver.observer = self._attachment_changed
+        driver.dns.upstreams = lambda container_id: upstreams(table.find(container_id), config)
 
     # --- networks
 

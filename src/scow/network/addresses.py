@@ -4,8 +4,10 @@ import ipaddress
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
+import msgspec
+
 from scow.errors import Conflict, Forbidden, Unavailable
-from scow.network.model import BadAddress, Pool
+from scow.network.model import BadAddress, Endpoint, Network, Pool
 
 Subnet = ipaddress.IPv4Network | ipaddress.IPv6Network
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -224,3 +226,18 @@ def checked_mac(text: str) -> str:
     if len(packed) != 6 or packed[0] & 1:
         raise BadAddress(f"invalid MAC address: {text}")
     return packed.hex(":")
+
+
+def placed(endpoint: Endpoint, network: Network, taken: list[Address], mac: str) -> Endpoint:
+    """Return an endpoint with the addresses that were taken for it, their gateways, and its MAC. Raises BadAddress."""
+    changes: dict[str, str | int] = {}
+    for address in taken:
+        pool = next(pool for pool in network.pools if address in parse_subnet(pool.subnet))
+        prefix = parse_subnet(pool.subnet).prefixlen
+        gateway = "" if network.internal else pool.gateway
+        if address.version == 4:
+            changes |= {"ip": str(address), "prefix": prefix, "gateway": gateway}
+        else:
+            changes |= {"ipv6": str(address), "ipv6_prefix": prefix, "ipv6_gateway": gateway}
+    changes["mac"] = checked_mac(mac) if mac else mac_of(taken[0])
+    return msgspec.structs.replace(endpoint, **changes)

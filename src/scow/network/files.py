@@ -115,6 +115,17 @@ def resolver_for(
     return Resolver(servers, () if wanted == (".",) else wanted, tuple(options) or machine.options)
 
 
+def asking(server: str, resolver: Resolver, options: Sequence[str]) -> Resolver:
+    """Let a container ask the DNS server of its network, which asks `resolver`'s in turn.
+
+    A name without dots is a container's first, so it isn't tried with the search domains before, unless the
+    container's own `options` say so: docker's `ndots:0`.
+    """
+    kept = options or [option for option in resolver.options if not option.startswith("ndots:")]
+    chosen = any(option.startswith("ndots:") for option in kept)
+    return Resolver((server,), resolver.search, tuple(kept) if chosen else (*kept, "ndots:0"))
+
+
 def _reachable(server: str, ipv6: bool) -> bool:
     try:
         address = ipaddress.ip_address(server.partition("%")[0])

@@ -7,7 +7,8 @@ in one transaction, whatever was there before; `publish` and `unpublish` change 
 
 What the rules say: to a container's bridge goes what belongs to a connection it began, what a published port led
 there, and what comes from the same bridge (unless inter-container traffic is off); nothing goes in or out of an
-internal network.
+internal network, which reaches nothing of the machine either, but for its DNS server. Each network's containers reach
+only their own server, and nobody else does.
 An accept here can't overrule a drop in another table: `obstacles` names those.
 """
 
@@ -15,11 +16,11 @@ import asyncio
 import ipaddress
 import json
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from scow.linux.nftables import Nftables, NftablesFailed
-from scow.network.addresses import parse_subnet
+from scow.network import addresses
 from scow.network.model import Endpoint, Network
 from scow.network.threads import Threads
 
@@ -144,6 +145,12 @@ table {table} {{
     map any6 {{ type inet_proto . inet_service : ipv6_addr . inet_service; }}
     map at4 {{ type inet_proto . ipv4_addr . inet_service : ipv4_addr . inet_service; }}
     map at6 {{ type inet_proto . ipv6_addr . inet_service : ipv6_addr . inet_service; }}
+    map dns4 {{ type ifname . ipv4_addr : ipv4_addr . inet_service; {_members(_resolvers(networks, 4, _led))} }}
+    map dns6 {{ type ifname . ipv6_addr : ipv6_addr . inet_service; {_members(_resolvers(networks, 6, _led))} }}
+    set asked4 {{ type ifname . ipv4_addr . inet_service; {_members(_resolvers(networks, 4, _asked))} }}
+    set asked6 {{ type ifname . ipv6_addr . inet_service; {_members(_resolvers(networks, 6, _asked))} }}
+    set resolvers4 {{ type ipv4_addr . inet_service; {_members(_resolvers(networks, 4, _listening))} }}
+    set resolvers6 {{ type ipv6_addr . inet_service; {_members(_resolvers(networks, 6, _listening))} }}
     set bridges {{ type ifname; {_members(_quoted(network) for network in networks)} }}
     set internal {{ type ifname; {_members(_quoted(network) for network in networks if network.internal)} }}
     set within {{ type ifname . ifname; {_members(_pair(network) for network in networks if network.inter_container)} }}
@@ -161,7 +168,20 @@ table {table} {{
     }}
     chain prerouting {{
         type nat hook prerouting priority dstnat; policy accept;
+        # Before what is published: port 53 may be.
+        meta l4proto {{ tcp, udp }} th dport 53 dnat ip to iifname . ip daddr map @dns4
+        meta l4proto {{ tcp, udp }} th dport 53 dnat ip6 to iifname . ip6 daddr map @dns6
         fib daddr type local jump published
+    }}
+    chain input {{
+        type filter hook input priority filter; policy accept;
+        meta l4proto {{ tcp, udp }} iifname . ip daddr . th dport @asked4 accept
+        meta l4proto {{ tcp, udp }} iifname . ip6 daddr . th dport @asked6 accept
+        meta l4proto {{ tcp, udp }} iifname != "lo" ip daddr . th dport @resolvers4 drop
+        meta l4proto {{ tcp, udp }} iifname != "lo" ip6 daddr . th dport @resolvers6 drop
+        iifname @internal ct state established,related accept
+        iifname @internal meta l4proto {{ icmp, icmpv6 }} accept
+        iifname @internal drop
     }}
     chain output {{
         type nat hook output priority -100; policy accept;
@@ -185,6 +205,27 @@ table {table} {{
 """
 
 
+def _resolvers(
+    networks: Iterable[Network], version: int, show: Callable[[Network, addresses.Address], str]
+) -> Iterator[str]:
+    for network in networks:
+        for gateway in (addresses.parse_address(pool.gateway) for pool in network.pools if network.resolver_port):
+            if gateway.version == version:
+                yield show(network, gateway)
+
+
+def _led(network: Network, gateway: addresses.Address) -> str:
+    return f"{_quoted(network)} . {gateway} : {gateway} . {network.resolver_port}"
+
+
+def _asked(network: Network, gateway: addresses.Address) -> str:
+    return f"{_quoted(network)} . {gateway} . {network.resolver_port}"
+
+
+def _listening(network: Network, gateway: addresses.Address) -> str:
+    return f"{gateway} . {network.resolver_port}"
+
+
 def _quoted(network: Network) -> str:
     return f'"{network.bridge}"'
 
@@ -202,7 +243,7 @@ def _translation(network: Network) -> str:
     bridge = _quoted(network)
     lines = []
     for pool in network.pools:
-        subnet = parse_subnet(pool.subnet)
+        subnet = addresses.parse_subnet(pool.subnet)
         family = "ip" if subnet.version == 4 else "ip6"
         # Whoever reaches a neighbour by a published port must get the answer from there, not from the neighbour.
         lines.append(f"        oifname {bridge} {family} saddr {subnet} ct status dnat masquerade\n")

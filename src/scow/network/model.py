@@ -49,7 +49,10 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Network(msgspec.Struct, frozen=True, kw_only=True):
-    """A network: `id` is 64 hex digits, `options` are docker's driver options, `bridge` is a link's name or empty."""
+    """A network: `id` is 64 hex digits, `options` are docker's driver options, `bridge` is a link's name or empty.
+
+    `resolver_port` is where its DNS server listens, on the gateways' addresses.
+    """
 
     id: str
     name: str
@@ -65,6 +68,7 @@ class Network(msgspec.Struct, frozen=True, kw_only=True):
     labels: dict[str, str] = {}
     ipam_driver: str = "default"
     ipam_options: dict[str, str] = {}
+    resolver_port: int = 0
 
     @property
     def scope(self) -> str:

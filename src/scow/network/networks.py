@@ -23,6 +23,10 @@ from scow.linux.netlink import Netlink
 from scow.network import addresses, bridges, definitions, ports
 from scow.network.addresses import AddressTaken, NetworkAddresses
 from scow.network.definitions import Settings
+from scow.network.dns.answering import Answering
+from scow.network.dns.forwarding import Forwarder
+from scow.network.dns.names import Names
+from scow.network.dns.server import Servers
 from scow.network.firewall import Firewall
 from scow.network.model import (
     BRIDGE,
@@ -41,6 +45,7 @@ from scow.network.model import (
 )
 from scow.network.ports import PortTable, PortTaken, PublishingFailed
 from scow.network.reaper import Reaper, remove
+from scow.network.refusals import AlreadyConnected, NetworkInUse, NotConnected
 from scow.network.sandboxes import Sandboxes
 from scow.network.state import State
 from scow.network.threads import Threads
@@ -50,25 +55,6 @@ _log = logging.getLogger(__name__)
 
 Observer = Callable[[str, Network, str], None]
 """Told that a container (its id) was joined to a network, or left it: "connect" or "disconnect"."""
-
-
-class NetworkInUse(Forbidden):
-    def __init__(self, network: Network, endpoints: Iterable[Endpoint]) -> None:
-        users = ", ".join(f'name:"{each.container_name}" id:"{each.id[:12]}"' for each in endpoints)
-        super().__init__(
-            f"error while removing network: network {network.name} has active endpoints ({users}) (id {network.id})"
-        )
-        self.network = network
-
-
-class AlreadyConnected(Forbidden):
-    def __init__(self, container: str, network: Network) -> None:
-        super().__init__(f"endpoint with name {container} already exists in network {network.name}")
-
-
-class NotConnected(Forbidden):
-    def __init__(self, container: str, network: Network) -> None:
-        super().__init__(f"container {container} is not connected to network {network.name}")
 
 
 class Networks:
@@ -99,6 +85,9 @@ class Networks:
         self._recorded_sandboxes: set[str] = set()
         self._leaving: dict[str, tuple[Network, asyncio.Task[None]]] = {}
         self._defining = asyncio.Lock()  # networks come and go one at a time
+        self._names = Names()
+        self.dns = Answering(self._names, self.of_container, lambda id: self._networks.get(id), Forwarder())
+        self._servers = Servers(self.dns)
         self.observer: Observer = lambda action, network, container_id: None
         self._closed = False
 
@@ -119,6 +108,7 @@ class Networks:
             self._adopt(endpoint)
         for network in list(self._networks.values()):
             await self._bring_up(network)
+            await self._serve_again(network)
         await self._firewall.install(self._networks.values(), self._endpoints.values())
         await self._drop_unrecorded()
         await self._finish_removals()
@@ -150,6 +140,7 @@ class Networks:
         for link in spare:
             self._reaper.watch(link, _nothing)
         await self.settled()
+        await self._servers.aclose()
         self._ports.close()
         self._firewall.close()
         self._machine.close()
@@ -208,6 +199,9 @@ class Networks:
         network = definitions.user_defined(request, pools)
         await self._wait_for_predecessors(network)
         async with AsyncExitStack() as undo:
+            undo.push_async_callback(self._servers.close, network.id)
+            port = await self._servers.open(network)
+            network = msgspec.structs.replace(network, resolver_port=port)
             self._networks[network.id] = network
             self._pools[network.id] = NetworkAddresses(network.pools)
             undo.callback(self._forget_network, network.id)
@@ -231,6 +225,7 @@ class Networks:
             if users := self.endpoints(network.id):
                 raise NetworkInUse(network, users)
             self._forget_network(network.id)
+            await self._servers.close(network.id)
             await self._state.retire_network(network)
             task = asyncio.create_task(self._see_off(network), name=f"removal of network {network.name}")
             self._leaving[network.id] = (network, task)
@@ -266,6 +261,14 @@ class Networks:
     def endpoints(self, network_id: str) -> list[Endpoint]:
         """Return a network's endpoints, as `network inspect` lists them."""
         return [endpoint for endpoint in self._endpoints.values() if endpoint.network_id == network_id]
+
+    def resolver_of(self, container_id: str) -> str:
+        """The address at which a container asks for names: on the first network that knows any, "" without one."""
+        for endpoint in self.of_container(container_id):
+            network = self._networks[endpoint.network_id]
+            if network.resolves:
+                return network.pools[0].gateway
+        return ""
 
     # containers
 
@@ -306,7 +309,7 @@ class Networks:
         async with AsyncExitStack() as undo:
             if network.driver == BRIDGE:
                 taken = await self._take_addresses(network, wanted)
-                endpoint = _with_addresses(endpoint, network, taken, wanted.mac)
+                endpoint = addresses.placed(endpoint, network, taken, wanted.mac)
                 undo.callback(self._give_back, endpoint)
                 if not network.internal:
                     endpoint = msgspec.structs.replace(
@@ -438,6 +441,18 @@ class Networks:
             self._bridges[network.id] = await self._threads(lambda: bridges.ensure_bridge(self._machine, network))
             await self._threads(lambda: bridges.ensure_forwarding(ipv6=network.enable_ipv6))
 
+    async def _serve_again(self, network: Network) -> None:
+        """Answer questions for names again, where that was done before this engine started."""
+        if not network.resolves:
+            return
+        try:
+            port = await self._servers.open(network, network.resolver_port)
+        except OSError as error:
+            _log.error("containers on network %s can't resolve names: %s", network.name, error)
+            return
+        if port != network.resolver_port:
+            await self._record(msgspec.structs.replace(network, resolver_port=port))
+
     async def _drop_unrecorded(self) -> None:
         """Remove links and namespaces that are ours by their names, and nobody's by the records."""
         known = {endpoint.link for endpoint in self._endpoints.values()}
@@ -565,10 +580,13 @@ class Networks:
 
     def _add(self, endpoint: Endpoint) -> None:
         self._endpoints[endpoint.id] = endpoint
+        if endpoint.names:
+            self._names.put(endpoint)
         self._containers.setdefault(endpoint.container_id, {})[endpoint.network_id] = endpoint
 
     def _drop(self, endpoint: Endpoint) -> None:
         self._endpoints.pop(endpoint.id, None)
+        self._names.drop(endpoint)
         mine = self._containers.get(endpoint.container_id, {})
         mine.pop(endpoint.network_id, None)
         if not mine:
@@ -586,17 +604,3 @@ async def _nothing() -> None:
 def tag_of(engine_id: str) -> str:
     """Derive the eight hex digits that mark an engine's links, table and namespaces."""
     return hashlib.sha256(engine_id.encode()).hexdigest()[:8]
-
-
-def _with_addresses(endpoint: Endpoint, network: Network, taken: list[addresses.Address], mac: str) -> Endpoint:
-    changes: dict[str, str | int] = {}
-    for address in taken:
-        pool = next(pool for pool in network.pools if address in addresses.parse_subnet(pool.subnet))
-        prefix = addresses.parse_subnet(pool.subnet).prefixlen
-        gateway = "" if network.internal else pool.gateway
-        if address.version == 4:
-            changes |= {"ip": str(address), "prefix": prefix, "gateway": gateway}
-        else:
-            changes |= {"ipv6": str(address), "ipv6_prefix": prefix, "ipv6_gateway": gateway}
-    changes["mac"] = addresses.checked_mac(mac) if mac else addresses.mac_of(taken[0])
-    return msgspec.structs.replace(endpoint, **changes)

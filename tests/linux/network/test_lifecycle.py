@@ -13,8 +13,9 @@ from scow.linux.netlink import Netlink
 from scow.linux.nftables import Nftables
 from scow.network.addresses import AddressTaken
 from scow.network.model import Endpoint, EndpointRequest, NetworkRequest, NoSuchNetwork, Pool, Port
-from scow.network.networks import AlreadyConnected, NetworkInUse, Networks
+from scow.network.networks import Networks
 from scow.network.ports import PublishingFailed
+from scow.network.refusals import AlreadyConnected, NetworkInUse
 
 from .conftest import Rig, ask, in_sandbox, serving, unreachable
 
