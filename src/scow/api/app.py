@@ -49,12 +49,11 @@ class Api:
             handler, params = self._routes.find(request.method, path)
             call = Call(request, self._engine, self._background, parse_version(version_text), params)
             response = await handler(call)
-        except (ConnectionError, asyncio.CancelledError):
-            raise
         except web.HTTPException as error:
             response = error
         except Exception as error:
-            if not isinstance(error, ScowError):
+            is_gone = request.transport is None or request.transport.is_closing()
+            if not isinstance(error, ScowError) and not (is_gone and isinstance(error, ConnectionError)):
                 _log.exception("%s %s failed", request.method, request.path)
             response = _refuse(request, call, error)
         finally:

@@ -103,7 +103,7 @@ def test_clients_that_hang_up_leave_nothing(own_engine: Daemon) -> None:
     own_engine.json("DELETE", f"/containers/{id}?force=1&v=1")
     own_engine.clean()
     settled(own_engine, before)
-    assert "Traceback" not in own_engine.log, own_engine.log[own_engine.log.index("Traceback") - 200 :][:3000]
+    assert "Traceback" not in own_engine.log
     assert not list((own_engine.folder / "data/containers").iterdir())
     assert own_engine.json("GET", "/volumes")["Volumes"] == []
 
