@@ -15,6 +15,8 @@ from bench.http import Api, ApiError
 START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 30.0
 POLL_S = 0.002
+# Of the last one: where compiled modules may not be kept, each start would compile all of Scow.
+_NOT_INHERITED = ("DOCKER_CONTEXT", "CONTAINER_HOST", "PYTHONDONTWRITEBYTECODE")
 
 
 class Failed(Exception):
@@ -107,7 +109,7 @@ class Engine(Program):
         """Of all clients, and of the engine."""
         host = f"unix://{self.socket}"
         return {
-            **{key: value for key, value in os.environ.items() if key not in ("DOCKER_CONTEXT", "CONTAINER_HOST")},
+            **{key: value for key, value in os.environ.items() if key not in _NOT_INHERITED},
             "DOCKER_HOST": host,
             "SCOW_HOST": host,
             "DOCKER_CONFIG": str(self.folder / "client"),
