@@ -47,6 +47,7 @@ class Database:
     def open(cls, path: Path, steps: Sequence[str]) -> "Database":
         """Open or make the file and bring its schema up to date. Blocks: to be called at start."""
         path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch(mode=0o600)  # password hashes and signing keys are in it; SQLite's other files get its mode
         database = cls(path)
         connection = database._watch
         connection.execute("PRAGMA journal_mode=WAL")

@@ -49,3 +49,8 @@ async def test_a_later_version_adds_its_steps_to_an_older_file(tmp_path: Path) -
     await newer.write(lambda db: db.execute("INSERT INTO t VALUES (1, 2)").rowcount)
     await newer.write(lambda db: db.execute("INSERT INTO u VALUES (1)").rowcount)
     await newer.aclose()
+
+
+async def test_only_the_owner_reads_the_file(database: Database, tmp_path: Path) -> None:
+    await database.write(insert(1))
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.glob("db*")} == {0o600}
