@@ -85,6 +85,8 @@ def decode(data: bytes, media_type: str = "") -> Manifest | Index:
         if announced_index != own_index:
             raise ManifestInvalid(f"announced as {media_type}, but its mediaType is {own}")
     kind = media_type if known else own
+    if not (media_types.is_manifest(kind) or media_types.is_index(kind)):
+        raise ManifestInvalid(f"unsupported media type {kind}")
     document: Manifest | Index
     try:
         if media_types.is_index(kind):
@@ -93,8 +95,6 @@ def decode(data: bytes, media_type: str = "") -> Manifest | Index:
             document = msgspec.json.decode(data, type=Manifest)
     except (msgspec.DecodeError, RecursionError) as error:
         raise ManifestInvalid(str(error)) from error
-    if not (media_types.is_manifest(kind) or media_types.is_index(kind)):
-        raise ManifestInvalid(f"unsupported media type {kind}")
     if document.schema_version != 2:
         raise ManifestInvalid(f"schemaVersion is {document.schema_version}, not 2")
     both = json.loads(data)

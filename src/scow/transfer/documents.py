@@ -14,7 +14,8 @@ from scow.oci import media_types
 from scow.oci.descriptor import Descriptor
 from scow.oci.digest import Digest, digest_of
 from scow.oci.image_config import MAX_CONFIG_SIZE, ImageConfig, decode_config
-from scow.oci.manifest import Index, Manifest, ManifestInvalid, decode
+from scow.oci.manifest import Manifest, ManifestInvalid, decode
+from scow.oci.media_types import is_index
 from scow.oci.platform import Platform, select
 from scow.oci.reference import Reference
 from scow.store.content import Content
@@ -23,6 +24,8 @@ from scow.transfer.registry_error import Refused
 
 MAX_DEPTH: Final = 4
 """How many indexes may lie inside each other."""
+MAX_NESTED: Final = 8
+"""How many indexes within one are looked into when it doesn't say which of them has the platform."""
 
 _CONFIG_TYPES: Final = frozenset(
     # Beside the two proper ones those that old registries and builders are known to have written.
@@ -48,10 +51,9 @@ class PullRefused(NotFound):
 class NoMatchingManifest(NotFound):
     """The index has no image for the platform. The words are docker's."""
 
-    def __init__(self, platform: Platform, offered: list[str]) -> None:
+    def __init__(self, platform: Platform) -> None:
         super().__init__(f"no matching manifest for {platform} in the manifest list entries")
         self.platform = platform
-        self.offered = offered
 
 
 class NotAnImage(InvalidArgument):
@@ -132,20 +134,10 @@ class Finder:
 
         Raises NoMatchingManifest, NotAnImage, WrongSystem, RootFSMismatch, ManifestInvalid, ConfigInvalid.
         """
-        document, indexes = top, []
-        decoded = decode(document.data, document.media_type)
-        while isinstance(decoded, Index):
-            indexes.append(document)
-            if len(indexes) > MAX_DEPTH:
-                raise ManifestInvalid("indexes lie too deep inside each other")
-            chosen = select(decoded.manifests, platform)
-            if chosen is None:
-                raise NoMatchingManifest(platform, [str(each.platform) for each in decoded.manifests if each.platform])
-            try:
-                document = await self._document(chosen.digest, chosen)
-            except Refused as error:
-                raise pull_error(error, self._reference) from error
-            decoded = decode(document.data, document.media_type or chosen.media_type)
+        path = await self._choose(top, top.media_type, platform, MAX_DEPTH)
+        if path is None:
+            raise NoMatchingManifest(platform)
+        indexes, document, decoded = path
         _check_config_type(decoded)
         data = await self._config(decoded.config)
         config = decode_config(data)
@@ -155,12 +147,36 @@ class Finder:
             raise RootFSMismatch
         return Found(
             top=top,
-            indexes=tuple(indexes),
+            indexes=indexes,
             manifest_document=document,
             manifest=decoded,
             config_data=data,
             config=config,
         )
+
+    async def _choose(
+        self, document: Document, media_type: str, platform: Platform, depth: int
+    ) -> tuple[tuple[Document, ...], Document, Manifest] | None:
+        """The way from `document` to a manifest for `platform`: the indexes, the manifest, and what is in it.
+
+        What an index says is for the platform comes first; then other indexes in it, whose platforms it doesn't tell.
+        """
+        decoded = decode(document.data, media_type)
+        if isinstance(decoded, Manifest):
+            return (), document, decoded
+        if depth == 0:
+            raise ManifestInvalid("indexes lie too deep inside each other")
+        chosen = select(decoded.manifests, platform)
+        nested = [each for each in decoded.manifests if each.platform is None and is_index(each.media_type)]
+        for descriptor in [chosen] if chosen is not None else nested[:MAX_NESTED]:
+            try:
+                inner = await self._document(descriptor.digest, descriptor)
+            except Refused as error:
+                raise pull_error(error, self._reference) from error
+            way = await self._choose(inner, inner.media_type or descriptor.media_type, platform, depth - 1)
+            if way is not None:
+                return (document, *way[0]), way[1], way[2]
+        return None
 
     async def _document(self, digest: Digest, expected: Descriptor | None) -> Document:
         if self._content.has(digest):
