@@ -1,0 +1,3 @@
+from support.fixtures import own_engine, registry
+
+__all__ = ["own_engine", "registry"]
