@@ -84,6 +84,7 @@ CASES: Sequence[tuple[str, list[str], str]] = [
         " /t type tmpfs (rw,nosuid,nodev,noexec,relatime,size=1024k\n",
     ),
     ("a device", ["--device", "/dev/null:/dev/foo", "busybox", "stat", "-c", "%t,%T", "/dev/foo"], "1,3\n"),
+    ("rules for devices", ["--device-cgroup-rule", "c 10:* rwm", "busybox", "echo", "x"], "x\n"),
     ("a volume takes over what the image has there", ["-v", "/data", "busybox", "ls", "/data"], "seed\n"),
     ("a volume that does not", ["-v", "seedless:/data:nocopy", "busybox", "ls", "/data"], ""),
 ]

@@ -216,7 +216,7 @@ class System:
             layers_size=sum(layer.size for layer in self._store.layers.all()),
             images=await self._images.list(all=True, digests=True, shared_size=True, filters={}),
             containers=await self._containers.list(all=True, limit=None, size=True, filters={}),
-            volumes=await self._volumes.list({}),
+            volumes=await self._volumes.usage(),
             build_cache=[],
         )
 

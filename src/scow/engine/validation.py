@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from typing import Final
 
 from scow.errors import InvalidArgument
+from scow.runtime import capabilities
+from scow.runtime.capabilities import container_capabilities
 from scow.wire.container import ContainerConfig
 from scow.wire.host_config import HostConfig
 from scow.wire.network import NetworkingConfig
@@ -35,7 +37,7 @@ HEALTH_MINIMUM: Final = 1_000_000  # nanoseconds
 
 
 def check_container(config: ContainerConfig, host: HostConfig, networking: NetworkingConfig | None) -> None:
-    """Raise InvalidArgument for values that are out of range or contradict each other."""
+    """Raise InvalidArgument for values that are out of range, contradict each other, or can't be had here."""
     _check_config(config)
     _check_resources(host)
     _check_restart(host)
@@ -46,6 +48,12 @@ def check_container(config: ContainerConfig, host: HostConfig, networking: Netwo
         driver = host.log_config.type or LOG_DRIVERS[0]
         if option not in LOG_OPTIONS[driver]:
             raise InvalidArgument(f"unknown log opt '{option}' for {driver} log driver")
+    container_capabilities(host.cap_add, host.cap_drop, privileged=False, available=frozenset(capabilities.NAMES))
+    for request in host.device_requests or []:
+        listed = " ".join(f"[{' '.join(names)}]" for names in request.capabilities or [])
+        raise InvalidArgument(f'could not select device driver "{request.driver}" with capabilities: [{listed}]')
+    if host.storage_opt:
+        raise InvalidArgument("--storage-opt is supported only for overlay over xfs with 'pquota' mount option")
     if host.shm_size < 0:
         raise InvalidArgument("SHM size can not be less than 0")
     for name, endpoint in ((networking.endpoints_config if networking else None) or {}).items():

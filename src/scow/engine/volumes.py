@@ -1,10 +1,12 @@
 """Volumes of the `local` driver: folders below the data root that outlive containers. Engine API, /volumes."""
 
 import asyncio
+import os
 import secrets
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -16,10 +18,13 @@ from scow.engine.record import now_ns
 from scow.errors import Conflict, InvalidArgument, NotFound
 from scow.store.database import Database
 from scow.wire.times import format_time
-from scow.wire.volume import Volume, VolumeCreateRequest
+from scow.wire.volume import Volume, VolumeCreateRequest, VolumeUsage
 
 SCHEMA: Final = ("CREATE TABLE volume (name TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;",)
 FILTERS: Final = frozenset({"dangling", "driver", "label", "name"})
+
+
+Listed = list[Volume]
 
 
 class NoSuchVolume(NotFound):
@@ -137,6 +142,15 @@ class Volumes:
         if unknown:
             raise InvalidArgument(f"invalid filter '{unknown[0]}'")
         return [self._wire(record) for record in self._records.values() if self._matches(record, filters)]
+
+    async def usage(self) -> Listed:
+        """All volumes, with how much they hold and how many containers refer to them."""
+        listed = await self.list({})
+        sizes = await asyncio.to_thread(lambda: [_size(Path(volume.mountpoint)) for volume in listed])
+        return [
+            msgspec.structs.replace(volume, usage_data=VolumeUsage(size=size, ref_count=len(self._users(volume.name))))
+            for volume, size in zip(listed, sizes, strict=True)
+        ]
 
     async def inspect(self, name: str) -> Volume:
         """GET /volumes/{name}."""
@@ -260,3 +274,14 @@ class Volumes:
                     if name not in record.labels or (equals and record.labels[name] != text):
                         return False
         return True
+
+
+def _size(root: Path) -> int:
+    """Bytes of all files below `root`, each hard link's once; what vanishes meanwhile doesn't count."""
+    found: dict[tuple[int, int], int] = {}
+    for folder, _, files in os.walk(root):
+        for name in files:
+            with suppress(OSError):
+                info = os.lstat(os.path.join(folder, name))
+                found[info.st_dev, info.st_ino] = info.st_size
+    return sum(found.values())

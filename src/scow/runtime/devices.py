@@ -44,7 +44,8 @@ def parse_rule(text: str) -> dict[str, Any]:
         raise InvalidDeviceRule(text)
     rule: dict[str, Any] = {"allow": True, "type": match["type"], "access": match["access"]}
     for name in ("major", "minor"):
-        rule[name] = -1 if match[name] == "*" else int(match[name])
+        if match[name] != "*":  # left out it means all; crun would write a -1 to the control group as it is
+            rule[name] = int(match[name])
     return rule
 
 
