@@ -25,7 +25,7 @@ def test_selections_of_a_log(engine: Daemon, client: str) -> None:
         (["--since", "1h"], everything),
         (["--since", "2099-01-01"], ""),
         (["--until", "2001-01-01"], ""),
-        (["--until", "0s"], everything),
+        (["--until", "2099-01-01"], everything),
     ):
         done = run("logs", *args, "box")
         assert (args, done.stdout, done.stderr) == (args, output, "")
