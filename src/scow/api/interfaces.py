@@ -9,12 +9,13 @@ from scow.wire.container import (
     ContainerSummary,
     CreateReply,
     CreateRequest,
+    PruneContainersReply,
     TopReply,
     WaitReply,
 )
 from scow.wire.event import Event
 from scow.wire.exec import ExecCreateRequest, ExecInspect, ExecStartRequest
-from scow.wire.image import DeleteItem, HistoryItem, ImageInspect, ImageSummary
+from scow.wire.image import DeleteItem, HistoryItem, ImageInspect, ImageSummary, PruneImagesReply
 from scow.wire.network import (
     ConnectRequest,
     DisconnectRequest,
@@ -26,7 +27,7 @@ from scow.wire.network import (
 from scow.wire.progress import ProgressMessage
 from scow.wire.stats import Stats
 from scow.wire.system import AuthConfig, AuthReply, DiskUsage, Info, Version
-from scow.wire.volume import Volume, VolumeCreateRequest
+from scow.wire.volume import PruneVolumesReply, Volume, VolumeCreateRequest
 
 Filters = Mapping[str, list[str]]
 Chunks = list[tuple[int, bytes]]
@@ -187,6 +188,16 @@ class StatsReader(Protocol):
     async def read(self, ref: str, *, stream: bool, one_shot: bool) -> AsyncGenerator[Stats, None]: ...
 
 
+class Pruning(Protocol):
+    """Removes what nobody uses."""
+
+    async def containers(self, filters: Filters) -> PruneContainersReply: ...
+
+    async def images(self, filters: Filters) -> PruneImagesReply: ...
+
+    async def volumes(self, filters: Filters, *, named: bool) -> PruneVolumesReply: ...
+
+
 class Execs(Protocol):
     """Commands inside containers."""
 
@@ -280,6 +291,9 @@ class EngineApi(Protocol):
 
     @property
     def stats(self) -> StatsReader: ...
+
+    @property
+    def pruning(self) -> Pruning: ...
 
     @property
     def execs(self) -> Execs: ...

@@ -7,7 +7,7 @@ from urllib.parse import unquote
 
 from aiohttp import web
 
-from scow.api import archives, containers, execs, images, networks, stats, system, volumes
+from scow.api import archives, containers, execs, images, networks, pruning, stats, system, volumes
 from scow.api.call import Call
 from scow.api.errors import PageNotFound
 
@@ -27,6 +27,10 @@ ROUTES: Final[tuple[tuple[str, str, Handler], ...]] = (
     ("GET", "/containers/json", containers.list_containers),
     ("GET", "/containers/ps", containers.list_containers),
     ("POST", "/containers/create", containers.create),
+    ("POST", "/containers/prune", pruning.containers),
+    ("POST", "/build/prune", pruning.build_cache),
+    ("POST", "/images/prune", pruning.images),
+    ("POST", "/volumes/prune", pruning.volumes),
     ("GET", "/containers/{name}/json", containers.inspect),
     ("GET", "/containers/{name}/top", containers.top),
     ("GET", "/containers/{name}/logs", containers.logs),

@@ -16,6 +16,7 @@ from scow.engine.images import Images
 from scow.engine.inspecting import Inspector
 from scow.engine.lifecycle import Lifecycle
 from scow.engine.networks import Networks, network_settings
+from scow.engine.pruning import Pruning
 from scow.engine.recovery import Recovery
 from scow.engine.removal import Removal
 from scow.engine.resources import Resources
@@ -48,6 +49,7 @@ class Engine:
     events: Events
     stats: StatsReader
     system: System
+    pruning: Pruning
 
     def __init__(self, config: EngineConfig, close: AsyncExitStack) -> None:
         self.config = config
@@ -116,6 +118,7 @@ class Engine:
         self.archives = Archives(table, roots, events)
         self.execs = Execs(table, resources, events, tasks)
         self.images = Images(store, registries, events, snapshotter, self._image_users)
+        self.pruning = Pruning(table, removal, store, self.images, volumes, events)
         self.networks = Networks(driver, table, events, tasks, config)
         self.system = System(
             config,

@@ -246,6 +246,13 @@ class ContainerInspect(Message, frozen=True, kw_only=True):
     image_manifest_descriptor: Descriptor | None = None
 
 
+class PruneContainersReply(Message, frozen=True, kw_only=True):
+    """The containers that a prune removed, and the bytes that it freed."""
+
+    containers_deleted: list[str] | None = None
+    space_reclaimed: int = 0
+
+
 class WaitError(Message, frozen=True, kw_only=True):
     """Why a wait, or the container's start, failed."""
 

@@ -1,0 +1,170 @@
+"""Removing what nobody uses: stopped containers, dangling images, unused volumes. Engine API, POST /.../prune."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Final
+
+from scow.engine import validation
+from scow.engine.container import ContainerTable
+from scow.engine.events import Events
+from scow.engine.images import Images
+from scow.engine.moments import parse_moment
+from scow.engine.removal import Removal
+from scow.engine.volumes import Volumes
+from scow.errors import Conflict, InvalidArgument, NotFound, ScowError
+from scow.oci.reference import parse_reference
+from scow.store.images import Image
+from scow.store.snapshots import tree_size
+from scow.store.store import Store
+from scow.wire.container import PruneContainersReply
+from scow.wire.image import DeleteItem, PruneImagesReply
+from scow.wire.volume import PruneVolumesReply
+
+Filters = Mapping[str, Sequence[str]]
+log = logging.getLogger(__name__)
+
+CONTAINER_FILTERS: Final = frozenset({"label", "label!", "until"})
+IMAGE_FILTERS: Final = frozenset({"dangling", "label", "label!", "until"})
+VOLUME_FILTERS: Final = frozenset({"all", "label", "label!"})
+_TRUE: Final = frozenset({"1", "true"})
+_FALSE: Final = frozenset({"0", "false"})
+
+
+class Pruning:
+    """Prunes one kind of thing at a time."""
+
+    def __init__(
+        self, table: ContainerTable, removal: Removal, store: Store, images: Images, volumes: Volumes, events: Events
+    ) -> None:
+        self._table = table
+        self._removal = removal
+        self._store = store
+        self._images = images
+        self._volumes = volumes
+        self._events = events
+        self._running = False
+
+    async def containers(self, filters: Filters) -> PruneContainersReply:
+        """Remove containers that don't run."""
+        validation.check_filters(filters, CONTAINER_FILTERS)
+        until = _until(filters)
+        deleted: list[str] = []
+        reclaimed = 0
+        async with self._alone():
+            for container in self._table:
+                record = container.record
+                if container.state.live or container.state.status in ("restarting", "starting", "removing"):
+                    continue
+                if not _is_wanted(record.config.labels or {}, filters) or not _is_before(record.created_at, until):
+                    continue
+                try:
+                    size = await self._store.snapshots.usage(container.id)
+                    await self._removal.remove(container, force=False, volumes=False)
+                except (ScowError, OSError) as error:
+                    log.info("container %s is not pruned: %s", container.id, error)
+                    continue
+                deleted.append(container.id)
+                reclaimed += size
+        self._events.emit("container", "prune", "", {"reclaimed": str(reclaimed)})
+        return PruneContainersReply(containers_deleted=deleted or None, space_reclaimed=reclaimed)
+
+    async def images(self, filters: Filters) -> PruneImagesReply:
+        """Remove images without a tag that no container uses; with dangling=false those with tags too."""
+        validation.check_filters(filters, IMAGE_FILTERS)
+        until = _until(filters)
+        dangling = _switch(filters, "dangling", True)
+        deleted: list[DeleteItem] = []
+        async with self._alone():
+            before = self._layers_size()
+            used = {container.record.image for container in self._table}
+            for image in self._store.images.all():
+                names = self._store.images.names(image.id)
+                created = int(image.created.timestamp() * 1e9) if image.created else 0
+                if image.id in used or (dangling and names) or not _is_before(created, until):
+                    continue
+                config = (await self._store.images.config(image.id)).config
+                if _is_wanted((config.labels if config else None) or {}, filters):
+                    deleted += await self._remove_image(image, names)
+            reclaimed = max(0, before - self._layers_size())
+        self._events.emit("image", "prune", "", {"reclaimed": str(reclaimed)})
+        return PruneImagesReply(images_deleted=deleted or None, space_reclaimed=reclaimed)
+
+    async def _remove_image(self, image: Image, names: Sequence[str]) -> Sequence[DeleteItem]:
+        done: list[DeleteItem] = []
+        for ref in [parse_reference(name).familiar for name in names] or [image.id]:
+            try:
+                done += await self._images.remove(ref, force=False, prune=True)
+            except ScowError as error:
+                log.info("image %s is not pruned: %s", ref, error)
+        return done
+
+    def _layers_size(self) -> int:
+        return sum(layer.size for layer in self._store.layers.all())
+
+    async def volumes(self, filters: Filters, *, named: bool) -> PruneVolumesReply:
+        """Remove volumes that no container refers to: anonymous ones; `named` or all=true means all of them."""
+        validation.check_filters(filters, VOLUME_FILTERS)
+        every = _switch(filters, "all", named)
+        deleted: list[str] = []
+        reclaimed = 0
+        async with self._alone():
+            for volume in await self._volumes.list({"dangling": ["true"]}):
+                if not (every or self._volumes.get(volume.name).anonymous):
+                    continue
+                if not _is_wanted(volume.labels or {}, filters):
+                    continue
+                size = await asyncio.to_thread(tree_size, self._volumes.path(volume.name))
+                try:
+                    await self._volumes.remove(volume.name)
+                except (Conflict, NotFound) as error:  # somebody began to use it, or removed it
+                    log.info("volume %s is not pruned: %s", volume.name, error)
+                    continue
+                deleted.append(volume.name)
+                reclaimed += size
+        self._events.emit("volume", "prune", "", {"reclaimed": str(reclaimed)})
+        return PruneVolumesReply(volumes_deleted=deleted or None, space_reclaimed=reclaimed)
+
+    @asynccontextmanager
+    async def _alone(self) -> AsyncIterator[None]:
+        if self._running:
+            raise Conflict("a prune operation is already running")
+        self._running = True
+        try:
+            yield
+        finally:
+            self._running = False
+
+
+def _until(filters: Filters) -> float | None:
+    values = filters.get("until") or ()
+    if len(values) > 1:
+        raise InvalidArgument("more than one until filter specified")
+    return parse_moment(values[0], time.time()) if values else None
+
+
+def _is_before(created_ns: int, until: float | None) -> bool:
+    return until is None or created_ns / 1e9 < until
+
+
+def _switch(filters: Filters, name: str, default: bool) -> bool:
+    values = filters.get(name) or ()
+    if not values:
+        return default
+    word = values[0].lower()
+    if len(values) > 1 or word not in _TRUE | _FALSE:
+        raise InvalidArgument(f"invalid filter '{name}={values}'")
+    return word in _TRUE
+
+
+def _is_wanted(labels: Mapping[str, str], filters: Filters) -> bool:
+    return all(_has_label(labels, value) for value in filters.get("label", ())) and not any(
+        _has_label(labels, value) for value in filters.get("label!", ())
+    )
+
+
+def _has_label(labels: Mapping[str, str], wanted: str) -> bool:
+    name, equals, text = wanted.partition("=")
+    return name in labels and (not equals or labels[name] == text)
