@@ -114,7 +114,15 @@ class Info(Message, frozen=True, kw_only=True):
     """The answer to `GET /info`."""
 
     OMIT_EMPTY: ClassVar[frozenset[str]] = frozenset(
-        {"system_status", "os_version", "default_address_pools", "firewall_backend", "product_license", "cdi_spec_dirs", "containerd"}
+        {
+            "system_status",
+            "os_version",
+            "default_address_pools",
+            "firewall_backend",
+            "product_license",
+            "cdi_spec_dirs",
+            "containerd",
+        }
     )
 
     id: str = field(name="ID")
