@@ -60,6 +60,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ScowError as error:
         print(f"scowd: {error}", file=sys.stderr)
         return 1
+    except OSError as error:
+        _log.debug("could not start", exc_info=error)
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"scowd: could not start: {where}{error.strerror or error}", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -1,6 +1,7 @@
 """Containers as the engine holds them: the record, the lock, and who waits for what; and the table that keeps them."""
 
 import asyncio
+import logging
 import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,10 +11,12 @@ import msgspec
 
 from scow.engine.record import ContainerRecord, State
 from scow.errors import Conflict, InvalidArgument, NotFound
-from scow.store.database import Database
+from scow.store.database import Database, DatabaseFailed
 
 if TYPE_CHECKING:
     from scow.engine.attachment import Attachment
+
+log = logging.getLogger(__name__)
 
 SCHEMA: Final = (
     """
@@ -229,6 +232,18 @@ class ContainerTable:
     async def set_state(self, container: Container, **changes: object) -> None:
         """Write and show changes of a container's state."""
         await self.save(container, container.record.with_state(**changes))
+
+    async def note(self, container: Container, record: ContainerRecord) -> None:
+        """Write what has happened, or is being undone, and show it: shown in any case, also when the disk is full."""
+        await self.try_write(record)
+        self.show(container, record)
+
+    async def try_write(self, record: ContainerRecord) -> None:
+        """Write a changed record if the database can: what is done to free a full disk must not fail for it."""
+        try:
+            await self.write(record)
+        except DatabaseFailed as error:
+            log.error("the state of container %s is not recorded: %s", record.id, error)
 
     async def remove(self, container: Container, also: Step = lambda db: None) -> None:
         """Forget a container. `also` is done in the same transaction."""

@@ -155,7 +155,7 @@ class Lifecycle:
             finished_at=finished_at,
         )
         # Written first, since with the run's files goes what tells its exit code; shown when its ports are free again.
-        await self._table.write(ended)
+        await self._table.try_write(ended)
         await points.at("exit.recorded")
         try:
             await self._resources.release(container)
@@ -227,7 +227,7 @@ class Lifecycle:
                 return True
             if not container.state.live:
                 return False
-            await self._table.set_state(container, stopped_by_user=True)
+            await self._table.note(container, container.record.with_state(stopped_by_user=True))
             ended = container.next_exit
             await points.at("stop.recorded")
             await self._signal(container, number)
@@ -266,7 +266,7 @@ class Lifecycle:
                 raise NotRunning(container)
             own_stop = parse_signal(container.record.config.stop_signal or "SIGTERM")
             if number in (signal.SIGKILL, own_stop):
-                await self._table.set_state(container, stopped_by_user=True)
+                await self._table.note(container, container.record.with_state(stopped_by_user=True))
             ended = container.next_exit
             await self._signal(container, number)
         if number == signal.SIGKILL and not await self._wait_exit(ended, KILL_TIMEOUT_S):

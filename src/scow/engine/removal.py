@@ -2,6 +2,8 @@
 
 import asyncio
 import shutil
+from collections.abc import Awaitable, Callable
+from typing import Final
 
 from scow import points
 from scow.engine.container import Container, ContainerTable
@@ -12,7 +14,10 @@ from scow.engine.lifecycle import Lifecycle
 from scow.engine.resources import Resources
 from scow.engine.volumes import Volumes
 from scow.errors import Conflict
+from scow.store.database import DatabaseFailed
 from scow.store.snapshots import Snapshots
+
+ROOM_WAITS_S: Final = (0.05, 0.2, 1.0)
 
 
 class StillRunning(Conflict):
@@ -80,20 +85,31 @@ class Removal:
 
     async def forget(self, container: Container, *, volumes: bool) -> None:
         """Give back all that the container holds, and its record last; the caller holds the lock. Idempotent."""
-        await self._table.set_state(container, status="removing", remove_volumes=volumes)
+        removing = container.record.with_state(status="removing", remove_volumes=volumes)
+        await self._table.note(container, removing)
         await points.at("remove.recorded")
         await self._resources.release(container)
         await points.at("remove.released")
         for attachment in tuple(container.attachments):
             attachment.connect(None)
         container.attachments.clear()
-        await self._snapshots.remove(container.id)
+        await _when_there_is_room(lambda: self._snapshots.remove(container.id))
         await points.at("remove.snapshot")
         await asyncio.to_thread(shutil.rmtree, container.folder, True)
         anonymous = [mount.name for mount in container.record.mounts if mount.anonymous] if volumes else []
         dropped = self._volumes.only_of(container.id, anonymous)
-        await self._table.remove(container, self._volumes.deleting(dropped))
+        await _when_there_is_room(lambda: self._table.remove(container, self._volumes.deleting(dropped)))
         await points.at("remove.forgotten")
         await self._volumes.drop(dropped)
         self._events.emit("container", "destroy", container.id, attributes_of(container))
         container.removed()
+
+
+async def _when_there_is_room(step: Callable[[], Awaitable[None]]) -> None:
+    """Do a step of a removal again if the disk was full: the files that were let go before are just being deleted."""
+    for wait_s in ROOM_WAITS_S:
+        try:
+            return await step()
+        except DatabaseFailed:
+            await asyncio.sleep(wait_s)
+    await step()

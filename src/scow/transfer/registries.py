@@ -7,6 +7,7 @@ from typing import Final, TypeVar
 
 from scow.errors import ScowError
 from scow.oci.reference import Reference
+from scow.store.layer_errors import DiskFull, LayerFailed
 from scow.store.layers import Layer
 from scow.transfer.client import RegistryClient
 from scow.transfer.credentials import Credentials
@@ -104,6 +105,8 @@ class Registries:
             client = self.client(endpoint, path, credentials, actions=actions)
             try:
                 return await action(client)
+            except (DiskFull, LayerFailed):
+                raise  # our own trouble, which another host's answer would only hide
             except ScowError as error:
                 if not endpoint.mirror and (client.has_spoken or not isinstance(error, RegistryFailure)):
                     # Once a host spoke TLS, nobody in between may talk us into plain HTTP.
