@@ -17,14 +17,17 @@ import ipaddress
 import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, Final
 
 from scow.linux.nftables import Nftables, NftablesFailed
+from scow.linux.ruleset_events import RulesetEvents
 from scow.network import addresses
 from scow.network.model import Endpoint, Network
 from scow.network.threads import Threads
 
 _log = logging.getLogger(__name__)
+_RESTORE_DELAY_S: Final = 0.05
+_RETRY_DELAY_S: Final = 1.0
 
 
 class Firewall:
@@ -37,6 +40,8 @@ class Firewall:
         self._networks: tuple[Network, ...] = ()
         self._published: dict[str, list[str]] = {}
         self._lock = asyncio.Lock()  # a script is written and run before the next is written
+        self._events: RulesetEvents | None = None
+        self._restoring: asyncio.Task[None] | None = None
 
     async def install(self, networks: Iterable[Network], endpoints: Iterable[Endpoint] | None = None) -> None:
         """Make the table say exactly this; without `endpoints`, what is published stays. Raises NftablesFailed."""
@@ -64,13 +69,55 @@ class Firewall:
         if lines:
             await self._change("delete", lines)
 
+    def watch(self) -> None:
+        """Notice from now on what others take away from the table, and restore it. Raises OSError."""
+        self._events = RulesetEvents()
+        asyncio.get_running_loop().add_reader(self._events, self._changed)
+
+    def _changed(self) -> None:
+        assert self._events is not None
+        lost, gone = self._events.losses(self.table)
+        # While a script of ours runs, what goes is what it takes away; but it never ends without the table.
+        if gone or (lost and not self._lock.locked()):
+            self._restore_soon()
+
+    def _restore_soon(self) -> None:
+        if self._restoring is None or self._restoring.done():
+            self._restoring = asyncio.create_task(self._restore(), name="firewall-restore")
+
+    async def _restore(self) -> None:
+        while True:
+            # Whoever flushes the ruleset often goes on at once with rules of its own.
+            await asyncio.sleep(_RESTORE_DELAY_S)
+            try:
+                async with self._lock:
+                    await self._reinstall()
+            except NftablesFailed as failure:
+                _log.error("cannot restore table %s, which was changed from outside: %s", self.table, failure)
+                await asyncio.sleep(_RETRY_DELAY_S)
+                continue
+            _log.warning("restored table %s, which was changed from outside", self.table)
+            return
+
+    async def _unwatch(self) -> None:
+        if self._events is not None:
+            asyncio.get_running_loop().remove_reader(self._events)
+            self._events.close()
+            self._events = None
+        if self._restoring is not None:
+            self._restoring.cancel()
+            await asyncio.gather(self._restoring, return_exceptions=True)
+
     async def destroy(self) -> None:
         """Remove the table, if it is there, and the context."""
+        await self._unwatch()
         self._published.clear()
         await self._run(f"add table {self.table}\ndelete table {self.table}\n")
-        self.close()
+        await self.aclose()
 
-    def close(self) -> None:
+    async def aclose(self) -> None:
+        """Let go of the ruleset; the table stays as it is. A second call does nothing."""
+        await self._unwatch()
         if self._nft is not None:
             self._nft.close()
             self._nft = None
@@ -97,6 +144,8 @@ class Firewall:
             self._nft.run(script)
 
         await self._threads(job)
+        if self._events is not None and self._events.losses(self.table)[1]:
+            self._restore_soon()
 
     async def obstacles(self) -> list[str]:
         """Name base chains of other tables that drop forwarded packets by policy: they stop containers' traffic too."""

@@ -109,6 +109,7 @@ class Networks:
         for network in list(self._networks.values()):
             await self._bring_up(network)
             await self._serve_again(network)
+        self._firewall.watch()
         await self._firewall.install(self._networks.values(), self._endpoints.values())
         await self._drop_unrecorded()
         await self._finish_removals()
@@ -142,7 +143,7 @@ class Networks:
         await self.settled()
         await self._servers.aclose()
         self._ports.close()
-        self._firewall.close()
+        await self._firewall.aclose()
         self._machine.close()
         self._threads.close()
 

@@ -48,7 +48,7 @@ class Rig:
         await networks._sandboxes.aclose()
         await networks._servers.aclose()
         networks._ports.close()
-        networks._firewall.close()
+        await networks._firewall.aclose()
         networks._threads.close()
         networks._machine.close()
 

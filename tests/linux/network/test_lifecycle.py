@@ -10,7 +10,7 @@ import pytest
 from scow.errors import Conflict, Forbidden, NotFound
 from scow.linux import links, netns
 from scow.linux.netlink import Netlink
-from scow.linux.nftables import Nftables
+from scow.linux.nftables import Nftables, NftablesFailed
 from scow.network.addresses import AddressTaken
 from scow.network.model import Endpoint, EndpointRequest, NetworkRequest, NoSuchNetwork, Pool, Port
 from scow.network.networks import Networks
@@ -276,3 +276,35 @@ async def test_networks_made_at_once_get_subnets_of_their_own(rig: Rig) -> None:
     assert len({network.pools[0].subnet for network in made}) == 4
     await asyncio.gather(*(networks.remove(network.name) for network in made))
     assert {network.name for network in networks.all()} == {"bridge", "host", "none"}
+
+
+@pytest.mark.parametrize("harm", ["delete table inet {}", "flush table inet {}", "flush chain inet {} forward"])
+async def test_rules_that_others_remove_come_back(rig: Rig, harm: str) -> None:
+    networks = await rig.engine()
+    (port,) = (await run(networks, "c1", Port(80))).ports
+    nft = Nftables()
+    await asyncio.to_thread(nft.run, harm.format(f"scow_{networks.tag}"))
+    async with asyncio.timeout(2):
+        while True:
+            try:
+                found = own_table(networks)
+            except NftablesFailed:
+                found = ""
+            if f"tcp . {port.host_port}" in found and "oifname @bridges drop" in found:
+                break
+            await asyncio.sleep(0.02)
+    with serving(networks._sandboxes.path("c1"), 80):
+        assert await asyncio.to_thread(ask, "127.0.0.1", port.host_port)
+    nft.close()
+
+
+async def test_our_own_changes_are_not_taken_for_others(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    networks = await rig.engine()
+    for number in range(3):
+        await run(networks, f"c{number}", Port(80))
+        made = await networks.create(NetworkRequest(name=f"n{number}"))
+        await networks.remove(made.id)
+        await networks.release(f"c{number}")
+    await networks.settled()
+    await asyncio.sleep(0.2)  # for longer than a restoration waits
+    assert "changed from outside" not in caplog.text
