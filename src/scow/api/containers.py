@@ -4,6 +4,7 @@ import logging
 from typing import Final
 
 from aiohttp import web
+from msgspec.structs import replace
 
 from scow.api import mux, query
 from scow.api.attach import serve_attachment
@@ -12,7 +13,7 @@ from scow.api.errors import Prefixed
 from scow.api.hijack import MULTIPLEXED_STREAM, RAW_STREAM
 from scow.api.shims import respond, upgrade_create
 from scow.errors import InvalidArgument, ScowError
-from scow.wire.container import CreateRequest
+from scow.wire.container import CreateRequest, UpdateRequest
 from scow.wire.message import encode
 
 _log = logging.getLogger(__name__)
@@ -119,6 +120,21 @@ async def resize(call: Call) -> web.StreamResponse:
 async def top(call: Call) -> web.StreamResponse:
     reply = await call.engine.containers.top(call.params["name"], call.query.get("ps_args", ""))
     return respond("containers.top", call.version, reply)
+
+
+async def changes(call: Call) -> web.StreamResponse:
+    found = await call.engine.changes.of(call.params["name"])
+    return respond("containers.changes", call.version, found or None)
+
+
+async def update(call: Call) -> web.StreamResponse:
+    request = await call.body_required(UpdateRequest)
+    if call.version < (1, 40):
+        request = replace(request, pids_limit=None)
+    if call.version >= (1, 42):
+        request = replace(request, kernel_memory=0)
+    reply = await call.background.finish(call.engine.updates.update(call.params["name"], request))
+    return respond("containers.update", call.version, reply)
 
 
 async def wait(call: Call) -> web.StreamResponse:

@@ -3,7 +3,7 @@
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from typing import Protocol
 
-from scow.wire.archive import PathStat
+from scow.wire.archive import FilesystemChange, PathStat
 from scow.wire.container import (
     ContainerInspect,
     ContainerSummary,
@@ -11,6 +11,8 @@ from scow.wire.container import (
     CreateRequest,
     PruneContainersReply,
     TopReply,
+    UpdateReply,
+    UpdateRequest,
     WaitReply,
 )
 from scow.wire.event import Event
@@ -188,6 +190,18 @@ class StatsReader(Protocol):
     async def read(self, ref: str, *, stream: bool, one_shot: bool) -> AsyncGenerator[Stats, None]: ...
 
 
+class Changes(Protocol):
+    """What differs between containers and their images."""
+
+    async def of(self, ref: str) -> list[FilesystemChange]: ...
+
+
+class Updates(Protocol):
+    """Changes limits of containers."""
+
+    async def update(self, ref: str, request: UpdateRequest) -> UpdateReply: ...
+
+
 class Pruning(Protocol):
     """Removes what nobody uses."""
 
@@ -291,6 +305,12 @@ class EngineApi(Protocol):
 
     @property
     def stats(self) -> StatsReader: ...
+
+    @property
+    def changes(self) -> Changes: ...
+
+    @property
+    def updates(self) -> Updates: ...
 
     @property
     def pruning(self) -> Pruning: ...

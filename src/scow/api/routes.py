@@ -49,6 +49,8 @@ ROUTES: Final[tuple[tuple[str, str, Handler], ...]] = (
     ("GET", "/containers/{name}/archive", archives.get),
     ("PUT", "/containers/{name}/archive", archives.put),
     ("GET", "/containers/{name}/stats", stats.stats),
+    ("GET", "/containers/{name}/changes", containers.changes),
+    ("POST", "/containers/{name}/update", containers.update),
     ("GET", "/containers/{name}/export", archives.export),
     ("DELETE", "/containers/{name}", containers.remove),
     ("GET", "/exec/{id}/json", execs.inspect),

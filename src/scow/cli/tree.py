@@ -38,6 +38,7 @@ ENTRIES: tuple[tuple[tuple[str, ...], str, str, str], ...] = (
     (("container stop", "stop"), "lifecycle", "stop", "Stop one or more running containers"),
     (("container top", "top"), "lifecycle", "top", "Display the running processes of a container"),
     (("container unpause", "unpause"), "lifecycle", "unpause", "Unpause all processes within one or more containers"),
+    (("container update", "update"), "update", "update", "Update configuration of one or more containers"),
     (
         ("container wait", "wait"),
         "lifecycle",

@@ -5,6 +5,7 @@ from contextlib import AsyncExitStack
 from typing import Final, Self
 
 from scow.engine.archive import Archives
+from scow.engine.changes import Changes
 from scow.engine.config import EngineConfig, InvalidConfig
 from scow.engine.container import Container, ContainerTable
 from scow.engine.containers import Containers
@@ -24,6 +25,7 @@ from scow.engine.roots import Roots
 from scow.engine.stats import StatsReader
 from scow.engine.system import System
 from scow.engine.tasks import Tasks
+from scow.engine.updating import Updates
 from scow.engine.volumes import Volumes
 from scow.network.networks import Networks as NetworkDriver
 from scow.oci.digest import Digest
@@ -50,6 +52,8 @@ class Engine:
     stats: StatsReader
     system: System
     pruning: Pruning
+    changes: Changes
+    updates: Updates
 
     def __init__(self, config: EngineConfig, close: AsyncExitStack) -> None:
         self.config = config
@@ -114,6 +118,8 @@ class Engine:
             table, creation, lifecycle, removal, resources, inspector, events, tasks, self._image_ids
         )
         roots = Roots(store.snapshots, volumes)
+        self.changes = Changes(table, store.snapshots)
+        self.updates = Updates(table, resources, events)
         self.stats = StatsReader(table, resources)
         self.archives = Archives(table, roots, events)
         self.execs = Execs(table, resources, events, tasks)

@@ -7,7 +7,7 @@ at any time, also after a crash, since each part knows from its own record what 
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Collection, Coroutine
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -186,6 +186,10 @@ class Resources:
         """Tell the terminal its size."""
         with contextlib.suppress(NoSuchRun):
             await self._monitors.resize(container.id, height, width)
+
+    async def update(self, container: Container, limits: Mapping[str, object]) -> None:
+        """Change a running container's limits: linux.resources of the runtime-spec. Raises RuntimeFailed."""
+        await self._monitors.update(container.id, limits)
 
     def group(self, container: Container) -> str:
         """The running container's control group. Raises NoSuchRun."""

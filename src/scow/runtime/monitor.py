@@ -18,7 +18,7 @@ import shutil
 import signal
 import socket
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -284,6 +284,12 @@ class Monitors:
                 cgroup.set_frozen(path, False)
             reason = str(error) or f"it took more than {_GROUP_TIMEOUT_S:g} s"
             raise Internal(f"cannot {'pause' if frozen else 'unpause'} container {id}: {reason}") from error
+
+    async def update(self, id: str, resources: Mapping[str, object]) -> None:
+        """Change limits while the container runs: linux.resources of the runtime-spec. Raises RuntimeFailed."""
+        file = self.bundle(id) / "resources.json"
+        await asyncio.to_thread(file.write_bytes, msgspec.json.encode(resources))
+        await self._runtime_of(id).call(self._state, "update", "--resources", str(file), id)
 
     async def resize(self, id: str, height: int, width: int) -> None:
         """Tell the terminal its size in characters. Raises NoSuchRun."""

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 from msgspec import UNSET, UnsetType, field
 
 from scow.oci.descriptor import Descriptor
-from scow.wire.host_config import HostConfig
+from scow.wire.host_config import HostConfig, Resources, RestartPolicy
 from scow.wire.message import Message, SparseMessage, StringList
 from scow.wire.network import EndpointSettings, NetworkingConfig
 from scow.wire.ports import PortMap
@@ -244,6 +244,18 @@ class ContainerInspect(Message, frozen=True, kw_only=True):
     config: ContainerConfig
     network_settings: NetworkSettings
     image_manifest_descriptor: Descriptor | None = None
+
+
+class UpdateRequest(Resources, frozen=True, kw_only=True):
+    """What of an existing container's host side is to change; a zero value means no change."""
+
+    restart_policy: RestartPolicy | None = None
+
+
+class UpdateReply(Message, frozen=True, kw_only=True):
+    """What an update has to say."""
+
+    warnings: list[str] | None = None
 
 
 class PruneContainersReply(Message, frozen=True, kw_only=True):
