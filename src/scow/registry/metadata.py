@@ -118,7 +118,7 @@ class Metadata(Protocol):
     async def close_upload(self, upload_id: str, digest: Digest) -> bool:
         """Announce that the upload's bytes are about to become the blob `digest`, which keeps collection away from it.
 
-        False if the blob is being deleted at this moment: try again.
+        False if the blob is being deleted at this moment: try again. Raises UploadUnknown.
         """
 
     async def check_room(self, repository: str, size: int, digest: Digest | None = None) -> None:

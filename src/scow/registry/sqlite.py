@@ -14,7 +14,7 @@ from typing import Final
 
 from scow.oci.digest import Digest
 from scow.registry.database import Database
-from scow.registry.errors import QuotaExceeded, ReferencesUnknown, TagImmutable
+from scow.registry.errors import QuotaExceeded, ReferencesUnknown, TagImmutable, UploadUnknown
 from scow.registry.metadata import LinkedBlob, NewManifest, Referrer, Review, StoredManifest, Upload
 from scow.registry.policies import Policies, Quota, TagTime
 
@@ -299,7 +299,8 @@ class SqliteMetadata:
         def close(db: sqlite3.Connection) -> bool:
             if db.execute("SELECT 1 FROM blob WHERE digest = ? AND deleting", (digest,)).fetchone():
                 return False
-            db.execute("UPDATE upload SET closing = ? WHERE id = ?", (digest, upload_id))
+            if db.execute("UPDATE upload SET closing = ? WHERE id = ?", (digest, upload_id)).rowcount == 0:
+                raise UploadUnknown(upload_id)
             return True
 
         return await self._db.write(close, durable=False)

@@ -52,6 +52,7 @@ class UploadRequests:
         if digest is not None and (call.has_body or digest == EMPTY[algorithm(digest)]):
             await self._metadata.check_room(call.repository, call.content_length or 0, digest)
             async with self._uploads.begin(call.repository, algorithm(digest)) as receiver:
+                receiver.announce(digest)
                 try:
                     await receiver.receive(call.body(), call.content_length)
                     await receiver.finish(digest)
@@ -82,6 +83,7 @@ class UploadRequests:
                 self._check_length(call)
                 await self._metadata.check_room(repository, call.content_length or 0, digest)
                 async with self._uploads.hold(repository, upload_id) as receiver:
+                    receiver.announce(digest)
                     await _receive(call, receiver)
                     await receiver.finish(digest)
                 return _created(repository, digest)

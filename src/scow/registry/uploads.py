@@ -10,7 +10,7 @@ import hashlib
 import uuid
 from collections import OrderedDict
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -52,6 +52,7 @@ class Receiver:
     def __init__(self, uploads: "Uploads", upload: Upload, stage: Stage) -> None:
         self._uploads = uploads
         self._stage = stage
+        self._closing: asyncio.Task[bool] | None = None
         self.upload = upload
 
     @property
@@ -119,6 +120,24 @@ class Receiver:
         self._uploads.remember(self.upload.upload_id, kept)
         return kept
 
+    def announce(self, digest: Digest) -> None:
+        """Say early which digest `finish` will be asked for: what the names have to note is noted meanwhile."""
+        closing = self._uploads.metadata.close_upload(self.upload.upload_id, digest)
+        self._closing = asyncio.create_task(closing)
+
+    async def settle(self) -> None:
+        """Wait for what `announce` began, whatever became of it."""
+        if self._closing is not None:
+            await asyncio.wait([self._closing])
+            if not self._closing.cancelled():
+                self._closing.exception()  # whoever asked `finish` was told
+
+    async def _close(self, digest: Digest) -> bool:
+        early, self._closing = self._closing, None
+        if early is not None:
+            return await early
+        return await self._uploads.metadata.close_upload(self.upload.upload_id, digest)
+
     async def finish(self, digest: Digest) -> None:
         """Verify what was received and make it a blob of the repository.
 
@@ -130,7 +149,7 @@ class Receiver:
             await uploads.drop(upload_id)
             raise DigestInvalid("provided digest did not match uploaded content", {"digest": digest})
         for _ in range(CLOSE_TRIES):
-            if await uploads.metadata.close_upload(upload_id, digest):
+            if await self._close(digest):
                 break
             await asyncio.sleep(CLOSE_PAUSE_S)  # another process may be the one that removes it: nothing to wait on
         else:
@@ -152,26 +171,46 @@ class Uploads:
         self.size_limit = size_limit
         self.metadata = metadata
         self._states: OrderedDict[str, _HashState] = OrderedDict()
+        self._known: OrderedDict[str, Upload] = OrderedDict()
 
     @asynccontextmanager
     async def begin(self, repository: str, algorithm_name: str) -> AsyncIterator[Receiver]:
         """Begin an upload and hold it; it stays when the context is left."""
         upload = Upload(str(uuid.uuid4()), repository, algorithm_name)
-        await self.metadata.begin_upload(upload)
-        stage = await self.objects.open_stage(upload.upload_id, create=True)
+        # Both at once, since each takes a thread: bytes without a record are found by collection, a record without
+        # bytes too.
+        opening = asyncio.ensure_future(self.objects.open_stage(upload.upload_id, create=True))
         try:
-            yield Receiver(self, upload, stage)
+            await self.metadata.begin_upload(upload)
+        except BaseException:
+            with suppress(Exception):
+                await (await opening).close()
+            raise
+        stage = await opening
+        self._know(upload)
+        receiver = Receiver(self, upload, stage)
+        try:
+            yield receiver
         finally:
+            await receiver.settle()
             await stage.close()
 
     @asynccontextmanager
     async def hold(self, repository: str, upload_id: str) -> AsyncIterator[Receiver]:
         """Go on with an upload. Raises UploadUnknown and UploadBusy."""
-        upload = await self.find(repository, upload_id)
+        known = self._known.get(upload_id)
+        if known is not None and known.repository == repository:
+            # Its record need not be asked for: bytes go first when an upload ends, so they tell that it has not.
+            upload = known
+        else:
+            upload = await self.find(repository, upload_id)
+            self._know(upload)
         stage = await self._open(upload_id)
+        receiver = Receiver(self, upload, stage)
         try:
-            yield Receiver(self, upload, stage)
+            yield receiver
         finally:
+            await receiver.settle()
             await stage.close()
 
     async def _open(self, upload_id: str) -> Stage:
@@ -207,6 +246,11 @@ class Uploads:
         await self.objects.discard(upload_id)
         await self.metadata.end_upload(upload_id)
 
+    def _know(self, upload: Upload) -> None:
+        self._known[upload.upload_id] = upload
+        if len(self._known) > STATES_LIMIT:
+            self._known.popitem(last=False)
+
     def recall(self, upload_id: str) -> _HashState | None:
         return self._states.get(upload_id)
 
@@ -218,6 +262,7 @@ class Uploads:
 
     def forget(self, upload_id: str) -> None:
         self._states.pop(upload_id, None)
+        self._known.pop(upload_id, None)
 
 
 def check_order(size: int, start: int, location: str) -> None:
