@@ -330,6 +330,8 @@ class Networks:
                 undo.push_async_callback(self._threads, lambda: remove(self._machine, [endpoint.link]))
                 undo.push_async_callback(self._firewall.unpublish, endpoint.id)
                 await self._firewall.publish(endpoint)
+                if endpoint.ports:
+                    await self._threads(lambda: ports.forget_flows_before(endpoint))
             undo.pop_all()
         self.observer("connect", network, sandbox.container_id)
         return endpoint
@@ -348,6 +350,8 @@ class Networks:
         self._drop(endpoint)
         self._ports.release(endpoint.id)
         await self._firewall.unpublish(endpoint.id)
+        if endpoint.ports:
+            await self._threads(lambda: ports.forget_flows_to(endpoint))
         if endpoint.link:
             await self._threads(lambda: remove(self._machine, [endpoint.link]))
             await self._restore_route(container_id)
@@ -389,6 +393,8 @@ class Networks:
             self._drop(endpoint)
             self._ports.release(endpoint.id)
             await self._firewall.unpublish(endpoint.id)
+            if endpoint.ports:
+                await self._threads(lambda gone=endpoint: ports.forget_flows_to(gone))  # type: ignore[misc]  # a default
             network = self._networks.get(endpoint.network_id)
             if network is not None:
                 self.observer("disconnect", network, container_id)

@@ -7,9 +7,10 @@ address translation and never reach the socket.
 
 import errno
 import ipaddress
+import logging
 import os
 import socket
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -17,9 +18,11 @@ import msgspec
 
 from scow.errors import Conflict, Internal, InvalidArgument
 from scow.linux import sysctl
+from scow.linux.conntrack import forget_answered_by, forget_sent_to
 from scow.network.addresses import Address, parse_address
-from scow.network.model import Port, PublishedPort
+from scow.network.model import Endpoint, Port, PublishedPort
 
+_log = logging.getLogger(__name__)
 _KINDS: Final = {
     "tcp": (socket.SOCK_STREAM, socket.IPPROTO_TCP),
     "udp": (socket.SOCK_DGRAM, socket.IPPROTO_UDP),
@@ -233,6 +236,27 @@ def _bind_over_remains(held: socket.socket, port: PublishedPort) -> None:
     held.bind((port.host_ip, port.host_port))
     held.listen(0)  # fails while anybody listens there
     held.shutdown(socket.SHUT_RDWR)  # stops listening, keeps the port
+
+
+def forget_flows_before(endpoint: Endpoint) -> None:
+    """Have UDP clients of ports that were just published reach the container, though they knew the machine. Blocks."""
+    for port in endpoint.ports:
+        if port.protocol == "udp":
+            _forget(lambda port=port: forget_sent_to(port.host_port, parse_address(port.host_ip).version))  # type: ignore[misc]  # a default
+
+
+def forget_flows_to(endpoint: Endpoint) -> None:
+    """Have UDP clients of ports that were just released find whoever gets them next. Blocks."""
+    if any(port.protocol == "udp" for port in endpoint.ports):
+        for text in filter(None, (endpoint.ip, endpoint.ipv6)):
+            _forget(lambda text=text: forget_answered_by(parse_address(text)))  # type: ignore[misc]  # a default
+
+
+def _forget(job: Callable[[], int]) -> None:
+    try:
+        job()
+    except OSError as error:
+        _log.warning("cannot forget UDP flows: %s", error)
 
 
 def find_process(protocol: str, port: int) -> str:

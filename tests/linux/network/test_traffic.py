@@ -1,5 +1,6 @@
 """Who reaches whom, with packets: containers, the machine, and a host outside."""
 
+import asyncio
 import socket
 from functools import partial
 from pathlib import Path
@@ -144,3 +145,24 @@ async def test_a_second_network_can_come_and_go_while_the_container_runs(rig: Ri
         assert in_sandbox(sandbox.path, partial(ask, outside.address, 7000)), "the other network is the way out now"
     await networks.release("c1")
     await networks.remove("other")
+
+
+async def test_a_udp_client_that_keeps_its_port_reaches_whoever_has_the_port_next(rig: Rig) -> None:
+    networks = await rig.engine()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.settimeout(1)
+        target = ""
+        for name in ("c1", "c2"):
+            sandbox = await networks.sandbox(name)
+            address = f"{rig.subnet}.{10 + int(name[1])}"
+            number = int(target.rpartition(":")[2] or 0)
+            published = [Port(53, "udp", "127.0.0.1", number)]
+            endpoint = await networks.connect(sandbox, "bridge", EndpointRequest(ipv4=address), published)
+            target = f"127.0.0.1:{endpoint.ports[0].host_port}"
+            server = in_sandbox(sandbox.path, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+            server.bind(("0.0.0.0", 53))
+            server.settimeout(1)
+            client.sendto(name.encode(), ("127.0.0.1", endpoint.ports[0].host_port))
+            assert await asyncio.to_thread(server.recv, 100) == name.encode()
+            server.close()
+            await networks.release(name)
