@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from support.calls import container, create, state
+from support.calls import container, create, inspect, state
 from support.daemon import Daemon
 
 CREATE = ("create.volumes", "create.snapshot", "create.folder", "create.recorded")
@@ -61,16 +61,19 @@ def test_create(own_engine: Daemon) -> None:
 
 def test_start(own_engine: Daemon) -> None:
     for point in (*BEFORE_THE_PROCESS, *WITH_THE_PROCESS):
-        id = create(own_engine, "echo once; sleep 1; exit 3")
+        id = create(own_engine, "echo once; while [ ! -e /keep/end ]; do sleep 0.05; done; exit 3")
+        end = Path(inspect(own_engine, id)["Mounts"][0]["Source"]) / "end"
         killed_at(own_engine, point, "POST", f"/containers/{id}/start")
         found = state(own_engine, id)
         if point in WITH_THE_PROCESS:
             assert found["Status"] == "running", point
             assert Path(f"/proc/{found['Pid']}").exists(), point
+            end.touch()
             assert own_engine.json("POST", f"/containers/{id}/wait")["StatusCode"] == 3, point
         else:
             assert found["Status"] == "created", point
             assert not mounted(own_engine, id), point
+            end.touch()
             runs_to_its_end(own_engine, id, 3)
         assert own_engine.docker("logs", id).stdout == "once\n", point
         own_engine.clean()
