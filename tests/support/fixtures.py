@@ -57,7 +57,8 @@ def own_engine(registry: Registry) -> Iterator[Daemon]:
         try:
             daemon.docker("pull", "-q", "busybox")
             yield daemon
-            if daemon.process is None:
+            daemon.go_on()
+            if daemon.process is None or daemon.process.poll() is not None:
                 daemon.start()
             daemon.clean()
         finally:
