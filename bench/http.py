@@ -34,7 +34,7 @@ class Api(http.client.HTTPConnection):
             self.request(method, path, json.dumps(body) if body is not None else None, headers)
             answer = self.getresponse()
             data = answer.read()
-        except OSError:
+        except BaseException:  # also an interrupt: the connection is in the middle of a reply
             self.close()
             raise
         if answer.status >= 400:
