@@ -61,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--tls-cert", metavar="FILE", help="certificate chain, PEM")
     serve.add_argument("--tls-key", metavar="FILE", help="key of the certificate, PEM")
     serve.add_argument("--tls-client-ca", metavar="FILE", help="clients must show a certificate signed by these, PEM")
-    serve.add_argument("--workers", metavar="N", type=int, help="processes that serve; 0 is one for each core (1)")
+    serve.add_argument("--workers", metavar="N", type=int, help="processes that serve; 0 is one for each core (0)")
     serve.add_argument("--access-log", action="store_true", help="log every request")
     serve.add_argument("--ready-file", metavar="FILE", type=Path, help="write the URL here once it listens")
     serve.add_argument("--pidfile", metavar="FILE", type=Path, help="write the process ID here")

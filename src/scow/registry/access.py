@@ -59,7 +59,15 @@ class Access:
     def __init__(self, accounts: Accounts, passwords: Passwords, settings: Settings) -> None:
         self._passwords = passwords
         self._settings = settings
-        self.rules = Rules(settings.auth)
+        auth, tls = settings.auth, settings.tls
+        self._guarded = (
+            auth.htpasswd is not None
+            or bool(auth.rules)
+            or auth.token is not None
+            or (tls is not None and tls.client_names)
+        )
+        self.rules = Rules(auth)
+        self._anybody = Caller(None, self.rules, free=True)
         self.tokens = Tokens(accounts, settings.auth.token) if settings.auth.token is not None else None
 
     async def admit(self, call: Call) -> Caller:
@@ -90,8 +98,9 @@ class Access:
         """Who asks. Raises AuthenticationRequired where credentials are given and wrong."""
         authorization = call.headers.get("Authorization")
         if authorization is None:
-            name = await self._certified(call)
-            return Caller(name, self.rules, free=name is None and not await self._is_guarded())
+            if not self._guarded and not await self._passwords.known():
+                return self._anybody
+            return Caller(self._certified(call), self.rules)
         scheme, _, value = authorization.partition(" ")
         if scheme.lower() == "bearer" and self.tokens is not None:
             claims = await self.tokens.verify(value.strip())
@@ -99,7 +108,7 @@ class Access:
                 raise self.challenge(call, "invalid_token")
             return Caller(claims.subject or None, self.rules, claims=claims)
         if not await self._is_guarded():
-            return Caller(None, self.rules, free=True)
+            return self._anybody
         name, password = self._parse_basic(call, scheme, value)
         if not await self._passwords.check(name, password, call.remote):
             raise self.challenge(call)
@@ -114,13 +123,9 @@ class Access:
         return await self._passwords.check(name, password, remote)
 
     async def _is_guarded(self) -> bool:
-        auth = self._settings.auth
-        if auth.htpasswd is not None or auth.rules or auth.token is not None:
-            return True
-        tls = self._settings.tls
-        return (tls is not None and tls.client_names) or bool(await self._passwords.known())
+        return self._guarded or bool(await self._passwords.known())
 
-    async def _certified(self, call: Call) -> str | None:
+    def _certified(self, call: Call) -> str | None:
         tls = self._settings.tls
         return peer_name(call.peer_certificate) if tls is not None and tls.client_names else None
 

@@ -4,11 +4,14 @@
 """
 
 import os
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
 from scow.errors import InvalidArgument
+
+WORKERS_LIMIT: Final = 8
+"""More are started only if somebody asks for them: each takes some 12 MiB."""
 
 Action = Literal["pull", "push", "delete", "*"]
 
@@ -107,7 +110,7 @@ class Settings(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
     listen: str = "127.0.0.1:5000"
     storage: str = ""
     url: str = ""  # as clients reach the registry, if a proxy stands before it
-    workers: int = 1  # processes; 0 is one for each core
+    workers: int = 0  # processes; 0 is one for each core, 8 at most
     read_only: bool = False
     drain_s: float = 30.0  # requests in flight may go on for so long when the server ends
     access_log: bool = False
@@ -126,4 +129,4 @@ class Settings(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     def worker_count(self) -> int:
         """How many processes serve."""
-        return self.workers or len(os.sched_getaffinity(0))
+        return self.workers or min(len(os.sched_getaffinity(0)), WORKERS_LIMIT)

@@ -83,10 +83,13 @@ class Supervisor:
         Raises CannotListen and WorkerFailed.
         """
         count = self._settings.worker_count()
-        first = listen(self._settings, shared=True)
+        # A shared port would also be shared with another registry that is there by mistake: ask for it alone first.
+        with listen(self._settings) as probe:
+            port = probe.getsockname()[1]
+        first = listen(self._settings, shared=True, port=port)
         self._sockets.append(first)
         while len(self._sockets) < count:
-            self._sockets.append(listen(self._settings, shared=True, port=first.getsockname()[1]))
+            self._sockets.append(listen(self._settings, shared=True, port=port))
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         self._lifeline = os.pipe()
         gc.collect()

@@ -178,6 +178,13 @@ async def test_the_numbers_of_all_workers_are_added_up(client: Client) -> None:
     assert 'scow_registry_requests_total{endpoint="ping",method="GET",status="2xx"} 30' in lines
 
 
+def test_a_port_that_another_registry_shares_among_its_workers_is_taken(service: Service, tmp_path: Path) -> None:
+    address = service.url.removeprefix("http://")
+    command = [sys.executable, "-m", "scow.registry", "serve", "--listen", address, "--workers", "2"]
+    done = subprocess.run([*command, "--storage", tmp_path / "x"], capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stderr) == (1, f"scow registry: cannot listen on {address}: the address is in use\n")
+
+
 def test_workers_that_cannot_start_are_a_clear_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     command = [sys.executable, "-m", "scow.registry", "serve", "--listen", "127.0.0.1:0", "--workers", "2"]
