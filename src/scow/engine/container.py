@@ -12,6 +12,7 @@ import msgspec
 from scow.engine.record import ContainerRecord, State
 from scow.errors import Conflict, InvalidArgument, NotFound
 from scow.store.database import Database, DatabaseFailed
+from scow.wire.container import Health
 
 if TYPE_CHECKING:
     from scow.engine.attachment import Attachment
@@ -78,6 +79,7 @@ class Container:
         self.execs: dict[str, int] = {}  # running execs: ID -> pid
         self.restart: asyncio.Task[None] | None = None
         self.backoff_s = 0.0
+        self.health: Health | None = None  # what the probes said; None without a health check
         self.removing = False
 
     @property

@@ -8,7 +8,7 @@ from msgspec import UNSET
 
 from scow.engine.record import ContainerRecord, MountRecord, State
 from scow.network.model import Endpoint
-from scow.wire.container import ContainerState, MountPoint, Port
+from scow.wire.container import ContainerState, Health, MountPoint, Port
 from scow.wire.network import EndpointSettings
 from scow.wire.ports import PortBinding, PortMap
 from scow.wire.times import NEVER, format_time
@@ -21,7 +21,7 @@ def status_word(state: State) -> str:
     return SHOWN_STATUS.get(state.status, state.status)
 
 
-def wire_state(state: State) -> ContainerState:
+def wire_state(state: State, health: Health | None = None) -> ContainerState:
     """The state for inspect."""
     status = status_word(state)
     return ContainerState(
@@ -36,16 +36,21 @@ def wire_state(state: State) -> ContainerState:
         error=state.error,
         started_at=format_time(state.started_at) if state.started_at else NEVER,
         finished_at=format_time(state.finished_at) if state.finished_at else NEVER,
+        health=health,
     )
 
 
-def status_text(state: State, now_ns: int | None = None) -> str:
-    """The column STATUS of `docker ps`: `Up 3 seconds (Paused)`, `Exited (0) 2 minutes ago`."""
+def status_text(state: State, now_ns: int | None = None, health: Health | None = None) -> str:
+    """The column STATUS of `docker ps`: `Up 3 seconds (healthy)`, `Exited (0) 2 minutes ago`."""
     now = time.time_ns() if now_ns is None else now_ns
     status = status_word(state)
     if state.live:
         up = f"Up {human_duration((now - state.started_at) / 1e9)}"
-        return f"{up} (Paused)" if status == "paused" else up
+        if status == "paused":
+            return f"{up} (Paused)"
+        if health is None:
+            return up
+        return f"{up} (health: starting)" if health.status == "starting" else f"{up} ({health.status})"
     if status == "restarting":
         return f"Restarting ({state.exit_code}) {human_duration((now - state.finished_at) / 1e9)} ago"
     if status == "removing":

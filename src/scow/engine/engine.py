@@ -12,6 +12,7 @@ from scow.engine.containers import Containers
 from scow.engine.creation import Creation
 from scow.engine.events import Events
 from scow.engine.execs import Execs
+from scow.engine.health import HealthChecks
 from scow.engine.image_lookup import find_image
 from scow.engine.images import Images
 from scow.engine.inspecting import Inspector
@@ -141,9 +142,12 @@ class Engine:
         )
         self._store = store
         recovery = Recovery(table, lifecycle, removal, resources, driver, config.data_root / "containers")
+        health = HealthChecks(table, resources, events)
         await recovery.run()
+        health.adopt()
         close.push_async_callback(tasks.aclose)
         close.push_async_callback(tasks.drain, config.shutdown_timeout)
+        close.push_async_callback(health.aclose)
         close.callback(lifecycle.close)
         recovery.start_what_is_due()
 

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Final, Self
 
 from scow.errors import InvalidArgument
@@ -41,6 +41,7 @@ class Events:
     def __init__(self) -> None:
         self._past: deque[Event] = deque(maxlen=MEMORY)
         self._listeners: set[Listener] = set()
+        self.observers: list[Callable[[Event], None]] = []  # of the engine's own: called at once, they must not wait
 
     def emit(self, kind: str, action: str, id: str, attributes: Mapping[str, str] | None = None) -> None:
         """Tell that `action` happened to the thing `id` of type `kind` (container, image, network, volume, daemon)."""
@@ -63,6 +64,8 @@ class Events:
         self._past.append(event)
         for listener in tuple(self._listeners):
             listener.offer(event)
+        for observe in self.observers:
+            observe(event)
 
     async def subscribe(
         self, *, since: float | None, until: float | None, filters: Mapping[str, Sequence[str]]

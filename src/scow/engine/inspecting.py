@@ -54,7 +54,7 @@ class Inspector:
             size_root_fs=size_root,
             labels=record.config.labels or {},
             state=describing.status_word(record.state),
-            status=describing.status_text(record.state),
+            status=describing.status_text(record.state, health=container.health),
             host_config=SummaryHostConfig(
                 network_mode=record.host_config.network_mode, annotations=record.host_config.annotations
             ),
@@ -79,7 +79,7 @@ class Inspector:
             created=format_time(record.created_at),
             path=record.args[0] if record.args else "",
             args=list(record.args[1:]),
-            state=describing.wire_state(record.state),
+            state=describing.wire_state(record.state, container.health),
             image=record.image or "",
             resolv_conf_path=str(folder / "resolv.conf"),
             hostname_path=str(folder / "hostname"),

@@ -103,7 +103,7 @@ def _matches(container: Container, filters: Filters) -> bool:
         places = {place for mount in record.mounts for place in (mount.name, mount.source, mount.destination) if place}
         if not any(value in places for value in filters["volume"]):
             return False
-    if "health" in filters and "none" not in filters["health"]:
+    if "health" in filters and (container.health.status if container.health else "none") not in filters["health"]:
         return False
     for key, ports in (
         ("publish", record.host_config.port_bindings or {}),

@@ -1,0 +1,126 @@
+"""Health checks, as clients see them."""
+
+import json
+import time
+from collections.abc import Iterator
+
+import docker
+import pytest
+
+from support.daemon import Daemon
+
+TIMEOUT_S = 20.0
+
+
+def run(engine: Daemon, command: str, *flags: str) -> str:
+    box = engine.docker(
+        *("run", "-d", "--health-cmd", command, "--health-interval", "100ms", "--health-retries", "2", *flags),
+        *("busybox", "sh", "-c", "trap 'exit 0' TERM; touch /ok; sleep 60 & wait"),
+    )
+    return box.stdout.strip()
+
+
+def health(engine: Daemon, box: str) -> dict[str, object]:
+    found: dict[str, object] = engine.json("GET", f"/containers/{box}/json")["State"].get("Health")
+    return found
+
+
+def wait_for(engine: Daemon, box: str, status: str) -> dict[str, object]:
+    end = time.monotonic() + TIMEOUT_S
+    while (found := health(engine, box))["Status"] != status:
+        assert time.monotonic() < end, found
+        time.sleep(0.05)
+    return found
+
+
+@pytest.fixture
+def actions(engine: Daemon, docker_py: docker.DockerClient) -> Iterator[Iterator[str]]:
+    stream = docker_py.events(decode=True, filters={"type": "container"})
+    yield (event["Action"] for event in stream)
+    stream.close()
+
+
+def test_a_container_starts_becomes_healthy_and_ill(engine: Daemon, actions: Iterator[str]) -> None:
+    box = run(engine, "echo said; test -e /ok")
+    assert health(engine, box)["Status"] in ("starting", "healthy")
+    found = wait_for(engine, box, "healthy")
+    entry = found["Log"][0]  # type: ignore[index]
+    assert (entry["ExitCode"], entry["Output"]) == (0, "said\n")
+    assert "(healthy)" in engine.docker("ps").stdout
+    assert engine.docker("ps", "-q", "--filter", "health=healthy").stdout.strip() == box[:12]
+    assert engine.docker("ps", "-q", "--filter", "health=none").stdout == ""
+    engine.docker("exec", box, "rm", "/ok")
+    found = wait_for(engine, box, "unhealthy")
+    assert found["FailingStreak"] >= 2  # type: ignore[operator]
+    assert len(found["Log"]) <= 5  # type: ignore[arg-type]
+    assert "(unhealthy)" in engine.scow("ps").stdout
+    seen = []
+    for action in actions:
+        seen.append(action)
+        if action == "health_status: unhealthy":
+            break
+    command = "/bin/sh -c echo said; test -e /ok"
+    first = seen.index(f"exec_create: {command}")
+    assert seen[first : first + 4] == [
+        f"exec_create: {command}",
+        f"exec_start: {command}",
+        "exec_die",
+        "health_status: healthy",
+    ]
+
+
+def test_failures_in_the_start_period_do_not_count(engine: Daemon) -> None:
+    box = run(engine, "false", "--health-start-period", "60s")
+    engine_version = engine.json("GET", "/version")["ApiVersion"]
+    assert engine_version
+    time.sleep(0.5)
+    assert health(engine, box)["Status"] == "starting"
+    assert "(health: starting)" in engine.docker("ps").stdout
+
+
+def test_a_probe_that_takes_too_long_fails_and_is_ended(engine: Daemon) -> None:
+    box = run(engine, "exec sleep 1234", "--health-timeout", "200ms")
+    found = wait_for(engine, box, "unhealthy")
+    entry = found["Log"][-1]  # type: ignore[index]
+    assert (entry["ExitCode"], entry["Output"]) == (-1, "Health check exceeded timeout (200ms)")
+    engine.docker("pause", box)  # no more probes
+    engine.docker("unpause", box)
+    assert engine.docker("top", box).stdout.count("sleep 1234") <= 1
+
+
+def test_probes_end_with_the_container(engine: Daemon) -> None:
+    box = run(engine, "true")
+    wait_for(engine, box, "healthy")
+    engine.docker("stop", box)
+    assert health(engine, box)["Status"] == "unhealthy"
+    entries = health(engine, box)["Log"]
+    time.sleep(0.3)
+    assert health(engine, box)["Log"] == entries
+
+
+def test_no_health_check_no_health(engine: Daemon) -> None:
+    plain = engine.docker("run", "-d", "busybox", "sleep", "60").stdout.strip()
+    none = engine.docker("run", "-d", "--no-healthcheck", "busybox", "sleep", "60").stdout.strip()
+    assert health(engine, plain) is None
+    assert health(engine, none) is None
+
+
+def test_a_restarted_engine_goes_on_watching(own_engine: Daemon) -> None:
+    box = run(own_engine, "test -e /ok")
+    wait_for(own_engine, box, "healthy")
+    own_engine.kill()
+    own_engine.start()
+    assert health(own_engine, box)["Status"] == "healthy"
+    own_engine.docker("exec", box, "rm", "/ok")
+    wait_for(own_engine, box, "unhealthy")
+
+
+def test_cmd_is_run_without_a_shell(engine: Daemon) -> None:
+    request = {
+        "Image": "busybox",
+        "Cmd": ["sleep", "60"],
+        "Healthcheck": {"Test": ["CMD", "echo", "$HOME"], "Interval": 10**8},
+    }
+    box = json.loads(engine.request("POST", "/containers/create", request)[1])["Id"]
+    engine.docker("start", box)
+    assert wait_for(engine, box, "healthy")["Log"][0]["Output"] == "$HOME\n"  # type: ignore[index]
