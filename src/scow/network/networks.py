@@ -210,7 +210,7 @@ class Networks:
             undo.push_async_callback(self._state.remove_network, network.id)
             await self._bring_up(network)
             undo.push_async_callback(self._threads, lambda: remove(self._machine, [network.bridge]))
-            await self._firewall.install(self._networks.values())
+            await self._firewall.add(network)
             undo.pop_all()
         return network
 

@@ -308,3 +308,40 @@ async def test_our_own_changes_are_not_taken_for_others(rig: Rig, caplog: pytest
     await networks.settled()
     await asyncio.sleep(0.2)  # for longer than a restoration waits
     assert "changed from outside" not in caplog.text
+
+
+@pytest.mark.parametrize("internal", [False, True])
+async def test_a_network_that_is_added_is_written_as_in_a_new_table(rig: Rig, internal: bool) -> None:
+    networks = await rig.engine()
+    await networks.create(NetworkRequest(name="n", enable_ipv6=True, internal=internal))
+
+    def lines() -> list[str]:
+        # Sets are listed in no particular order, over several lines.
+        return sorted(own_table(networks).replace("elements = ", "").replace(",", "").split())
+
+    added = lines()
+    await networks.reload()
+    assert lines() == added
+
+
+async def test_a_bridge_whose_removal_was_cut_short_goes_at_the_next_start(rig: Rig) -> None:
+    networks = await rig.engine()
+    made = await networks.create(NetworkRequest(name="n"))
+    await networks._state.retire_network(made)
+    await rig.kill(networks)
+    again = await rig.engine()
+    machine = Netlink()
+    assert made.bridge not in {link.name for link in links.links(machine)}
+    machine.close()
+    assert again._state.leaving() == []
+    with pytest.raises(NoSuchNetwork):
+        again.get("n")
+
+
+async def test_names_are_served_on_the_same_port_after_a_kill(rig: Rig) -> None:
+    networks = await rig.engine()
+    made = await networks.create(NetworkRequest(name="n"))
+    await rig.kill(networks)
+    again = await rig.engine()
+    assert again.get("n") == made
+    assert made.resolver_port
