@@ -407,3 +407,22 @@ class TestManifests:
     async def test_the_same_manifest_twice_is_fine(self, client: Client) -> None:
         image = await client.image()
         assert [(await client.push_manifest(image, "v1"))[1].status for _ in range(2)] == [201, 201]
+
+
+@pytest.mark.parametrize("ending", ["cancelled", "finished"])
+async def test_an_upload_that_ended_at_one_process_is_unknown_to_the_other(
+    serve: Callable[..., Any], settings: Settings, client: Client, ending: str
+) -> None:
+    here, there = client.url, (await serve(settings)).url
+    location = await client.begin()
+    client.url = there
+    assert (await client("PATCH", location, b"data")).status == 202
+    client.url = here
+    if ending == "cancelled":
+        assert (await client("DELETE", location)).status == 204
+    else:
+        assert (await client("PUT", f"{location}?digest={digest_of(b'data')}")).status == 201
+    client.url = there
+    for method, query in (("PATCH", ""), ("GET", ""), ("PUT", f"?digest={digest_of(b'data')}"), ("DELETE", "")):
+        answer = await client(method, location + query)
+        assert (answer.status, answer.codes) == (404, ["BLOB_UPLOAD_UNKNOWN"])
