@@ -25,22 +25,31 @@ class NameTaken(Conflict):
         self.name = name
 
 
+def bring_up(machine: Netlink, network: Network) -> int:
+    """Ensure a network's bridge, and that the machine forwards what comes from it; returns the bridge's index."""
+    index = ensure_bridge(machine, network)
+    ensure_forwarding(ipv6=network.enable_ipv6)
+    return index
+
+
 def ensure_bridge(machine: Netlink, network: Network) -> int:
     """Make a network's bridge, or bring the one that is there into shape: up, with the gateways as its addresses.
 
     Returns its index. Idempotent. Raises NameTaken, OSError.
     """
-    found = next((link for link in links.links(machine) if link.name == network.bridge), None)
-    if found is None:
+    present: set[links.Interface] = set()
+    try:
+        index = links.index_of(network.bridge)
+    except OSError:
         machine.request([links.add_bridge(network.bridge, _bridge_mac(network), network.mtu)])
         index = links.index_of(network.bridge)
-    elif found.kind != "bridge":
-        raise NameTaken(network.bridge, found.kind)
     else:
-        index = found.index
+        found = next((link for link in links.links(machine) if link.index == index), None)
+        if found is None or found.kind != "bridge":
+            raise NameTaken(network.bridge, found.kind if found else "")
+        present = {address for at, address in links.addresses(machine) if at == index and not address.is_link_local}
     _set_sysctls(network)
     wanted = {ipaddress.ip_interface(f"{pool.gateway}/{pool.subnet.rpartition('/')[2]}") for pool in network.pools}
-    present = {address for at, address in links.addresses(machine) if at == index and not address.is_link_local}
     machine.request(
         [
             *(links.delete_address(index, address) for address in present - wanted),

@@ -4,7 +4,7 @@ import ipaddress
 import itertools
 import re
 import secrets
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Final
 
@@ -27,6 +27,7 @@ from scow.network.model import (
     PREDEFINED,
     Network,
     NetworkRequest,
+    NoSuchNetwork,
     Pool,
 )
 
@@ -63,6 +64,20 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     masquerade: bool = True
     inter_container: bool = True
     spare_sandboxes: int = 4
+
+
+def get_network(networks: Mapping[str, Network], ref: str) -> Network:
+    """Find a network by name, id, or the beginning of an id. Raises NoSuchNetwork; InvalidArgument if ambiguous."""
+    named = next((network for network in networks.values() if network.name == ref), None)
+    found = named or networks.get(ref)
+    if found is not None:
+        return found
+    matches = [network for network in networks.values() if ref and network.id.startswith(ref)]
+    if len(matches) > 1:
+        raise InvalidArgument(f"network {ref} is ambiguous ({len(matches)} matches found based on ID prefix)")
+    if not matches:
+        raise NoSuchNetwork(ref)
+    return matches[0]
 
 
 def linkless(name: str) -> Network:

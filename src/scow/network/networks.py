@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 
 from scow import points
-from scow.errors import Forbidden, InvalidArgument, ScowError
+from scow.errors import Forbidden, ScowError
 from scow.linux import links
 from scow.linux.netlink import Netlink
 from scow.network import addresses, bridges, definitions, ports
@@ -176,16 +176,7 @@ class Networks:
 
     def get(self, ref: str) -> Network:
         """Find a network by name, id, or the beginning of an id. Raises NoSuchNetwork; InvalidArgument if ambiguous."""
-        named = next((network for network in self._networks.values() if network.name == ref), None)
-        found = named or self._networks.get(ref)
-        if found is not None:
-            return found
-        matches = [network for network in self._networks.values() if ref and network.id.startswith(ref)]
-        if len(matches) > 1:
-            raise InvalidArgument(f"network {ref} is ambiguous ({len(matches)} matches found based on ID prefix)")
-        if not matches:
-            raise NoSuchNetwork(ref)
-        return matches[0]
+        return definitions.get_network(self._networks, ref)
 
     async def create(self, request: NetworkRequest) -> Network:
         """Make a user-defined network. Raises Conflict, Forbidden, InvalidArgument, NotFound (an unknown driver)."""
@@ -445,8 +436,7 @@ class Networks:
 
     async def _bring_up(self, network: Network) -> None:
         if network.bridge:
-            self._bridges[network.id] = await self._threads(lambda: bridges.ensure_bridge(self._machine, network))
-            await self._threads(lambda: bridges.ensure_forwarding(ipv6=network.enable_ipv6))
+            self._bridges[network.id] = await self._threads(lambda: bridges.bring_up(self._machine, network))
 
     async def _serve_again(self, network: Network) -> None:
         """Answer questions for names again, where that was done before this engine started."""
