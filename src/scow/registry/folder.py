@@ -135,6 +135,17 @@ class Folder:
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="objects")
         for path in (self._blobs, self._uploads):
             path.mkdir(parents=True, exist_ok=True)
+        self._make_common_parents()
+
+    def _make_common_parents(self) -> None:
+        """Make what blobs of sha256 lie in beforehand: made one by one, each would cost its first blob two syncs."""
+        common = self._blobs / "sha256"
+        if not common.is_dir():
+            common.mkdir(exist_ok=True)
+            for number in range(256):
+                (common / f"{number:02x}").mkdir(exist_ok=True)
+            _sync_directory(common)
+            _sync_directory(self._blobs)
 
     def path(self, digest: Digest) -> Path:
         """Where the blob of `digest` lies."""
