@@ -17,6 +17,7 @@ from scow.engine.image_lookup import find_image
 from scow.engine.images import Images
 from scow.engine.inspecting import Inspector
 from scow.engine.lifecycle import Lifecycle
+from scow.engine.log_rotation import LogRotation
 from scow.engine.networks import Networks, network_settings
 from scow.engine.pruning import Pruning
 from scow.engine.recovery import Recovery
@@ -148,6 +149,7 @@ class Engine:
         close.push_async_callback(tasks.aclose)
         close.push_async_callback(tasks.drain, config.shutdown_timeout)
         close.push_async_callback(health.aclose)
+        close.push_async_callback(LogRotation(table, resources, events).aclose)
         close.callback(lifecycle.close)
         recovery.start_what_is_due()
 

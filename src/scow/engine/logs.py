@@ -6,6 +6,7 @@ from contextlib import suppress
 from typing import Final, Self
 
 from scow.engine.container import Container
+from scow.engine.log_limits import files_of
 from scow.errors import InvalidArgument, NotSupported
 from scow.runtime.logs import LogLine, read_log
 from scow.wire.times import format_time
@@ -82,7 +83,7 @@ async def open_log(
         event = ended
         container.not_running.add_done_callback(lambda _: event.set())
     lines = read_log(
-        container.log_path,
+        await asyncio.to_thread(files_of, container.log_path),
         stdout=stdout,
         stderr=stderr,
         tail=tail,

@@ -10,13 +10,14 @@ import logging
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 from scow import points
 from scow.engine.config import EngineConfig
 from scow.engine.container import Container, ContainerTable
 from scow.engine.copying import copy_up
 from scow.engine.endpoints import endpoint_request, main_network, names_of
+from scow.engine.log_limits import limits_of
 from scow.engine.network_files import write_network_files
 from scow.engine.record import MountRecord
 from scow.engine.tasks import Tasks
@@ -42,9 +43,6 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 U = TypeVar("U")
-
-LOG_MAX_SIZE: Final = 100 << 20
-"""Bytes after which a log begins anew unless `max-size` says otherwise: an unwatched container can't fill the disk."""
 
 
 class Resources:
@@ -94,7 +92,7 @@ class Resources:
         await self._monitors.aclose()
         if not any(container.state.live for container in self._table):
             await asyncio.to_thread(cgroup.remove, self._cgroup)
-            await asyncio.to_thread(controllers.release, self._config.exec_root)
+            await asyncio.to_thread(controllers.release)
 
     # --- a run
 
@@ -121,7 +119,7 @@ class Resources:
                 open_stdin=record.config.open_stdin,
                 stdin_once=record.config.stdin_once,
                 log_path=container.log_path if is_logged else None,
-                log_max_size=_log_limit(record.host_config.log_config.config or {}),
+                log_max_size=limits_of(record.host_config.log_config).backstop,
                 shm_size=record.host_config.shm_size if record.host_config.ipc_mode == "shareable" else None,
                 runtime=self.runtimes.get(record.runtime),
             )
@@ -190,6 +188,10 @@ class Resources:
     async def update(self, container: Container, limits: Mapping[str, object]) -> None:
         """Change a running container's limits: linux.resources of the runtime-spec. Raises RuntimeFailed."""
         await self._monitors.update(container.id, limits)
+
+    async def reopen_log(self, container: Container) -> None:
+        """Have the log written to a new file. Raises NoSuchRun."""
+        await self._monitors.reopen_log(container.id)
 
     def group(self, container: Container) -> str:
         """The running container's control group. Raises NoSuchRun."""
@@ -389,19 +391,3 @@ def published_ports(container: Container) -> list[Port]:
                 number, protocol = parse_port(name)
                 found.append(Port(container_port=number, protocol=protocol))
     return found
-
-
-def _log_limit(options: dict[str, str]) -> int | None:
-    """Bytes of one log file, from `max-size` (`10m`); -1 means no limit."""
-    text = options.get("max-size", "").strip().lower()
-    if not text:
-        return LOG_MAX_SIZE
-    if text == "-1":
-        return None
-    units = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
-    number = text.rstrip("b").rstrip("kmg")
-    unit = text.rstrip("b")[len(number) :]
-    try:
-        return int(float(number) * units.get(unit, 1))
-    except ValueError as error:
-        raise InvalidArgument(f"invalid value for log option max-size: {text!r}") from error

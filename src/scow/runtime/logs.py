@@ -149,7 +149,21 @@ class _Reader:
             return lines
 
     def _next_file(self) -> bool:
-        """Step on at a file's end: to the next of the list, or to the one that has replaced the last."""
+        """Step on at a file's end: to the next of the list, or to the one that has replaced the last.
+
+        A log's older files are called PATH.1, PATH.2... and take other numbers while we read: the file that follows
+        ours is told by where ours is by now.
+        """
+        if len(self._files) > 1 or self._is_numbered():
+            following = self._following()
+            if following is not None:
+                if os.fstat(self._fd).st_size > os.lseek(self._fd, 0, os.SEEK_CUR):
+                    return True
+                self.close()
+                self._fd, self._index = following, len(self._files) - 1
+                return True
+            if self._path_after() is not None:
+                return False  # conmon is about to make the next file
         if self._index < len(self._files) - 1:
             self.close()
             self._index += 1
@@ -166,6 +180,32 @@ class _Reader:
             return True
         self.close()
         return True
+
+    def _is_numbered(self) -> bool:
+        return os.path.exists(f"{self._files[-1]}.1")
+
+    def _following(self) -> int | None:
+        """Open the file after ours, if ours has a number by now; None if it is the current one, or unknown."""
+        while (path := self._path_after()) is not None:
+            try:
+                fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                return None
+            if self._path_after() == path:
+                return fd
+            os.close(fd)  # numbers changed in between
+        return None
+
+    def _path_after(self) -> str | None:
+        ours, path, number = os.fstat(self._fd), os.fspath(self._files[-1]), 1
+        while True:
+            try:
+                found = os.stat(f"{path}.{number}")
+            except FileNotFoundError:
+                return None
+            if (found.st_dev, found.st_ino) == (ours.st_dev, ours.st_ino):
+                return path if number == 1 else f"{path}.{number - 1}"
+            number += 1
 
     def _open(self) -> bool:
         try:

@@ -1,0 +1,88 @@
+"""How large a container's log may become, and in how many files it is kept. Options `max-size` and `max-file`."""
+
+import contextlib
+import os
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from scow.errors import InvalidArgument
+from scow.wire.host_config import LogConfig
+
+DEFAULT_SIZE: Final = 100 << 20
+"""Bytes of a file unless `max-size` says otherwise: an unwatched container can't fill the disk. Docker has no limit."""
+
+DEFAULT_FILES: Final = 2
+LOCAL_SIZE: Final = 20 << 20
+LOCAL_FILES: Final = 5
+BACKSTOP: Final = 1 << 30
+"""So far beyond its limit conmon drops a log by itself: more than comes between two looks of the engine."""
+
+_UNITS: Final = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
+
+
+class LogLimits(msgspec.Struct, frozen=True):
+    """Bytes of one file, None for no limit; and how many files there are, the current one included."""
+
+    size: int | None
+    files: int
+
+    @property
+    def backstop(self) -> int | None:
+        """The size at which conmon is to drop the log, if nobody has rotated it."""
+        return None if self.size is None else self.size + BACKSTOP
+
+
+def limits_of(config: LogConfig) -> LogLimits:
+    """Read the options of a log driver. Raises InvalidArgument."""
+    options = config.config or {}
+    local = config.type == "local"
+    text = options.get("max-size", "").strip()
+    if text == "-1":
+        return LogLimits(None, 1)
+    size = _size(text) if text else LOCAL_SIZE if local else DEFAULT_SIZE
+    count = options.get("max-file", "").strip()
+    if not count:
+        # With a size of the user's own docker keeps one file.
+        return LogLimits(size, LOCAL_FILES if local else 1 if text else DEFAULT_FILES)
+    if not (count.isascii() and count.isdigit()):
+        raise InvalidArgument(f'strconv.Atoi: parsing "{count}": invalid syntax')
+    if int(count) < 1:
+        raise InvalidArgument("max-file cannot be less than 1")
+    return LogLimits(size, int(count))
+
+
+def _size(text: str) -> int:
+    number = text.lower().removesuffix("b").rstrip("kmg")
+    unit = text.lower().removesuffix("b")[len(number) :]
+    try:
+        size = int(float(number) * _UNITS[unit])
+    except (KeyError, ValueError) as error:
+        raise InvalidArgument(f"invalid size: '{text}'") from error
+    if size <= 0:
+        raise InvalidArgument("max-size must be a positive number")
+    return size
+
+
+def shift(path: Path, files: int) -> None:
+    """Number a full log and those before it anew; the oldest goes. Blocks. Raises OSError."""
+    if files < 2:
+        return  # conmon replaces it
+    for number in range(files - 1, 0, -1):
+        older = path if number == 1 else numbered(path, number - 1)
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(older, numbered(path, number))
+
+
+def numbered(path: Path, number: int) -> Path:
+    """The name of an older file of a log."""
+    return path.with_name(f"{path.name}.{number}")
+
+
+def files_of(path: Path) -> list[Path]:
+    """All files of a log, oldest first; the current one is always among them."""
+    found = [path]
+    while numbered(path, len(found)).exists():
+        found.append(numbered(path, len(found)))
+    return found[::-1]
