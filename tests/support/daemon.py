@@ -4,6 +4,7 @@ import contextlib
 import http.client
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -50,13 +51,13 @@ class Registry:
 class Daemon:
     """`scowd` with its own roots, socket and bridge; `kill` and `start` again as often as a test wants."""
 
-    def __init__(self, folder: Path, subnet: int, *flags: str) -> None:
+    def __init__(self, folder: Path, *flags: str) -> None:
         self.folder = folder
         self.socket = folder / "scow.sock"
         self.host = f"unix://{self.socket}"
         self._flags = [
             *("--data-root", str(folder / "data"), "--exec-root", str(folder / "exec")),
-            *("--host", self.host, "--pidfile", str(folder / "scowd.pid"), "--bip", f"10.213.{subnet}.1/24"),
+            *("--host", self.host, "--pidfile", str(folder / "scowd.pid"), "--bip", f"10.213.{free_subnet()}.1/24"),
             *flags,
         ]
         self.process: subprocess.Popen[bytes] | None = None
@@ -212,6 +213,8 @@ def folder() -> Iterator[Path]:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def subnet_of(worker: str) -> int:
-    """A subnet of 10.213.0.0/16 for each test process, far from what a machine commonly has."""
-    return 10 + hash(worker) % 200
+def free_subnet() -> int:
+    """A number N for which no link of this machine has 10.213.N.0/24: several test runs may go on beside each other."""
+    routes = Path("/proc/net/fib_trie").read_text()
+    numbers = [number for number in range(10, 250) if f"10.213.{number}." not in routes]
+    return random.choice(numbers)

@@ -1,7 +1,6 @@
 """Fixtures of tests against a real engine: one registry and one engine a session, cleaned after each test."""
 
 import gc
-import os
 import warnings
 from collections.abc import Iterator
 
@@ -31,7 +30,7 @@ def registry() -> Iterator[Registry]:
 def shared_engine(registry: Registry) -> Iterator[Daemon]:
     """One engine for all tests that don't restart it; at its end nothing of it may be left on the machine."""
     with folder() as path:
-        daemon = Daemon(path, 10 + os.getpid() % 100, "--registry-mirror", f"http://{registry.address}").start()
+        daemon = Daemon(path, "--registry-mirror", f"http://{registry.address}").start()
         try:
             daemon.docker("pull", "-q", "busybox")
             yield daemon
@@ -53,7 +52,7 @@ def engine(shared_engine: Daemon) -> Iterator[Daemon]:
 def own_engine(registry: Registry) -> Iterator[Daemon]:
     """An engine of the test's own, to be killed and started again; with busybox pulled."""
     with folder() as path:
-        daemon = Daemon(path, 120 + os.getpid() % 100, "--registry-mirror", f"http://{registry.address}").start()
+        daemon = Daemon(path, "--registry-mirror", f"http://{registry.address}").start()
         try:
             daemon.docker("pull", "-q", "busybox")
             yield daemon

@@ -66,6 +66,8 @@ def mount_stray_controllers() -> list[Path]:
 
 def unmount_controller(point: Path) -> bool:
     """Undo `mount_stray_controllers`, unless groups live in the hierarchy (another engine's); True if it is gone."""
+    if not point.exists():
+        return True
     try:
         if any(entry.is_dir() for entry in point.iterdir()):
             return False

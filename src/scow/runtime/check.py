@@ -142,10 +142,10 @@ def _runtimes() -> list[Finding]:
 async def _try_runtimes() -> dict[str, str | None]:
     folder = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="scow-check-"))
     try:
-        await asyncio.to_thread(controllers.settle, folder)
+        await asyncio.to_thread(controllers.settle)
         return {name: await self_check(runtime, folder) for name, runtime in find_runtimes({}).items()}
     finally:
-        await asyncio.to_thread(controllers.release, folder)
+        await asyncio.to_thread(controllers.release)
         await asyncio.to_thread(shutil.rmtree, folder, True)
 
 

@@ -213,7 +213,7 @@ class Monitors:
                 pids = await self._begin(plan, begun, spec)
             except RuntimeFailed:
                 # Another engine may have stopped and given controllers back to version 2.
-                if not await asyncio.to_thread(controllers.settle, self._root):
+                if not await asyncio.to_thread(controllers.settle):
                     raise
                 pids = await self._begin(plan, begun, spec)
             await points.at("monitor.greeted")

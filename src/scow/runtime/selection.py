@@ -65,7 +65,7 @@ async def choose_runtimes(
     """
     runtimes = find_runtimes(configured)
     if any(runtime.path.name == "crun" for runtime in runtimes.values()):
-        await asyncio.to_thread(controllers.settle, _existing(exec_root))
+        await asyncio.to_thread(controllers.settle)
     order = [preferred] if preferred else [name for name in KNOWN if name in runtimes]
     reasons: dict[str, str] = {}
     for name in order:

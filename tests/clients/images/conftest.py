@@ -94,7 +94,7 @@ def make_engine(tmp_path: Path) -> Iterator[Callable[..., Daemon]]:
 
         def make(*flags: str, **environment: str) -> Daemon:
             path = stack.enter_context(folder())
-            daemon = Daemon(path, 20 + (os.getpid() * 7 + len(made)) % 200, *flags)
+            daemon = Daemon(path, *flags)
             made.append(daemon)
             before = {name: os.environ.get(name) for name in environment}
             os.environ.update(environment)

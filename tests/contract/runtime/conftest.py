@@ -34,7 +34,7 @@ async def machine(request: pytest.FixtureRequest, rootfs: Path) -> AsyncIterator
     before = set(os.listdir("/proc/self/fd"))
     root = Path(tempfile.mkdtemp(prefix="scow-rt-"))
     try:
-        controllers.settle(root)
+        controllers.settle()
         problem = await self_check(runtime, root)
         if problem is not None:
             pytest.skip(f"{request.param} does not work here: {problem}")
@@ -50,7 +50,7 @@ async def machine(request: pytest.FixtureRequest, rootfs: Path) -> AsyncIterator
             assert not list((root / "oci").iterdir())
             assert not list((root / "exits").iterdir())
     finally:
-        controllers.release(root)
+        controllers.release()
         with contextlib.suppress(FileNotFoundError):
             shutil.rmtree(root)
     assert set(os.listdir("/proc/self/fd")) <= before

@@ -19,7 +19,7 @@ from support.machine import traces
 def second(registry: Registry) -> Iterator[Daemon]:
     """Another engine beside `own_engine`."""
     with folder() as path:
-        daemon = Daemon(path, 1, "--registry-mirror", f"http://{registry.address}").start()
+        daemon = Daemon(path, "--registry-mirror", f"http://{registry.address}").start()
         try:
             daemon.docker("pull", "-q", "busybox")
             yield daemon
@@ -119,7 +119,7 @@ def test_a_full_disk_is_told_and_nothing_breaks(registry: Registry) -> None:
         data = path / "data"
         data.mkdir()
         subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", data], check=True)
-        daemon = Daemon(path, 2, "--registry-mirror", f"http://{registry.address}").start()
+        daemon = Daemon(path, "--registry-mirror", f"http://{registry.address}").start()
         try:
             pull = daemon.docker("pull", "big", check=False)
             assert pull.returncode == 1

@@ -27,5 +27,5 @@ def exec_root() -> Iterator[Path]:
         pytest.skip("containers need root")
     folder = Path(tempfile.mkdtemp(prefix="scow-rt-"))
     yield folder
-    controllers.release(folder)
+    controllers.release()
     shutil.rmtree(folder)
