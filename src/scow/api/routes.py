@@ -7,7 +7,7 @@ from urllib.parse import unquote
 
 from aiohttp import web
 
-from scow.api import archives, containers, execs, images, networks, pruning, stats, system, volumes
+from scow.api import archives, containers, execs, images, networks, pruning, stats, system, volumes, websocket
 from scow.api.call import Call
 from scow.api.errors import PageNotFound
 
@@ -51,6 +51,7 @@ ROUTES: Final[tuple[tuple[str, str, Handler], ...]] = (
     ("GET", "/containers/{name}/stats", stats.stats),
     ("GET", "/containers/{name}/changes", containers.changes),
     ("POST", "/containers/{name}/update", containers.update),
+    ("GET", "/containers/{name}/attach/ws", websocket.attach),
     ("GET", "/containers/{name}/export", archives.export),
     ("DELETE", "/containers/{name}", containers.remove),
     ("GET", "/exec/{id}/json", execs.inspect),
