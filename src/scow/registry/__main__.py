@@ -33,6 +33,9 @@ from scow.registry.sqlite import SqliteMetadata
 from scow.registry.supervisor import Post, Supervisor
 
 
+log = logging.getLogger("scow.registry")
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; its exit code."""
     options = _parser().parse_args(arguments)
@@ -175,6 +178,9 @@ async def _serve_here(
         loop.add_signal_handler(number, ending.set)
     if post is not None:
         loop.add_reader(post.lifeline, ending.set)
+    else:
+        # One process alone can't be replaced by another: better no effect than death, which is the default.
+        loop.add_signal_handler(signal.SIGHUP, log.warning, "SIGHUP reads the settings anew only with several workers")
     try:
         ready(await server.start(listener))
         await ending.wait()

@@ -185,6 +185,20 @@ def test_a_port_that_another_registry_shares_among_its_workers_is_taken(service:
     assert (done.returncode, done.stderr) == (1, f"scow registry: cannot listen on {address}: the address is in use\n")
 
 
+def test_a_hangup_does_not_end_a_server_that_is_alone(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "scow.registry", "serve", "--listen", "127.0.0.1:0", "--workers", "1"]
+    with subprocess.Popen(
+        [*command, "--storage", tmp_path / "x"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout
+        assert process.stdout.readline().startswith("listening on ")
+        process.send_signal(signal.SIGHUP)
+        assert process.stderr
+        assert "only with several workers" in process.stderr.readline()
+        process.terminate()
+        assert process.wait(20) == 0
+
+
 def test_workers_that_cannot_start_are_a_clear_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     command = [sys.executable, "-m", "scow.registry", "serve", "--listen", "127.0.0.1:0", "--workers", "2"]
