@@ -32,7 +32,6 @@ from scow.registry.settings import Settings, SettingsInvalid, Tls
 from scow.registry.sqlite import SqliteMetadata
 from scow.registry.supervisor import Post, Supervisor
 
-
 log = logging.getLogger("scow.registry")
 
 
