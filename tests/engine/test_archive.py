@@ -1,5 +1,6 @@
 """Files in and out of containers, as `docker cp`, docker-py and our own client move them."""
 
+import contextlib
 import io
 import os
 import tarfile
@@ -193,3 +194,39 @@ def test_nothing_stays_mounted_and_no_worker_stays(engine: Daemon) -> None:
             except OSError:
                 continue
     assert os.path.exists(engine.socket)
+
+
+def test_a_folder_that_the_container_turns_into_links_meanwhile_never_leads_out(
+    engine: Daemon, docker_py: docker.DockerClient
+) -> None:
+    outside = engine.folder / "raced"
+    outside.mkdir(exist_ok=True)
+    turns = "while :; do mkdir /a/x; rm -rf /a/x; cp -a /b/x /a/x; rm /a/x; done"
+    script = f"mkdir -p {outside} /a /b; ln -s {outside} /b/x; {turns}"
+    box = engine.docker("run", "-d", "busybox", "sh", "-c", script).stdout.strip()
+    container = docker_py.containers.get(box)
+    archive = pack({f"x/{number}": b"planted" for number in range(50)})
+    for _ in range(8):
+        with contextlib.suppress(docker.errors.APIError):  # the container may win: then an entry has no place
+            container.put_archive("/a", archive)
+        with contextlib.suppress(docker.errors.APIError):
+            for _ in container.get_archive("/a")[0]:
+                pass
+    assert list(outside.iterdir()) == []
+
+
+def test_large_files_pass_through_without_filling_the_memory(engine: Daemon, tmp_path: Path) -> None:
+    assert engine.process is not None
+    status = Path(f"/proc/{engine.process.pid}/status")
+
+    def peak() -> int:
+        return int(next(line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmHWM")))
+
+    box = engine.docker("create", "busybox", "true").stdout.strip()
+    with (tmp_path / "large").open("wb") as file:
+        file.truncate(192 << 20)
+    before = peak()
+    engine.docker("cp", str(tmp_path / "large"), f"{box}:/tmp")
+    engine.docker("cp", f"{box}:/tmp/large", str(tmp_path / "back"))
+    assert (tmp_path / "back").stat().st_size == 192 << 20
+    assert peak() - before < 48 << 10  # KiB
