@@ -12,7 +12,7 @@ from scow.engine.describing import status_word
 from scow.engine.events import Events
 from scow.engine.image_lookup import find_image, find_reference, get_image
 from scow.engine.streams import ProgressStream
-from scow.errors import Conflict, InvalidArgument, NotFound
+from scow.errors import Conflict, Internal, InvalidArgument, NotFound, Unauthorized
 from scow.oci.digest import Digest, chain_id, short
 from scow.oci.image_config import ExecConfig
 from scow.oci.platform import parse_platform
@@ -276,7 +276,11 @@ class Images:
             )
             self._events.emit("image", "pull", reference.familiar, {"name": reference.familiar_name})
 
-        return await ProgressStream(work).ready()
+        try:
+            return await ProgressStream(work).ready()
+        except Unauthorized as error:
+            # At a 401 docker's client asks for a login, and goes on asking if there is no terminal. dockerd says 500.
+            raise Internal(str(error)) from error
 
     async def push(self, ref: str, tag: str | None, auth: str | None) -> ProgressStream:
         """POST /images/{name}/push; without a tag all tags of the repository are pushed."""
