@@ -22,6 +22,7 @@ from scow.runtime.monitor import Alive, Exited
 
 log = logging.getLogger(__name__)
 
+REMOVAL_TIMEOUT_S = 10.0
 LOST_EXIT_CODE = 255
 
 
@@ -110,7 +111,10 @@ class Recovery:
             container.record.host_config.auto_remove
             and (container.state.status in ("exited", "dead") or container.id in self._undone)
         )
-        if due and not container.removing:
+        if due and container.removing:
+            # Its own `--rm` has begun to remove it: whoever asks the engine first shall not find it any more.
+            await asyncio.wait((container.gone,), timeout=REMOVAL_TIMEOUT_S)
+        elif due:
             container.removing = True
             try:
                 async with container.lock:
