@@ -124,3 +124,13 @@ def test_cmd_is_run_without_a_shell(engine: Daemon) -> None:
     box = json.loads(engine.request("POST", "/containers/create", request)[1])["Id"]
     engine.docker("start", box)
     assert wait_for(engine, box, "healthy")["Log"][0]["Output"] == "$HOME\n"  # type: ignore[index]
+
+
+@pytest.mark.parametrize(("wish", "action"), [("restart", "restart"), ("stop", "stop"), ("kill", "die")])
+def test_an_unhealthy_container_is_treated_as_its_label_says(
+    engine: Daemon, actions: Iterator[str], wish: str, action: str
+) -> None:
+    run(engine, "test -e /never", "--label", f"scow.health.on-failure={wish}")
+    seen = iter(actions)
+    assert any(each == "health_status: unhealthy" for each in seen)
+    assert any(each == action for each in seen)

@@ -143,7 +143,7 @@ class Engine:
         )
         self._store = store
         recovery = Recovery(table, lifecycle, removal, resources, driver, config.data_root / "containers")
-        health = HealthChecks(table, resources, events)
+        health = HealthChecks(table, resources, events, lifecycle, tasks)
         await recovery.run()
         health.adopt()
         close.push_async_callback(tasks.aclose)

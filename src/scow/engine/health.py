@@ -9,17 +9,19 @@ import asyncio
 import logging
 import secrets
 import signal
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
 from scow.engine.container import Container, ContainerTable
 from scow.engine.creation import attributes_of
 from scow.engine.events import Events
+from scow.engine.lifecycle import Lifecycle
 from scow.engine.record import now_ns
 from scow.engine.resources import Resources
+from scow.engine.tasks import Tasks
 from scow.errors import ScowError
 from scow.linux.process import ProcessIdentity, identify, send_signal
 from scow.runtime.exec import ExecProcess
@@ -41,6 +43,8 @@ LOG_ENTRIES: Final = 5
 OUTPUT_LIMIT: Final = 4096  # bytes
 DEFAULT_SHELL: Final = ("/bin/sh", "-c")
 FILE: Final = "health.json"
+ON_FAILURE: Final = "scow.health.on-failure"
+"""Label: what is done with a container that became unhealthy: restart, kill or stop."""
 
 
 def probe_command(container: Container) -> list[str] | None:
@@ -68,7 +72,11 @@ def judge(health: Health, result: HealthcheckResult, *, retries: int, in_start_p
 class HealthChecks:
     """The monitors of all running containers that have a health check."""
 
-    def __init__(self, table: ContainerTable, resources: Resources, events: Events) -> None:
+    def __init__(
+        self, table: ContainerTable, resources: Resources, events: Events, lifecycle: Lifecycle, tasks: Tasks
+    ) -> None:
+        self._lifecycle = lifecycle
+        self._tasks = tasks
         self._table = table
         self._resources = resources
         self._events = events
@@ -161,6 +169,22 @@ class HealthChecks:
         if container.health.status != before.status:
             await asyncio.to_thread(_write, container.folder / FILE, container.health)
             self._emit(container, f"health_status: {container.health.status}")
+            if container.health.status == UNHEALTHY:
+                self._react(container)
+
+    def _react(self, container: Container) -> None:
+        wish = (container.record.config.labels or {}).get(ON_FAILURE, "")
+        work: Coroutine[Any, Any, object]
+        if wish == "restart":
+            work = self._lifecycle.restart(container, None, None)
+        elif wish == "kill":
+            work = self._lifecycle.kill(container, "SIGKILL")
+        elif wish == "stop":
+            work = self._lifecycle.stop(container, None, None)
+        else:
+            return
+        # A task of its own: it ends the monitor that asks for it.
+        self._tasks.start(work, f"{wish} of unhealthy {container.id[:12]}")
 
     async def _run(self, container: Container, command: list[str], timeout_s: float) -> tuple[int, bytes]:
         """Run the probe: its exit code, and the beginning of its output."""
