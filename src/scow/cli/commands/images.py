@@ -62,7 +62,7 @@ def image_fields(trunc: bool, now: float) -> dict[str, Any]:
 
     def age(row: dict[str, Any]) -> str:
         created = row["image"]["Created"]
-        return human_duration(now - created) + " ago" if created > 0 else "N/A"
+        return human_duration(now - created) + " ago" if created >= 0 else "N/A"
 
     def measured(row: dict[str, Any], name: str) -> str:
         value = row["image"].get(name, -1)
