@@ -1,5 +1,6 @@
 """Containers of each installed runtime, under monitors of their own; what is left behind fails the test."""
 
+import asyncio
 import contextlib
 import os
 import shutil
@@ -53,4 +54,6 @@ async def machine(request: pytest.FixtureRequest, rootfs: Path) -> AsyncIterator
         controllers.release()
         with contextlib.suppress(FileNotFoundError):
             shutil.rmtree(root)
+    # What is slow to close is closed by the loop's threads: wait for them.
+    await asyncio.get_running_loop().shutdown_default_executor()
     assert set(os.listdir("/proc/self/fd")) <= before
