@@ -38,7 +38,7 @@ def test_the_life_of_a_container(docker_py: docker.DockerClient) -> None:
     assert box.top()["Processes"]
     box.restart(timeout=0)
     box.stop(timeout=0)
-    assert box.wait() == {"StatusCode": 137}
+    assert box.wait()["StatusCode"] in {137, 143}  # the init may pass SIGTERM on before SIGKILL comes
     with pytest.raises(APIError) as refusal:
         box.kill()
     assert refusal.value.status_code == 409
