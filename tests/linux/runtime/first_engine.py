@@ -15,8 +15,8 @@ async def main(exec_root: Path, rootfs: Path, group: str) -> None:
     machine.group = group
     script = "echo before; read line; echo after $line; exit 42"
     id = await machine.create("sh", "-c", script, config=ContainerConfig(open_stdin=True))
-    await machine.monitors.start(id)
     stream = await machine.monitors.attach(id)
+    await machine.monitors.start(id)
     await stream.read()
     print(id, machine.monitors.pid(id), flush=True)
     await asyncio.Event().wait()
