@@ -37,6 +37,8 @@ class Compression(StrEnum):
     NONE = "none"
     GZIP = "gzip"
     ZSTD = "zstd"
+    XZ = "xz"  # no registry knows this and the next: they come in archives only
+    BZIP2 = "bzip2"
 
 
 _LAYERS: Final = {

@@ -1,4 +1,7 @@
-"""Inflating and deflating layers: gzip by ISA-L, zstd by its library; bounded memory, several members or frames."""
+"""Inflating and deflating layers: gzip by ISA-L, zstd by its library; bounded memory, several members or frames.
+
+xz and bzip2, in which archives come now and then, are only inflated, by the standard library.
+"""
 
 import zlib
 from collections.abc import Iterable, Iterator
@@ -13,6 +16,10 @@ PIECE: Final = 1 << 20  # bytes that come out at once, at most
 ZSTD_WINDOW_LIMIT: Final = 1 << 27  # as the zstd tool: 128 MiB
 GZIP_LEVEL: Final = 1
 ZSTD_LEVEL: Final = 3
+XZ_MEMORY_LIMIT: Final = 256 << 20  # bytes; `xz -9` needs 65 MiB
+
+_BZIP2_BLOCK: Final = b"1AY&SY"
+_BZIP2_END: Final = b"\x17rE8P\x90"
 
 _DAMAGE: Final[tuple[type[Exception], ...]] = (cast(type[Exception], isal_zlib.error), zlib.error)
 _GZIP_WRAPPER: Final = 31  # zlib's window bits that mean "gzip"
@@ -24,16 +31,24 @@ def sniff(head: bytes) -> Compression:
         return Compression.GZIP
     if head[:4] == b"\x28\xb5\x2f\xfd" or (head[1:4] == b"\x2a\x4d\x18" and head[:1] and head[0] & 0xF0 == 0x50):
         return Compression.ZSTD
+    if head[:6] == b"\xfd7zXZ\0":
+        return Compression.XZ
+    if head[:3] == b"BZh" and head[4:10] in (_BZIP2_BLOCK, _BZIP2_END):
+        return Compression.BZIP2
     return Compression.NONE
 
 
 def inflate(chunks: Iterable[bytes], compression: Compression, limit: int) -> Iterator[bytes]:
     """Yield what `chunks` inflate to, in pieces of up to PIECE bytes. Raises LayerCorrupt, also beyond `limit`."""
     total = 0
-    if compression is Compression.NONE:
-        pieces: Iterable[bytes] = chunks
-    else:
-        pieces = _gunzip(chunks) if compression is Compression.GZIP else _unzstd(chunks)
+    pieces: Iterable[bytes] = chunks
+    match compression:
+        case Compression.GZIP:
+            pieces = _gunzip(chunks)
+        case Compression.ZSTD:
+            pieces = _unzstd(chunks)
+        case Compression.XZ | Compression.BZIP2:
+            pieces = _by_library(chunks, compression)
     for piece in pieces:
         total += len(piece)
         if total > limit:
@@ -75,6 +90,40 @@ def _gunzip(chunks: Iterable[bytes]) -> Iterator[bytes]:
                         yield piece
     if member is not None or not some:
         raise LayerCorrupt("the gzip stream is truncated")
+
+
+def _by_library(chunks: Iterable[bytes], compression: Compression) -> Iterator[bytes]:
+    """Any number of xz or bzip2 streams; zeros after an xz stream are padding."""
+    import bz2  # only where they are needed, as zstandard
+    import lzma
+
+    def decoder() -> "lzma.LZMADecompressor | bz2.BZ2Decompressor":
+        if compression is Compression.XZ:
+            return lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=XZ_MEMORY_LIMIT)
+        return bz2.BZ2Decompressor()
+
+    stream = decoder()
+    started = False
+    for chunk in chunks:
+        data = chunk
+        while data or not stream.needs_input:
+            if stream.eof:
+                data = (stream.unused_data or data).lstrip(b"\0")
+                if not data:
+                    break
+                stream, started = decoder(), False
+            try:
+                piece = stream.decompress(data, PIECE)
+            except (OSError, EOFError, lzma.LZMAError) as error:
+                raise LayerCorrupt(f"damaged {compression}: {error}") from None
+            started = True
+            data = stream.unused_data if stream.eof else b""
+            if piece:
+                yield piece
+            if stream.eof and not data:
+                break
+    if not stream.eof or not started:
+        raise LayerCorrupt(f"the {compression} stream is truncated")
 
 
 class _Chunks:
