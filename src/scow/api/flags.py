@@ -67,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
         (("--tlsverify",), "use TLS and demand a client certificate"),
         (("--live-restore",), "keep containers alive while the engine is down (always on)"),
         (("--init",), "run an init in containers"),
+        (("--keep-compressed-layers",), "keep layers as they were pulled, too, for pushes and saves (default true)"),
         (("--experimental",), "say that experimental features are on"),
     ):
         parser.add_argument(*names, type=_boolean, nargs="?", const=True, metavar="true|false", help=explanation)

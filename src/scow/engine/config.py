@@ -80,6 +80,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     default_shm_size: int = 64 << 20  # bytes
     init: bool = False
     init_path: str = ""
+    keep_compressed_layers: bool = True  # Scow's own: without, a layer is kept as its tar alone
     max_concurrent_downloads: int = 3
     max_concurrent_uploads: int = 5
     max_download_attempts: int = 5
@@ -157,5 +158,5 @@ def make_config(
 
 def _decode_path(kind: type, value: object) -> object:
     if kind is Path and isinstance(value, str | Path):
-        return Path(value)
+        return Path(value).absolute()  # conmon and the runtime work in folders of their own
     raise NotImplementedError(f"{kind} is no type of a configuration key")  # msgspec's word for "not mine"

@@ -14,6 +14,7 @@ from typing import Final, Protocol
 
 import msgspec
 
+from scow import points
 from scow.errors import ScowError
 from scow.oci import manifest
 from scow.oci.descriptor import Descriptor
@@ -45,6 +46,9 @@ class LayerStore(Protocol):
     def blobs(self, diff_id: DiffID) -> Sequence[Descriptor]:
         """Return the layer's compressed forms that are in content."""
 
+    def is_dispensable(self, digest: Digest) -> bool:
+        """Return whether content is a compressed form of a layer that is here: it can be had again."""
+
     async def remove(self, diff_id: DiffID) -> int:
         """Remove the layer, hidden before the first wait; return the bytes that were freed."""
 
@@ -71,8 +75,8 @@ class _Reached:
         self.moment = moment
 
 
-async def _no_pause(point: str) -> None:
-    """Go on."""
+async def _pass(point: str) -> None:
+    await points.at(f"gc.{point}")
 
 
 class Collector:
@@ -80,6 +84,8 @@ class Collector:
 
     `pause` is awaited at named points, so that tests can stop there: "listed" when the candidates are known,
     "reached" when what is in use is, "removing" before each removal, "removed" after it.
+
+    Without `keep_compressed` the blobs of layers that are here are garbage: only a lease keeps them.
     """
 
     def __init__(
@@ -89,14 +95,17 @@ class Collector:
         images: Images,
         snapshots: Snapshots,
         leases: Leases,
-        pause: Callable[[str], Awaitable[None]] = _no_pause,
+        pause: Callable[[str], Awaitable[None]] | None = None,
+        *,
+        keep_compressed: bool = True,
     ) -> None:
         self._content = content
         self._layers = layers
         self._images = images
         self._snapshots = snapshots
         self._leases = leases
-        self._pause = pause
+        self._pause = pause or _pass
+        self._keep_compressed = keep_compressed
         self._lock = asyncio.Lock()
         self._references: dict[Digest, tuple[Digest, ...]] = {}
 
@@ -175,6 +184,8 @@ class Collector:
             if digest not in digests:
                 digests.add(digest)
                 pending += await self._references_of(digest)
+        if not self._keep_compressed:
+            digests = {digest for digest in digests if not self._layers.is_dispensable(Digest(digest))}
         return _Reached(digests, moment)
 
     async def _references_of(self, digest: Digest) -> tuple[Digest, ...]:

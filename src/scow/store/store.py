@@ -52,7 +52,15 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
 class Store:
     """Everything that keeps images and file systems. Made by `open`; its parts are its attributes."""
 
-    def __init__(self, paths: Paths, db: Database, workers: Workers, snapshotter: Snapshotter) -> None:
+    def __init__(
+        self,
+        paths: Paths,
+        db: Database,
+        workers: Workers,
+        snapshotter: Snapshotter,
+        *,
+        keep_compressed: bool = True,
+    ) -> None:
         self.paths = paths
         self.db = db
         self.workers = workers
@@ -60,19 +68,33 @@ class Store:
         self.trash = Trash(paths.trash)
         self.content = Content(paths.blobs, paths.ingest, self.leases.touch)
         self.layers = Layers(
-            paths.data_root, paths.exec_root, self.content, db, workers, snapshotter, on_use=self.leases.touch
+            paths.data_root,
+            paths.exec_root,
+            self.content,
+            db,
+            workers,
+            snapshotter,
+            on_use=self.leases.touch,
+            keep_compressed=keep_compressed,
         )
         self.images = Images(db, self.content)
         self.snapshots = Snapshots(
             paths.snapshots, paths.rootfs, paths.empty, self.layers, db, self.trash, warm_limit=WARM_LAYERS
         )
-        self._collector = Collector(self.content, self.layers, self.images, self.snapshots, self.leases)
+        self._collector = Collector(
+            self.content, self.layers, self.images, self.snapshots, self.leases, keep_compressed=keep_compressed
+        )
         self._collection: asyncio.Task[None] | None = None
         self._undo = contextlib.AsyncExitStack()
 
     @classmethod
-    async def open(cls, data_root: Path, exec_root: Path, snapshotter: Snapshotter = "erofs") -> Self:
-        """Make the folders if need be, lock them and load the catalogue. Raises StoreInUse, DatabaseFailed, OSError."""
+    async def open(
+        cls, data_root: Path, exec_root: Path, snapshotter: Snapshotter = "erofs", *, keep_compressed: bool = True
+    ) -> Self:
+        """Make the folders if need be, lock them and load the catalogue. Raises StoreInUse, DatabaseFailed, OSError.
+
+        Without `keep_compressed` the compressed forms of layers are garbage as soon as no lease holds them.
+        """
         paths = Paths(data_root=data_root, exec_root=exec_root)
         async with contextlib.AsyncExitStack() as undo:
             await asyncio.to_thread(paths.make)
@@ -82,7 +104,7 @@ class Store:
             undo.push_async_callback(db.aclose)
             workers = Workers()
             undo.push_async_callback(workers.aclose)
-            store = cls(paths, db, workers, snapshotter)
+            store = cls(paths, db, workers, snapshotter, keep_compressed=keep_compressed)
             store._undo = undo.pop_all()
         return store
 

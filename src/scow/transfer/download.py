@@ -4,14 +4,14 @@ import asyncio
 import logging
 import math
 from contextlib import AsyncExitStack
-from typing import Final
+from typing import Final, Protocol
 
 from scow import points
 from scow.errors import InvalidArgument, NotFound, NotSupported
 from scow.oci import media_types
 from scow.oci.descriptor import Descriptor
 from scow.oci.digest import DiffID, short
-from scow.store.layers import DigestMismatch, Layer, LayerCorrupt, LayerWriter
+from scow.store.layers import DigestMismatch, Layer, LayerCorrupt
 from scow.store.store import Store
 from scow.transfer.client import RegistryClient, VerificationFailed
 from scow.transfer.documents import RootFSMismatch
@@ -58,6 +58,15 @@ def check_layer(descriptor: Descriptor) -> None:
     """Raise UnsupportedLayer unless the layer's media type says that it is a tar, or says nothing."""
     if not media_types.is_layer(descriptor.media_type) and descriptor.media_type not in _GENERIC:
         raise UnsupportedLayer(descriptor)
+
+
+class Sink(Protocol):
+    """Takes a layer's bytes in order; `offset` counts those that it has."""
+
+    @property
+    def offset(self) -> int: ...
+
+    async def write(self, data: bytes) -> None: ...
 
 
 class LayerDownload:
@@ -142,7 +151,7 @@ class LayerDownload:
         Meter(emit, self._id, "Downloading", len(data)).show(len(data))
         return data
 
-    async def _receive(self, writer: LayerWriter, emit: Emit) -> None:
+    async def _receive(self, writer: Sink, emit: Emit) -> None:
         meter = Meter(emit, self._id, "Downloading", self._descriptor.size)
         failures = 0
         while True:
@@ -169,7 +178,7 @@ class LayerDownload:
                 log.info("layer %s broke off at %d bytes: %s", self._descriptor.digest, writer.offset, error)
                 await asyncio.sleep(delay)
 
-    async def _receive_once(self, writer: LayerWriter, meter: Meter) -> None:
+    async def _receive_once(self, writer: Sink, meter: Meter) -> None:
         size = self._descriptor.size
         if writer.offset == size:
             return

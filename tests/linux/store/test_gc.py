@@ -41,6 +41,9 @@ class MemoryLayers:
     def blobs(self, diff_id: DiffID) -> list[Descriptor]:
         return self.known.get(diff_id, [])
 
+    def is_dispensable(self, digest: Digest) -> bool:
+        return any(blob.digest == digest for blobs in self.known.values() for blob in blobs)
+
     async def remove(self, diff_id: DiffID) -> int:
         if diff_id in self.busy:
             raise Conflict("busy")
@@ -251,3 +254,16 @@ async def test_a_manifest_of_another_platform_that_is_here_stays_with_its_index(
     assert yard.content.has(index)
     assert yard.content.has(Digest(other.manifest))
     assert yard.content.has(other.id)
+
+
+async def test_compressed_forms_go_when_they_are_not_to_be_kept_but_not_under_a_lease(yard: Yard) -> None:
+    one = await yard.add("one", ["base", "top"], "docker.io/library/one:latest")
+    spare = Collector(yard.content, yard.layers, yard.images, yard.snapshots, yard.leases, keep_compressed=False)
+    blobs = {blob.digest for known in yard.layers.known.values() for blob in known}
+    async with yard.leases.hold():
+        assert all(yard.content.has(digest) for digest in blobs)
+        assert (await spare.collect()).content == ()
+    collected = await spare.collect()
+    assert (set(collected.content), collected.layers) == (blobs, ())
+    assert yard.content.has(one.id)
+    assert yard.content.has(Digest(one.manifest))
