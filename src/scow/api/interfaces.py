@@ -1,8 +1,10 @@
 """What the API asks of the engine: everything that a handler calls, and nothing else."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from pathlib import Path
 from typing import Protocol
 
+from scow.oci.platform import Platform
 from scow.wire.archive import FilesystemChange, PathStat
 from scow.wire.container import (
     ContainerInspect,
@@ -150,8 +152,8 @@ class Containers(Protocol):
         stderr: bool,
         follow: bool,
         tail: int | None,
-        since: float | None,
-        until: float | None,
+        since_ns: int | None,
+        until_ns: int | None,
         timestamps: bool,
         details: bool,
     ) -> LogStream: ...
@@ -180,6 +182,28 @@ class Archives(Protocol):
     async def put(self, ref: str, path: str, content: AsyncIterator[bytes], *, keep_kinds: bool, own: bool) -> None: ...
 
     async def export(self, ref: str) -> TarStream: ...
+
+
+class SavedArchive(Protocol):
+    """An archive of images that is ready to be sent: bytes, and files with their sizes."""
+
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def parts(self) -> Sequence[bytes | tuple[Path, int]]: ...
+
+    async def aclose(self) -> None: ...
+
+
+class ImageArchives(Protocol):
+    """Saves and loads images."""
+
+    async def save(self, refs: Sequence[str], platform: Platform | None = None) -> SavedArchive: ...
+
+    async def load(
+        self, arriving: AsyncIterator[bytes], *, quiet: bool = False, platform: Platform | None = None
+    ) -> ProgressStream: ...
 
 
 class StatsReader(Protocol):
@@ -277,7 +301,7 @@ class Volumes(Protocol):
 class Events(Protocol):
     """The engine's event bus."""
 
-    async def subscribe(self, *, since: float | None, until: float | None, filters: Filters) -> EventStream: ...
+    async def subscribe(self, *, since_ns: int | None, until_ns: int | None, filters: Filters) -> EventStream: ...
 
 
 class System(Protocol):
@@ -318,6 +342,9 @@ class EngineApi(Protocol):
 
     @property
     def images(self) -> Images: ...
+
+    @property
+    def image_archives(self) -> ImageArchives: ...
 
     @property
     def networks(self) -> Networks: ...

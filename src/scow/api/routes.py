@@ -7,7 +7,19 @@ from urllib.parse import unquote
 
 from aiohttp import web
 
-from scow.api import archives, containers, execs, images, networks, pruning, stats, system, volumes, websocket
+from scow.api import (
+    archives,
+    containers,
+    execs,
+    image_archives,
+    images,
+    networks,
+    pruning,
+    stats,
+    system,
+    volumes,
+    websocket,
+)
 from scow.api.call import Call
 from scow.api.errors import PageNotFound
 
@@ -59,6 +71,9 @@ ROUTES: Final[tuple[tuple[str, str, Handler], ...]] = (
     ("POST", "/exec/{id}/resize", execs.resize),
     ("GET", "/images/json", images.list_images),
     ("POST", "/images/create", images.create),
+    ("GET", "/images/get", image_archives.save),
+    ("POST", "/images/load", image_archives.load),
+    ("GET", "/images/{name:.*}/get", image_archives.save),
     ("GET", "/images/{name:.*}/json", images.inspect),
     ("GET", "/images/{name:.*}/history", images.history),
     ("POST", "/images/{name:.*}/push", images.push),

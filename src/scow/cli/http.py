@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from scow.cli.jsontext import loads
 
 TYPE_CHECKING = False
@@ -60,10 +62,15 @@ class Connection:
             self.stream.sendall(head + (body or b""))
             return
         self.stream.sendall(head)
-        for data in body:
-            if data:
-                self.stream.sendall(b"%x\r\n%b\r\n" % (len(data), data))
-        self.stream.sendall(b"0\r\n\r\n")
+        try:
+            for data in body:
+                if data:
+                    self.stream.sendall(b"%x\r\n" % len(data))
+                    self.stream.sendall(data)
+                    self.stream.sendall(b"\r\n")
+            self.stream.sendall(b"0\r\n\r\n")
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # a server that doesn't want to hear the rest has answered why, or there is no answer either
 
     def fill(self) -> bool:
         """Read more into the buffer; False at the end of the stream."""
@@ -141,6 +148,13 @@ class Response:
                 self._left -= len(piece)
             yield piece
         self.finished = True
+
+    def copy_to(self, fd: int) -> None:
+        """Write the body to a file. Raises HttpError if it ends early."""
+        for piece in self.pieces():
+            view = memoryview(piece)
+            while view:
+                view = view[os.write(fd, view) :]
 
     def _chunks(self) -> Iterator[bytes]:
         connection, buffer = self.connection, self.connection.buffer

@@ -13,6 +13,7 @@ from scow.engine.creation import Creation
 from scow.engine.events import Events
 from scow.engine.execs import Execs
 from scow.engine.health import HealthChecks
+from scow.engine.image_archives import ImageArchives
 from scow.engine.image_lookup import find_image
 from scow.engine.images import Images
 from scow.engine.inspecting import Inspector
@@ -48,6 +49,7 @@ class Engine:
     containers: Containers
     execs: Execs
     images: Images
+    image_archives: ImageArchives
     networks: Networks
     volumes: Volumes
     events: Events
@@ -79,7 +81,9 @@ class Engine:
             raise InvalidConfig(f"unknown storage driver {config.storage_driver!r}: use erofs or overlay2")
         config.exec_root.mkdir(mode=0o711, parents=True, exist_ok=True)
         tasks = Tasks()
-        store = await Store.open(config.data_root, config.exec_root, snapshotter)
+        store = await Store.open(
+            config.data_root, config.exec_root, snapshotter, keep_compressed=config.keep_compressed_layers
+        )
         close.push_async_callback(store.aclose)
         proxies = Proxies(
             http=config.proxies.http_proxy, https=config.proxies.https_proxy, no_proxy=config.proxies.no_proxy
@@ -126,6 +130,7 @@ class Engine:
         self.archives = Archives(table, roots, events)
         self.execs = Execs(table, resources, events, tasks)
         self.images = Images(store, registries, events, snapshotter, self._image_users)
+        self.image_archives = ImageArchives(store, events)
         self.pruning = Pruning(table, removal, store, self.images, volumes, events)
         self.networks = Networks(driver, table, events, tasks, config)
         self.system = System(

@@ -9,6 +9,7 @@ from scow.store.tree import LayerCorrupt
 __all__ = [
     "DigestMismatch",
     "DiskFull",
+    "InvalidArchive",
     "LayerCorrupt",
     "LayerFailed",
     "LayerUnsupported",
@@ -45,6 +46,14 @@ class LayerFailed(Internal):
         self.reason = reason
 
 
+class InvalidArchive(InvalidArgument):
+    """What came is no archive of images, is damaged, or asks for what no such archive may."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"invalid archive: {reason}")
+        self.reason = reason
+
+
 class DiskFull(Unavailable):
     """There is no room for the layer."""
 
@@ -62,6 +71,8 @@ def raise_answer(answer: dict[str, object], subject: str) -> None:
         raise DigestMismatch(subject, str(answer["what"]), str(answer["expected"]), str(answer["found"]))
     if kind == "corrupt":
         raise LayerCorrupt(reason)
+    if kind == "archive":
+        raise InvalidArchive(reason)
     if kind == "unsupported":
         raise LayerUnsupported(reason)
     if answer.get("errno") in (errno.ENOSPC, errno.EDQUOT):

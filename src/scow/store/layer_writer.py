@@ -1,11 +1,11 @@
-"""A layer's bytes on their way from whoever brings them to the worker that checks, inflates and indexes them."""
+"""Bytes of a layer or archive on their way from whoever brings them to the worker that checks and takes them in."""
 
 import asyncio
 import contextlib
 import fcntl
 import os
 from collections.abc import Awaitable, Callable
-from typing import Final, Literal
+from typing import Final, Generic, Literal, TypeVar
 
 import msgspec
 
@@ -14,6 +14,8 @@ from scow.store.layer_errors import LayerFailed, raise_answer
 from scow.store.workers import Message, Worker
 
 PIPE_SIZE: Final = 1 << 20
+
+T = TypeVar("T")
 
 
 class Layer(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,13 +27,13 @@ class Layer(msgspec.Struct, frozen=True, kw_only=True):
     entries: int  # of the tar
 
 
-class LayerWriter:
-    """One layer's bytes on their way to a worker. Made by `Layers.writer`; `write` and `finish` are for one task.
+class PipeWriter(Generic[T]):
+    """Bytes on their way to a worker. `write` and `finish` are for one task.
 
-    `subject` names the layer in errors; `install` makes what the worker has answered visible.
+    `subject` names what they are in errors; `install` makes what the worker has answered visible.
     """
 
-    def __init__(self, worker: Worker, subject: str, install: Callable[[Message], Awaitable[Layer]]) -> None:
+    def __init__(self, worker: Worker, subject: str, install: Callable[[Message], Awaitable[T]]) -> None:
         self.offset = 0  # bytes accepted: where a resumed download goes on
         self._worker = worker
         self._subject = subject
@@ -54,8 +56,8 @@ class LayerWriter:
             view = view[count:]
             self.offset += count
 
-    async def finish(self) -> Layer:
-        """Say that these were all bytes; return the layer once everything is verified, on disk and recorded.
+    async def finish(self) -> T:
+        """Say that these were all bytes; return what they made once everything is verified, on disk and recorded.
 
         Raises DigestMismatch, LayerCorrupt, LayerUnsupported, WorkerDied, DiskFull, LayerFailed.
         """
@@ -111,6 +113,10 @@ class LayerWriter:
         if self._pipe >= 0:
             os.close(self._pipe)
             self._pipe = -1
+
+
+class LayerWriter(PipeWriter[Layer]):
+    """One layer's bytes on their way to a worker. Made by `Layers.writer`."""
 
 
 def _resolve(ready: asyncio.Future[None]) -> None:

@@ -194,9 +194,14 @@ class Finder:
         return await self._client.small_blob(descriptor, MAX_CONFIG_SIZE, "image config")
 
 
+def is_image_config(media_type: str) -> bool:
+    """Tell whether a manifest whose config is of this type is an image's, not an artifact's."""
+    return media_type in _CONFIG_TYPES
+
+
 def _check_config_type(manifest: Manifest) -> None:
     media_type = manifest.config.media_type
-    if media_type not in _CONFIG_TYPES:
+    if not is_image_config(media_type):
         raise NotAnImage(manifest.artifact_type or media_type if media_type == media_types.OCI_EMPTY else media_type)
 
 

@@ -1,0 +1,80 @@
+"""Images as archives: save and load."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+from aiohttp import web
+
+from scow.api.call import Call
+from scow.api.interfaces import SavedArchive
+from scow.api.progress import serve_progress
+from scow.errors import InvalidArgument
+from scow.oci.platform import Platform, normalize
+
+
+async def save(call: Call) -> web.StreamResponse:
+    refs = [call.params["name"]] if "name" in call.params else call.request.query.getall("names", [])
+    return await _send(call, await call.engine.image_archives.save(refs, platform_of(call, (1, 48))))
+
+
+async def load(call: Call) -> web.StreamResponse:
+    quiet = call.flag("quiet", default=True)
+    progress = await call.engine.image_archives.load(_body(call), quiet=quiet, platform=platform_of(call, (1, 48)))
+    return await serve_progress(call, progress)
+
+
+def platform_of(call: Call, since: tuple[int, int], name: str = "platform") -> Platform | None:
+    """A platform as JSON. Older versions of the API don't have the parameter. Raises InvalidArgument."""
+    text = call.text(name)
+    if text is None or call.version < since:
+        return None
+    return decode_platform(text)
+
+
+def decode_platform(text: str) -> Platform:
+    """Read a platform's JSON. Raises InvalidArgument."""
+    try:
+        platform = msgspec.json.decode(text, type=Platform)
+    except msgspec.DecodeError as error:
+        raise InvalidArgument(f"failed to parse platform: {error}") from error
+    if not platform.os or not platform.architecture:
+        raise InvalidArgument("both OS and Architecture must be provided")
+    return normalize(platform)
+
+
+async def _send(call: Call, archive: SavedArchive) -> web.StreamResponse:
+    """Send headers as bytes and files by sendfile; the kernel copies them."""
+    try:
+        response = web.StreamResponse(headers={"Content-Type": "application/x-tar"})
+        response.content_length = archive.size
+        call.begun = response
+        await response.prepare(call.request)
+        loop = asyncio.get_running_loop()
+        for part in archive.parts:
+            if isinstance(part, bytes):
+                if part:
+                    await response.write(part)
+                continue
+            path, size = part
+            if not size:
+                continue
+            transport = call.request.transport
+            if transport is None:
+                raise ConnectionResetError("the client is gone")
+            file = await asyncio.to_thread(Path.open, path, "rb")
+            try:
+                await loop.sendfile(transport, file, 0, size)
+            finally:
+                await asyncio.to_thread(file.close)
+        await archive.aclose()
+        await response.write_eof()
+        return response
+    finally:
+        await archive.aclose()
+
+
+async def _body(call: Call) -> AsyncIterator[bytes]:
+    async for data in call.request.content.iter_any():
+        yield data
