@@ -13,7 +13,8 @@ import socket
 import sys
 from typing import Final
 
-from scow.store.ingest import Job, perform
+from scow.store.ingest import Job
+from scow.store.jobs import perform
 
 MESSAGE_LIMIT: Final = 1 << 16
 FAT_KIB: Final = 64 << 10  # resident size after which a worker ends instead of waiting for another job

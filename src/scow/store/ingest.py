@@ -16,13 +16,13 @@ import os
 import queue
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any, Final
+from typing import Any, Final, Generic, TypeVar
 
 from scow.oci.digest import Digest, algorithm, encoded
 from scow.oci.media_types import Compression
 from scow.store.compression import deflate, inflate, sniff
 from scow.store.erofs import NotExpressible, build_index
-from scow.store.tarstream import LayerUnsupported, TarReader
+from scow.store.tarstream import TarReader
 from scow.store.tree import LayerCorrupt, LayerTree
 from scow.store.unpack import confine, unpack
 
@@ -31,6 +31,7 @@ QUEUE_LENGTH: Final = 4  # pieces between two stages
 THREADED_FROM: Final = 1 << 18  # bytes from which threads are worth starting
 WRITE_BEHIND: Final = 16 << 20  # bytes after which the kernel is told to begin writing them to the disk
 _SYNC_FILE_RANGE_WRITE: Final = 2
+_ZEROS: Final = memoryview(bytes(1 << 20))
 
 BLOB: Final = "blob"  # names in the job's directory
 LAYER: Final = "layer"
@@ -40,15 +41,17 @@ ROOT: Final = "root"
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
+T = TypeVar("T")
+
 Job = dict[str, Any]
-"""A message between engine and worker. To a worker: `do` (ingest, compress, unpack), `directory` and what they need."""
+"""A message between engine and worker. To a worker: `do` (see jobs.py), `directory` and what else it needs."""
 
 
 class OutputFile:
-    """A file being written and hashed; what is written is on its way to the disk soon after."""
+    """A file being written and hashed; what is written is on its way to the disk soon after. No path: only hashed."""
 
-    def __init__(self, path: str, digest_algorithm: str | None) -> None:
-        self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    def __init__(self, path: str | None, digest_algorithm: str | None) -> None:
+        self.fd = -1 if path is None else os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         self.size = 0
         self._hash = None if digest_algorithm is None else hashlib.new(digest_algorithm)
         self._algorithm = digest_algorithm
@@ -56,13 +59,14 @@ class OutputFile:
         self._flusher: threading.Thread | None = None
 
     def write(self, data: bytes) -> None:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(self.fd, view) :]
+        if self.fd >= 0:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(self.fd, view) :]
         if self._hash is not None:
             self._hash.update(data)
         self.size += len(data)
-        if self.size - self._behind >= WRITE_BEHIND:
+        if self.size - self._behind >= WRITE_BEHIND and self.fd >= 0:
             # Spreads the cost of the final fsync over the time in which the bytes arrive.
             _libc.sync_file_range(
                 self.fd,
@@ -71,6 +75,14 @@ class OutputFile:
                 _SYNC_FILE_RANGE_WRITE,
             )
             self._behind = self.size
+
+    def skip(self, size: int) -> None:
+        """Leave a hole, hashed as the zeros that reading it gives. Something must be written after the last one."""
+        os.lseek(self.fd, size, os.SEEK_CUR)
+        if self._hash is not None:
+            for start in range(0, size, len(_ZEROS)):
+                self._hash.update(_ZEROS[: size - start])
+        self.size += size
 
     @property
     def digest(self) -> Digest:
@@ -97,21 +109,23 @@ class OutputFile:
         return wait
 
     def close(self) -> None:
-        os.close(self.fd)
+        if self.fd >= 0:
+            os.close(self.fd)
 
 
-class _Stage:
+class Stage(Generic[T]):
     """A consumer in a thread of its own, behind a short queue. After an error it swallows what still comes."""
 
-    def __init__(self, consume: Callable[[Iterator[bytes]], None]) -> None:
-        self._queue: queue.Queue[bytes | None] = queue.Queue(QUEUE_LENGTH)
+    def __init__(self, consume: Callable[[Iterator[T]], None]) -> None:
+        self._queue: queue.Queue[T | None] = queue.Queue(QUEUE_LENGTH)
         self._consume = consume
         self.error: BaseException | None = None
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
 
-    def put(self, data: bytes) -> None:
-        self._queue.put(data)
+    def put(self, piece: T) -> None:
+        """Hand over the next piece; waits while the consumer is behind."""
+        self._queue.put(piece)
 
     def join(self) -> None:
         """Wait until everything that was put is consumed; raise what the consumer raised."""
@@ -150,7 +164,8 @@ def sync_directory(path: str) -> None:
 class Ingest:
     """One layer on its way in. `run` reads `source` to its end and leaves `blob` and `layer/` in the directory.
 
-    The job: `directory`; `blob`: digest and `blob_size`, or None; `compression`, None to tell by the first bytes;
+    The job: `directory`; `blob`: digest and `blob_size`, or None; `keep_blob`: whether its file is kept or only
+    checked; `compression`, None to tell by the first bytes;
     `diff_id`: expected, or None; `form`: "erofs" or "dir"; `limit`: of bytes inflated.
     """
 
@@ -173,24 +188,27 @@ class Ingest:
         if self._compression is None:
             self._compression = sniff(head)
         if self._blob is not None and self._compression is not Compression.NONE:
-            self._blob_file = OutputFile(f"{self._directory}/{BLOB}", algorithm(self._blob))
+            path = f"{self._directory}/{BLOB}" if self._job.get("keep_blob", True) else None
+            self._blob_file = OutputFile(path, algorithm(self._blob))
         if len(head) < THREADED_FROM:
             self._run_inline(head, finished)
         else:
             self._run_threaded(head, finished)
         waits = [
-            file.start_sync() for file in (self._tar, self._blob_file) if file is not None and file.size >= 1 << 20
+            file.start_sync()
+            for file in (self._tar, self._blob_file)
+            if file is not None and file.fd >= 0 and file.size >= 1 << 20
         ]
         try:
             diff_id = self._tar.digest
             if self._job["diff_id"] and diff_id != self._job["diff_id"]:
                 raise Mismatch("diff ID", self._job["diff_id"], diff_id)
-            form = self._make_form(self._reader.finish())
+            form = make_form(self._layer, self._reader.finish(), self._tar, self._job["form"])
         finally:
             for wait in waits:
                 wait()
         for file in (self._tar, self._blob_file):
-            if file is not None and file.size < 1 << 20:
+            if file is not None and file.fd >= 0 and file.size < 1 << 20:
                 os.fdatasync(file.fd)
         if self._blob is not None and self._blob_file is None:
             os.link(f"{self._layer}/{TAR}", f"{self._directory}/{BLOB}")  # not compressed: the same bytes
@@ -270,8 +288,8 @@ class Ingest:
     def _run_threaded(self, head: bytes, finished: Callable[[], None]) -> None:
         assert self._compression is not None
         compression = self._compression
-        store = _Stage(_each(self._tar.write))
-        index = _Stage(_each(self._reader.feed))
+        store = Stage(_each(self._tar.write))
+        index = Stage(_each(self._reader.feed))
 
         def spread(pieces: Iterator[bytes]) -> None:
             for piece in inflate(pieces, compression, self._job["limit"]):
@@ -280,7 +298,7 @@ class Ingest:
                 if (error := store.error or (index.error if self._blob is None else None)) is not None:
                     raise error
 
-        inflater = _Stage(spread)
+        inflater = Stage(spread)
         failure: BaseException | None = None
         try:
             while head:
@@ -305,28 +323,28 @@ class Ingest:
         if failure is not None:
             raise failure
 
-    # the form
 
-    def _make_form(self, tree: LayerTree) -> str:
-        if self._job["form"] == "erofs":
+def make_form(layer: str, tree: LayerTree, tar: OutputFile, form: str) -> str:
+    """Make the index, or the unpacked files, beside the tar in the directory `layer`, synced; return which it was."""
+    if form == "erofs":
+        try:
+            image = build_index(tree, tar.size, encoded(tar.digest)[:16].encode())
+        except NotExpressible:
+            pass
+        else:
+            fd = os.open(f"{layer}/{INDEX}", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             try:
-                image = build_index(tree, self._tar.size, encoded(self._tar.digest)[:16].encode())
-            except NotExpressible:
-                pass
-            else:
-                fd = os.open(f"{self._layer}/{INDEX}", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-                try:
-                    view = memoryview(image)
-                    while view:
-                        view = view[os.write(fd, view) :]
-                    os.fdatasync(fd)
-                finally:
-                    os.close(fd)
-                return "erofs"
-        root = f"{self._layer}/{ROOT}"
-        os.mkdir(root, 0o755)
-        unpack_confined(tree, root, self._tar.fd)
-        return "dir"
+                view = memoryview(image)
+                while view:
+                    view = view[os.write(fd, view) :]
+                os.fdatasync(fd)
+            finally:
+                os.close(fd)
+            return "erofs"
+    root = f"{layer}/{ROOT}"
+    os.mkdir(root, 0o755)
+    unpack_confined(tree, root, tar.fd)
+    return "dir"
 
 
 def unpack_confined(tree: LayerTree, root: str, tar: int) -> None:
@@ -382,7 +400,7 @@ def compress(job: Job) -> Job:
     source = os.open(job["tar"], os.O_RDONLY | os.O_CLOEXEC)
     out = OutputFile(f"{job['directory']}/{BLOB}", "sha256")
     try:
-        stage = _Stage(_each(out.write))
+        stage = Stage(_each(out.write))
         try:
             for piece in deflate(pieces(), Compression(job["compression"])):
                 stage.put(piece)
@@ -408,26 +426,3 @@ def unpack_tar(job: Job) -> Job:
         return {}
     finally:
         os.close(source)
-
-
-def perform(job: Job, source: int | None, finished: Callable[[], None]) -> Job:
-    """Do one job and answer it; what went wrong is an answer too: `error` says which kind."""
-    try:
-        if job["do"] == "compress":
-            return compress(job)
-        if job["do"] == "unpack":
-            return unpack_tar(job)
-        assert source is not None
-        ingest = Ingest(job, source)
-        try:
-            return ingest.run(finished)
-        finally:
-            ingest.close()
-    except Mismatch as error:
-        return {"error": "mismatch", "what": error.what, "expected": error.expected, "found": error.found}
-    except LayerUnsupported as error:
-        return {"error": "unsupported", "reason": error.reason}
-    except LayerCorrupt as error:
-        return {"error": "corrupt", "reason": error.reason}
-    except (OSError, MemoryError) as error:
-        return {"error": "failed", "reason": str(error) or type(error).__name__, "errno": getattr(error, "errno", None)}

@@ -18,7 +18,7 @@ import os
 import secrets
 import shutil
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
@@ -61,6 +61,8 @@ log = logging.getLogger(__name__)
 
 INFLATION_LIMIT: Final = 256 << 30  # bytes of one layer's tar
 TEMPORARY: Final = "layer-"
+EMPTY_LAYER: Final = DiffID(Digest("sha256:5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef"))
+"""The diff ID of a tar without entries: a change that left the files alone. Images list no such layer."""
 MIGRATIONS: Final = [
     """CREATE TABLE layers (diff_id TEXT PRIMARY KEY, size INTEGER NOT NULL, format TEXT NOT NULL,
                             entries INTEGER NOT NULL) WITHOUT ROWID;
@@ -73,6 +75,9 @@ _MEDIA_TYPES: Final = {
     Compression.NONE: OCI_LAYER,
     Compression.GZIP: OCI_LAYER_GZIP,
     Compression.ZSTD: OCI_LAYER_ZSTD,
+    # Not OCI's: blobs that came so are kept, but nobody else may know what they are.
+    Compression.XZ: f"{OCI_LAYER}+xz",
+    Compression.BZIP2: f"{OCI_LAYER}+bzip2",
 }
 
 # What may pass: no reason to keep a layer in another form for good.
@@ -86,6 +91,7 @@ class Layers:
 
     `on_use` hears of every diff ID that somebody puts or finds: leases protect by it. `find` and the like answer from
     memory, which is filled when the object is made and follows each commit. `mount_mode` None: as the kernel can.
+    Without `keep_compressed` blobs that come in are checked, but only their layers kept; `remake` may bring them back.
     """
 
     def __init__(
@@ -100,6 +106,7 @@ class Layers:
         on_use: Callable[[str], None] | None = None,
         inflation_limit: int = INFLATION_LIMIT,
         mount_mode: MountMode | None = None,
+        keep_compressed: bool = True,
     ) -> None:
         self.snapshotter: Snapshotter = snapshotter
         self._root = root / "layers"
@@ -109,6 +116,7 @@ class Layers:
         self._workers = workers
         self._on_use = on_use or (lambda digest: None)
         self._inflation_limit = inflation_limit
+        self._keep_compressed = keep_compressed
         self._layers: dict[DiffID, Layer] = {}
         self._blobs: dict[Digest, tuple[DiffID, Descriptor]] = {}
         self._blobs_of: dict[DiffID, dict[Digest, Descriptor]] = {}
@@ -144,6 +152,12 @@ class Layers:
     def blobs(self, diff_id: DiffID) -> list[Descriptor]:
         """Return the blobs, present in content, that inflate to this layer."""
         return [blob for blob in self._blobs_of.get(diff_id, {}).values() if self._content.has(blob.digest)]
+
+    def is_dispensable(self, digest: Digest) -> bool:
+        """Return whether content is a compressed form of a layer that is here, from which or whose source it can be had
+        again. An uncompressed one is the tar itself, and costs nothing."""
+        known = self._blobs.get(digest)
+        return known is not None and known[0] in self._layers and known[1].media_type != OCI_LAYER
 
     def find_by_blob(self, digest: Digest) -> Layer | None:
         """Return the layer that the blob is known to inflate to, whether or not the blob is still there."""
@@ -186,6 +200,7 @@ class Layers:
                         "directory": str(directory),
                         "blob": None if blob is None else blob.digest,
                         "blob_size": 0 if blob is None else blob.size,
+                        "keep_blob": self._keep_compressed,
                         "compression": None if compression is None else str(compression),
                         "diff_id": diff_id,
                         "form": await self._form(),
@@ -215,6 +230,47 @@ class Layers:
                     await writer.write(data)
             return await writer.finish()
 
+    async def capture(
+        self, source: Path, *, base: Path | None = None, stubs: Collection[str] = (), clamp_mtime: int | None = None
+    ) -> Layer:
+        """Make a layer of a directory, an overlay's upper for instance. The same tree gives the same layer.
+
+        `base` shows what the layer will stand on. `stubs` are absolute paths on which a runtime mounted something: what
+        it made there for that is left out, if it isn't in `base`. No entry is later than `clamp_mtime`, in seconds. A
+        directory without changes gives a layer without entries, which is EMPTY_LAYER. Hold a lease around it. Raises
+        LayerUnsupported, LayerFailed, DiskFull, WorkerDied, WorkersFailed.
+        """
+        job: Message = {
+            "do": "capture",
+            "source": str(source),
+            "base": None if base is None else str(base),
+            "stubs": sorted(stubs),
+            "clamp_mtime": clamp_mtime,
+            "form": await self._form(),
+        }
+        async with self._working(str(source), job) as (directory, answer):
+            return await _finish_anyway(self._install(directory, answer, None))
+
+    async def take(self, file: Path, digest: Digest, diff_id: DiffID | None, blob: Descriptor | None) -> Layer:
+        """Make a layer of a file in `ingest` that is known to have the sha256 digest, without copying a tar. It stays.
+
+        Otherwise as `writer`.
+        """
+        job: Message = {
+            "do": "take",
+            "file": str(file),
+            "digest": digest,
+            "blob": None if blob is None else blob.digest,
+            "blob_size": 0 if blob is None else blob.size,
+            "keep_blob": self._keep_compressed,
+            "compression": None,
+            "diff_id": diff_id,
+            "form": await self._form(),
+            "limit": self._inflation_limit,
+        }
+        async with self._working(digest, job) as (directory, answer):
+            return await _finish_anyway(self._install(directory, answer, blob))
+
     async def compress(self, diff_id: DiffID, compression: Compression = Compression.GZIP) -> Descriptor:
         """Return a blob of the layer in content, made if none is known: the same bytes whenever it is made.
 
@@ -233,6 +289,22 @@ class Layers:
                 descriptor = Descriptor(media_type=media_type, digest=digest, size=size)
                 await self._record(None, diff_id, descriptor)
                 return descriptor
+
+    async def remake(self, digest: Digest) -> bool:
+        """Make a blob that was dropped from its layer again; False if our compression gives other bytes, or none is.
+
+        Raises WorkerDied, DiskFull, LayerFailed.
+        """
+        known = self._blobs.get(digest)
+        compression = next((each for each in Compression if known and _MEDIA_TYPES[each] == known[1].media_type), None)
+        if known is None or compression is None or self.find(known[0]) is None:
+            return False
+        job: Message = {"do": "compress", "compression": str(compression), "tar": str(await self.tar(known[0]))}
+        async with self._working(known[0], job) as (directory, answer):
+            if answer["digest"] != digest:
+                return False
+            await self._content.adopt(directory / BLOB, digest)
+            return True
 
     # in use
 
@@ -390,10 +462,10 @@ class Layers:
         )
         self._on_use(diff_id)
         if blob is not None:
-            await self._content.adopt(directory / BLOB, blob.digest)
-            blob = Descriptor(
-                media_type=_MEDIA_TYPES[Compression(str(answer["compression"]))], digest=blob.digest, size=blob.size
-            )
+            compression = Compression(str(answer["compression"]))
+            if self._keep_compressed or compression is Compression.NONE:  # uncompressed it is a link to the tar
+                await self._content.adopt(directory / BLOB, blob.digest)
+            blob = Descriptor(media_type=_MEDIA_TYPES[compression], digest=blob.digest, size=blob.size)
         async with self._mounts.use(diff_id).lock:
             there = self._layers.get(diff_id)
             if there is None:
