@@ -157,9 +157,7 @@ class Access:
             return token.realm
         if self._settings.url:
             return self._settings.url.rstrip("/") + TOKEN_PATH
-        host = call.headers.get("Host", "")
-        safe = all(c.isalnum() or c in ".-:[]" for c in host) and host.isascii()
-        return f"{'https' if self._settings.tls else 'http'}://{host if safe and host else 'localhost'}{TOKEN_PATH}"
+        return call.base_url + TOKEN_PATH
 
     async def granted(self, name: str | None, scopes: list[str]) -> list[dict[str, object]]:
         """What an account gets of the scopes that were asked for; the rest is left out."""

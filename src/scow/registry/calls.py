@@ -9,6 +9,7 @@ import msgspec
 from aiohttp import web
 
 from scow.registry.errors import BlobUploadInvalid, PageUnknown, QueryInvalid, TimedOut
+from scow.registry.proxies import Origin, is_host
 
 if TYPE_CHECKING:
     from multidict import CIMultiDictProxy
@@ -66,8 +67,17 @@ def parse_path(path: str) -> Route:
 class Call:
     """A request that was routed."""
 
-    def __init__(self, request: web.BaseRequest, route: Route, query: str, request_id: str = "") -> None:
+    def __init__(
+        self,
+        request: web.BaseRequest,
+        route: Route,
+        query: str,
+        request_id: str = "",
+        origin: Origin | None = None,
+    ) -> None:
+        """`origin` is who asks, if it is not simply the other end of the connection."""
         self._request = request
+        self._origin = origin or Origin(request.remote or "")
         self.request_id = request_id
         self.method = request.method
         self.headers: CIMultiDictProxy[str] = request.headers
@@ -128,7 +138,16 @@ class Call:
     @property
     def remote(self) -> str:
         """The client's address."""
-        return self._request.remote or ""
+        return self._origin.address
+
+    @property
+    def base_url(self) -> str:
+        """Scheme and host as the client has reached us by, or as a trusted proxy says."""
+        host = self._origin.host or self.headers.get("Host", "")
+        transport = self._request.transport
+        secure = transport is not None and transport.get_extra_info("sslcontext") is not None
+        scheme = self._origin.scheme or ("https" if secure else "http")
+        return f"{scheme}://{host if is_host(host) else 'localhost'}"
 
     @property
     def peer_certificate(self) -> dict[str, Any] | None:

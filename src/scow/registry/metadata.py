@@ -133,6 +133,9 @@ class Metadata(Protocol):
         False if a quota forbids it; the object is then left to collection.
         """
 
+    async def holders(self, digest: Digest, limit: int) -> list[str]:
+        """Some of the repositories that have a blob."""
+
     async def mount_blob(self, repository: str, source: str, digest: Digest) -> bool:
         """Give the repository a blob that `source` has; False if it does not. Raises QuotaExceeded."""
 

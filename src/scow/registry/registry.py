@@ -99,6 +99,14 @@ class Registry:
             self._audit.note(call, refusal.status, str(refusal))
             raise
         self._audit.note(call, reply.status)
+        return self._with_host(call, reply) if self._settings.absolute_urls else reply
+
+    def _with_host(self, call: Call, reply: Reply) -> Reply:
+        base = self._settings.url.rstrip("/") or call.base_url
+        reply.headers = tuple(
+            (name, base + value if name == "Location" and value.startswith("/") else value)
+            for name, value in reply.headers
+        )
         return reply
 
     async def _answer(self, call: Call) -> Reply:

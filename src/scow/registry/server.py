@@ -17,6 +17,7 @@ from scow.errors import Unavailable
 from scow.registry.calls import Call, parse_path
 from scow.registry.errors import Draining, Refusal, StorageFull, TooManyRequests
 from scow.registry.folder import FULL
+from scow.registry.proxies import Origin, Proxies
 from scow.registry.rates import Rates
 from scow.registry.registry import Registry
 from scow.registry.replies import HttpReply, Reply, json_reply, refusal_reply
@@ -80,6 +81,7 @@ class Server:
         self._settings = settings
         self._metrics = registry.metrics
         self._rates = Rates(settings.limits)
+        self._proxies = Proxies(settings.proxies) if settings.proxies else None
         self._collects = collects and settings.gc.interval_s > 0
         self._in_flight = 0
         self._draining = False
@@ -163,10 +165,12 @@ class Server:
         if path in _HEALTH:
             exchange.endpoint = "health"
             return self._health(path)
-        self._rates.take(request.remote or "")
+        if self._proxies is not None:
+            exchange.origin = self._proxies.origin(request.remote or "", request.headers)
+        self._rates.take(exchange.remote)
         route = parse_path(path)
         exchange.endpoint = route.kind
-        exchange.call = call = Call(request, route, query, exchange.request_id)
+        exchange.call = call = Call(request, route, query, exchange.request_id, exchange.origin)
         return await self._registry.answer(call)
 
     def ended(self, exchange: "_Exchange") -> None:
@@ -202,7 +206,7 @@ class Server:
 class _Exchange:
     """One request and what is known of its answer."""
 
-    __slots__ = ("_server", "call", "endpoint", "reply", "request", "request_id", "started")
+    __slots__ = ("_server", "call", "endpoint", "origin", "reply", "request", "request_id", "started")
 
     def __init__(self, server: Server, request: web.BaseRequest) -> None:
         self._server = server
@@ -211,8 +215,14 @@ class _Exchange:
         given = request.headers.get("X-Request-Id")
         self.request_id = given if given is not None and _REQUEST_ID.match(given) else secrets.token_hex(8)
         self.endpoint = "other"
+        self.origin: Origin | None = None  # known where a proxy may stand in between
         self.call: Call | None = None
         self.reply: Reply | None = None
+
+    @property
+    def remote(self) -> str:
+        """The client's address."""
+        return self.origin.address if self.origin is not None else self.request.remote or ""
 
     def end(self) -> None:
         self._server.ended(self)
@@ -223,7 +233,7 @@ def _log_access(exchange: _Exchange, received: int, sent: int, took_s: float) ->
     line = {
         "time": round(time.time(), 3),
         "request_id": exchange.request_id,
-        "remote": request.remote,
+        "remote": exchange.remote,
         "user": call.caller.name if call is not None and call.caller is not None else None,
         "method": request.method,
         "path": request.raw_path,

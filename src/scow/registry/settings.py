@@ -32,6 +32,7 @@ class Token(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     realm: str = ""  # the token endpoint's URL as clients reach it; empty: from `url`, or from the request's Host
     service: str = "scow-registry"
+    algorithm: Literal["ES256", "EdDSA"] = "ES256"  # of new signing keys; both are understood
     life_s: int = 300
     refresh_life_s: int = 30 * 86400
     key_life_s: int = 30 * 86400  # a signing key is used for so long, and known until its last token has expired
@@ -110,6 +111,8 @@ class Settings(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
     listen: str = "127.0.0.1:5000"
     storage: str = ""
     url: str = ""  # as clients reach the registry, if a proxy stands before it
+    absolute_urls: bool = False  # Location headers with scheme and host rather than a path alone
+    proxies: list[str] = []  # addresses and networks whose X-Forwarded-For, -Proto and -Host are believed
     workers: int = 0  # processes; 0 is one for each core, 8 at most
     read_only: bool = False
     drain_s: float = 30.0  # requests in flight may go on for so long when the server ends

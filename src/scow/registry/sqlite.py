@@ -329,6 +329,12 @@ class SqliteMetadata:
 
         return await self._db.write(commit)
 
+    async def holders(self, digest: Digest, limit: int) -> list[str]:
+        return await self._column(
+            "SELECT r.name FROM repository_blob l JOIN repository r ON r.id = l.repository WHERE l.digest = ? LIMIT ?",
+            (digest, limit),
+        )
+
     async def mount_blob(self, repository: str, source: str, digest: Digest) -> bool:
         def mount(db: sqlite3.Connection) -> bool:
             found = db.execute(_BLOB, (source, digest)).fetchone()

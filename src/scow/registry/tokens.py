@@ -1,4 +1,4 @@
-"""Bearer tokens: JWTs signed with ES256 by keys that rotate, and opaque refresh tokens.
+"""Bearer tokens: JWTs signed with ES256 or EdDSA by keys that rotate, and opaque refresh tokens.
 
 Claims are those of docker's token specification (distribution's docs, spec/auth/jwt.md). Keys lie in the database, so
 every worker signs with the newest and accepts all that may still have valid tokens.
@@ -13,19 +13,20 @@ from typing import Any, Final
 import msgspec
 from joserfc import jwt
 from joserfc.errors import JoseError
-from joserfc.jwk import ECKey, KeySet
+from joserfc.jwk import ECKey, KeySet, OKPKey
 
 from scow.registry.accounts import Accounts, RefreshToken, SigningKey
 from scow.registry.settings import Token
 
 ISSUER: Final = "scow-registry"
-ALGORITHM: Final = "ES256"
+ALGORITHMS: Final = ("ES256", "EdDSA")
 KEYS_FRESH_S: Final = 60.0
 EARLY_S: Final = 10
 """A token is valid from so long before it was made: clocks differ."""
 VERIFIED_LIMIT: Final = 10_000
 
 Grants = dict[str, frozenset[str]]
+Key = ECKey | OKPKey
 
 
 class Claims(msgspec.Struct, frozen=True):
@@ -43,7 +44,7 @@ class Tokens:
     def __init__(self, accounts: Accounts, settings: Token) -> None:
         self._accounts = accounts
         self._settings = settings
-        self._keys: list[tuple[SigningKey, ECKey]] = []
+        self._keys: list[tuple[SigningKey, Key]] = []
         self._keys_read_at = -KEYS_FRESH_S
         self._verified: dict[str, Claims] = {}
 
@@ -61,8 +62,9 @@ class Tokens:
             "jti": secrets.token_hex(16),
             "access": access,
         }
-        header = {"typ": "JWT", "alg": ALGORITHM, "kid": made.key_id}
-        return jwt.encode(header, claims, key, algorithms=[ALGORITHM]), now
+        algorithm = _algorithm(key)
+        header = {"typ": "JWT", "alg": algorithm, "kid": made.key_id}
+        return jwt.encode(header, claims, key, algorithms=[algorithm]), now
 
     async def verify(self, text: str) -> Claims | None:
         """What a token says; None if it is not ours, was changed, or has expired."""
@@ -87,7 +89,7 @@ class Tokens:
         if not self._keys:
             return None
         try:
-            token = jwt.decode(text, KeySet([key for _, key in self._keys]), algorithms=[ALGORITHM])
+            token = jwt.decode(text, KeySet([key for _, key in self._keys]), algorithms=list(ALGORITHMS))
             said = token.claims
             if said["iss"] != ISSUER or said["aud"] != self._settings.service or said["nbf"] > time.time():
                 return None
@@ -105,11 +107,12 @@ class Tokens:
         await self._signing_key()
         return json.dumps({"keys": [key.as_dict(private=False) for _, key in self._keys]}).encode()
 
-    async def _signing_key(self) -> tuple[SigningKey, ECKey]:
+    async def _signing_key(self) -> tuple[SigningKey, Key]:
         await self._read_keys()
-        now = time.time()
-        if not self._keys or self._keys[0][0].made_at + self._settings.key_life_s < now:
-            made = ECKey.generate_key("P-256", {"use": "sig", "alg": ALGORITHM}, private=True, auto_kid=True)
+        now, algorithm = time.time(), self._settings.algorithm
+        newest = self._keys[0] if self._keys else None
+        if newest is None or newest[0].made_at + self._settings.key_life_s < now or _algorithm(newest[1]) != algorithm:
+            made = _generate(algorithm)
             known = SigningKey(str(made.kid), json.dumps(made.as_dict(private=True)), now)
             keep_s = self._settings.key_life_s + self._settings.life_s + EARLY_S
             await self._accounts.put_signing_key(known, now - keep_s)
@@ -121,7 +124,7 @@ class Tokens:
             return
         known = {made.key_id: key for made, key in self._keys}
         keys = await self._accounts.signing_keys()
-        self._keys = [(made, known.get(made.key_id) or ECKey.import_key(json.loads(made.data))) for made in keys]
+        self._keys = [(made, known.get(made.key_id) or _import(made.data)) for made in keys]
         self._keys_read_at = time.monotonic()
 
     # Refresh tokens are random and kept as hashes: what is read from the database logs nobody in.
@@ -137,6 +140,21 @@ class Tokens:
         """The account of a refresh token; None if it is unknown, revoked or expired."""
         found = await self._accounts.refresh_token(_hashed(text))
         return found.user if found is not None else None
+
+
+def _generate(algorithm: str) -> Key:
+    if algorithm == "EdDSA":
+        return OKPKey.generate_key("Ed25519", {"use": "sig", "alg": algorithm}, private=True, auto_kid=True)
+    return ECKey.generate_key("P-256", {"use": "sig", "alg": algorithm}, private=True, auto_kid=True)
+
+
+def _import(data: str) -> Key:
+    document = json.loads(data)
+    return OKPKey.import_key(document) if document["kty"] == "OKP" else ECKey.import_key(document)
+
+
+def _algorithm(key: Key) -> str:
+    return "EdDSA" if isinstance(key, OKPKey) else "ES256"
 
 
 def _hashed(text: str) -> bytes:

@@ -21,6 +21,8 @@ from scow.registry.replies import Reply
 from scow.registry.uploads import Receiver, Uploads, check_order, received_range
 
 _CONTENT_RANGE: Final = re.compile(r"(?:bytes[ =])?([0-9]{1,18})-([0-9]{1,18})(?:/(?:[0-9]{1,18}|\*))?\Z")
+HOLDERS_LIMIT: Final = 100
+"""Repositories that are looked at for a blob when the client doesn't say from where to mount it."""
 EMPTY: Final = {
     "sha256": "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
     "sha512": "sha512:cf83e1357eefb8bdf1542850d66d8007d620e4050b5715dc83f4a921d36ce9ce"
@@ -106,15 +108,19 @@ class UploadRequests:
         digest = parse_blob_digest(mount)
         source = call.parameter("from")
         if source is None:
-            return None  # found elsewhere or not, the answer must not tell: an ordinary upload begins
-        try:
-            parse_repository(source)
-        except NameInvalid:
-            return None
-        if call.caller is None or not call.caller.may(source, "pull"):
-            return None  # nor does it tell whether the blob is there
-        if await self._metadata.mount_blob(call.repository, source, digest):
-            return _created(call.repository, digest)
+            # distribution-spec spec.md#mounting-a-blob-from-another-repository: automatic content discovery.
+            sources = await self._metadata.holders(digest, HOLDERS_LIMIT)
+        else:
+            try:
+                sources = [parse_repository(source)]
+            except NameInvalid:
+                return None
+        for name in sources:
+            # Where the caller may not read, the answer must not tell whether the blob is there: an upload begins.
+            if call.caller is None or not call.caller.may(name, "pull"):
+                continue
+            if await self._metadata.mount_blob(call.repository, name, digest):
+                return _created(call.repository, digest)
         return None
 
 

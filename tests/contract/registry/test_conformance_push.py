@@ -117,7 +117,9 @@ async def test_a_cancelled_upload_is_gone(client: Client, algorithm: str) -> Non
 async def test_a_mount_and_one_without_a_source(client: Client, algorithm: str) -> None:
     digest = await client.push_blob(DATA, "first/repo", algorithm)
     check_created(await client("POST", f"{UPLOADS}?mount={digest}&from=first/repo"), digest)
-    for query in (f"mount={digest}", f"mount={digest_of(b'absent', algorithm)}&from=first/repo"):
+    check_created(await client("POST", f"/v2/second/repo/blobs/uploads/?mount={digest}"), digest, "second/repo")
+    absent = digest_of(b"absent", algorithm)
+    for query in (f"mount={absent}", f"mount={absent}&from=first/repo"):
         answer = await client("POST", f"/v2/third/repo/blobs/uploads/?{query}")
         assert answer.status == 202
         wanted = digest_of(b"instead", algorithm)

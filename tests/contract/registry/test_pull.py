@@ -95,16 +95,14 @@ async def test_a_range_gets_that_part(client: Client, wanted: str, content_range
     assert answer.headers["Content-Length"] == str(len(body))
 
 
-@pytest.mark.parametrize(
-    "wanted", ["bytes=4-2", "bytes=a-b", "lines=1-2", "bytes=0-1,3-4", "bytes=-", "1-2", "bytes=1--2"]
-)
+@pytest.mark.parametrize("wanted", ["bytes=a-b", "lines=1-2", "bytes=0-1,3-4", "bytes=-", "1-2", "bytes=1--2"])
 async def test_a_range_that_is_not_understood_gets_the_whole(client: Client, wanted: str) -> None:
     digest = await client.push_blob(b"0123456789")
     answer = await client("GET", f"{REPO}/blobs/{digest}", Range=wanted)
     assert (answer.status, answer.body) == (200, b"0123456789")
 
 
-@pytest.mark.parametrize("wanted", ["bytes=10-", "bytes=10-12", "bytes=-0", "bytes=99999999999999999-"])
+@pytest.mark.parametrize("wanted", ["bytes=10-", "bytes=10-12", "bytes=4-2", "bytes=-0", "bytes=99999999999999999-"])
 async def test_a_range_behind_the_end_is_refused_with_the_size(client: Client, wanted: str) -> None:
     digest = await client.push_blob(b"0123456789")
     answer = await client("GET", f"{REPO}/blobs/{digest}", Range=wanted)
