@@ -1,0 +1,1 @@
+"""Builds: Dockerfiles parsed, checked, planned as a graph of stages and executed through a runner that is handed in."""
