@@ -158,3 +158,18 @@ def test_the_past_is_told_from_since_to_until(engine: Daemon) -> None:
 @pytest.mark.parametrize("query", ['filters={"bogus":["x"]}', "since=x", "until=x", "filters=x"])
 def test_bad_questions_for_events(engine: Daemon, query: str) -> None:
     assert engine.request("GET", f"/v1.50/events?{query}")[0] == 400
+
+
+def test_the_recent_past_survives_the_engine(own_engine: Daemon) -> None:
+    own_engine.docker("create", "--name", "box", "busybox")
+    first = own_engine.docker("events", "--since", "1", "--until", "0s", "--format", "{{.TimeNano}} {{.Action}}").stdout
+    own_engine.stop()
+    own_engine.start()
+    again = own_engine.docker("events", "--since", "1", "--until", "0s", "--format", "{{.TimeNano}} {{.Action}}").stdout
+    assert again == first
+    moment = int(next(line.split()[0] for line in first.splitlines() if line.endswith(" create")))
+    for since, until, actions in ((0, 0, ["create"]), (1, 10**9, []), (-(10**9), -1, [])):
+        point = [f"{(moment + shift) // 10**9}.{(moment + shift) % 10**9:09d}" for shift in (since, until)]
+        query = f"since={point[0]}&until={point[1]}&filters=" + '{"container":["box"]}'.replace('"', "%22")
+        status, lines = own_engine.request("GET", f"/v1.50/events?{query}")
+        assert (status, [json.loads(line)["Action"] for line in lines.splitlines()]) == (200, actions)

@@ -7,6 +7,11 @@ import pytest
 
 from support.daemon import Daemon
 
+
+def _log(driver: str, options: dict[str, str]) -> dict[str, Any]:
+    return {"LogConfig": {"Type": driver, "Config": options}}
+
+
 REFUSED: list[tuple[dict[str, Any], int, str]] = [
     ({"Image": "nosuch"}, 404, "No such image: nosuch:latest"),
     ({"Image": "Bad Name"}, 400, "invalid reference format"),
@@ -30,7 +35,7 @@ REFUSED: list[tuple[dict[str, Any], int, str]] = [
     ({"MemorySwap": 32 << 20}, 400, "You should always set the Memory limit when using Memoryswap limit, see usage"),
     ({"MemorySwappiness": 200}, 400, "Invalid value: 200, valid memory swappiness range is 0-100"),
     ({"NanoCpus": 10**12}, 400, "range of CPUs is from 0.01 to"),
-    ({"NanoCpus": 10**9, "CpuQuota": 5000}, 400, "Conflicting options: Nano CPUs and CPU Period"),
+    ({"NanoCpus": 10**9, "CpuQuota": 5000}, 400, "Conflicting options: Nano CPUs and CPU Quota cannot"),
     ({"CpuQuota": 5}, 400, "CPU cfs quota can not be less than 1ms (i.e. 1000)"),
     ({"CpuPeriod": 5}, 400, "CPU cfs period can not be less than 1ms (i.e. 1000)"),
     ({"CpuShares": -1}, 400, "shares: invalid argument"),
@@ -40,11 +45,6 @@ REFUSED: list[tuple[dict[str, Any], int, str]] = [
     ({"ShmSize": -1}, 400, "SHM size can not be less than 0"),
     ({"Ulimits": [{"Name": "nofile", "Soft": 3, "Hard": 2}]}, 400, "ulimit soft limit must be less than or equal to"),
     ({"CapAdd": ["NOSUCH"]}, 400, 'invalid CapAdd: unknown capability: "CAP_NOSUCH"'),
-    (
-        {"DeviceRequests": [{"Count": -1, "Capabilities": [["gpu"]]}]},
-        400,
-        'could not select device driver "" with capabilities: [[gpu]]',
-    ),
     ({"StorageOpt": {"size": "1G"}}, 400, "--storage-opt is supported only for overlay over xfs with 'pquota'"),
     ({"RestartPolicy": {"Name": "bogus"}}, 400, "invalid restart policy: unknown policy 'bogus'"),
     (
@@ -58,14 +58,49 @@ REFUSED: list[tuple[dict[str, Any], int, str]] = [
         "can't create 'AutoRemove' container with restart policy",
     ),
     ({"LogConfig": {"Type": "bogus"}}, 400, "no log driver named 'bogus' is registered"),
+    (_log("json-file", {"bogus": "1"}), 400, "unknown log opt 'bogus' for json-file log driver"),
+    (_log("json-file", {"max-size": "abc"}), 400, "invalid size: 'abc'"),
+    (_log("json-file", {"max-size": "0"}), 400, "max-size must be a positive number"),
+    (_log("json-file", {"max-file": "0"}), 400, "max-file cannot be less than 1"),
+    (_log("json-file", {"max-file": "x"}), 400, 'strconv.Atoi: parsing "x": invalid syntax'),
+    (_log("json-file", {"compress": "true"}), 400, "compress cannot be true when max-file is less than 2"),
+    (_log("json-file", {"mode": "bogus"}), 400, "logger: logging mode not supported: bogus"),
+    (_log("json-file", {"max-buffer-size": "1m"}), 400, "option is only supported with 'mode=non-blocking'"),
     (
-        {"LogConfig": {"Type": "json-file", "Config": {"bogus": "1"}}},
+        _log("json-file", {"mode": "non-blocking", "max-buffer-size": "x"}),
         400,
-        "unknown log opt 'bogus' for json-file log driver",
+        "error parsing option max-buffer-size: invalid size: 'x'",
     ),
+    (_log("local", {"tag": "x"}), 400, "unknown log opt 'tag' for log driver local"),
+    (_log("journald", {"bogus": "x"}), 400, "unknown log opt 'bogus' for journald log driver"),
+    (_log("syslog", {"max-size": "1m"}), 400, "unknown log opt 'max-size' for syslog log driver"),
+    (_log("syslog", {"cache-disabled": "bogus"}), 400, "invalid value for option cache-disabled: bogus"),
+    (_log("syslog", {"syslog-address": "x"}), 400, "syslog-address should be in form proto://address, got x"),
+    (_log("syslog", {"syslog-address": "unix:///nosuch"}), 400, "stat /nosuch: no such file or directory"),
+    (_log("syslog", {"syslog-facility": "99"}), 400, "invalid syslog facility"),
+    (_log("syslog", {"syslog-format": "bogus"}), 400, "Invalid syslog format"),
+    ({"ExtraHosts": ["bogus"]}, 400, 'bad format for add-host: "bogus"'),
+    ({"ExtraHosts": ["a:b"]}, 400, 'invalid IP address in add-host: "b"'),
+    ({"PidMode": "container:nosuch"}, 400, "No such container: nosuch"),
+    ({"IpcMode": "container:nosuch"}, 400, "No such container: nosuch"),
+    (
+        {"NetworkMode": "none", "Links": ["nosuch"]},
+        400,
+        "could not get container for nosuch: No such container: nosuch",
+    ),
+    (
+        {"NetworkMode": "host", "Links": ["a:b"]},
+        400,
+        "conflicting options: host type networking can't be used with links",
+    ),
+    ({"CpusetMems": "77"}, 400, "Requested memory nodes are not available - requested 77, available: 0"),
+    ({"IOMaximumIOps": 5}, 400, "linux does not support configuration of maximum IOPs"),
+    ({"NanoCpus": 10**9, "CpuPeriod": 5000}, 400, "Conflicting options: Nano CPUs and CPU Period cannot both be set"),
     ({"Runtime": "bogus"}, 400, "unknown or invalid runtime name: bogus"),
     ({"Isolation": "hyperv"}, 400, "invalid isolation"),
-    ({"SecurityOpt": ["bogus"]}, 400, 'invalid --security-opt 2: "bogus"'),
+    ({"SecurityOpt": ["bogus"]}, 400, 'invalid --security-opt 1: "bogus"'),
+    ({"SecurityOpt": ["foo=bar"]}, 400, 'invalid --security-opt 2: "foo=bar"'),
+    ({"SecurityOpt": ["no-new-privileges=maybe"]}, 400, 'invalid --security-opt 2: "no-new-privileges=maybe"'),
     ({"PidMode": "bogus"}, 400, "invalid PID mode: bogus"),
     ({"IpcMode": "bogus"}, 400, "invalid IPC mode: bogus"),
     ({"UTSMode": "bogus"}, 400, "invalid UTS mode: bogus"),

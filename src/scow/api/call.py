@@ -1,6 +1,7 @@
 """One request to the API, as its handler sees it."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Final, TypeVar
@@ -16,6 +17,7 @@ from scow.errors import InvalidArgument
 from scow.wire.message import decode
 
 T = TypeVar("T")
+_log = logging.getLogger(__name__)
 
 JSON: Final = "application/json"
 MAX_BODY: Final = 16 << 20
@@ -32,6 +34,13 @@ class UnsupportedContentType(InvalidArgument):
             super().__init__("malformed Content-Type header (): mime: no media type")
 
 
+def _tell_the_log(task: asyncio.Task[Any]) -> None:
+    """Say how work failed whose client has hung up."""
+    error = None if task.cancelled() else task.exception()
+    if error is not None:
+        _log.warning("the client has hung up, and its request failed: %s", error)
+
+
 class Background:
     """Work that goes on when the client who asked for it has hung up: a stop is not half done."""
 
@@ -43,7 +52,11 @@ class Background:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._done)
-        return await asyncio.shield(task)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.add_done_callback(_tell_the_log)
+            raise
 
     async def aclose(self, patience_s: float) -> None:
         """Wait for what still runs, and cancel what takes too long."""

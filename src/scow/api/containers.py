@@ -166,8 +166,8 @@ async def logs(call: Call) -> web.StreamResponse:
         stderr=stderr,
         follow=call.flag("follow"),
         tail=int(tail) if tail.isascii() and tail.isdigit() else None,
-        since=query.timestamp(call.query, "since"),
-        until=query.timestamp(call.query, "until"),
+        since_ns=query.timestamp(call.query, "since"),
+        until_ns=query.timestamp(call.query, "until"),
         timestamps=call.flag("timestamps"),
         details=call.flag("details"),
     )

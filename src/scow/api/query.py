@@ -61,15 +61,16 @@ def integer(query: Query, name: str) -> int:
     return value
 
 
-def timestamp(query: Query, name: str) -> float | None:
-    """Read a time as `seconds[.nanoseconds]` since the epoch, None if absent or 0. Raises BadTimestamp."""
+def timestamp(query: Query, name: str) -> int | None:
+    """Read `seconds[.nanoseconds]` as nanoseconds since the epoch, None if absent or 0. Raises BadTimestamp."""
     text = query.get(name, "")
     if text in ("", "0"):
         return None
     parts = _TIMESTAMP.fullmatch(text)
     if parts is None:
         raise BadTimestamp(name, text)
-    return int(parts[1]) + (int(parts[2].ljust(9, "0")) / 1e9 if parts[2] else 0.0)
+    # Not as a float: that has no room for the last digits of a time of today.
+    return int(parts[1]) * 1_000_000_000 + int((parts[2] or "").ljust(9, "0"))
 
 
 def filters(query: Query, name: str = "filters") -> Filters:

@@ -53,7 +53,7 @@ async def events(call: Call) -> web.StreamResponse:
         raise InvalidArgument(
             f"`since` time ({call.query['since']}) cannot be after `until` time ({call.query['until']})"
         )
-    stream = await call.engine.events.subscribe(since=since, until=until, filters=call.filters())
+    stream = await call.engine.events.subscribe(since_ns=since, until_ns=until, filters=call.filters())
     try:
         async with call.stream(JSON) as send:
             async for event in stream:

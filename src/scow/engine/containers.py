@@ -184,8 +184,8 @@ class Containers:
         stderr: bool,
         follow: bool,
         tail: int | None,
-        since: float | None,
-        until: float | None,
+        since_ns: int | None,
+        until_ns: int | None,
         timestamps: bool,
         details: bool,
     ) -> LogStream:
@@ -196,8 +196,8 @@ class Containers:
             stderr=stderr,
             follow=follow,
             tail=tail,
-            since=since,
-            until=until,
+            since_ns=since_ns,
+            until_ns=until_ns,
             timestamps=timestamps,
             details=details,
         )
@@ -207,4 +207,6 @@ class Containers:
         container: Container = self._table.get(ref)
         if not container.state.live:
             raise NotRunning(container)
-        return await top(await self._resources.pids(container), ps_args)
+        reply = await top(await self._resources.pids(container), ps_args)
+        self._events.emit("container", "top", container.id, attributes_of(container))
+        return reply

@@ -10,7 +10,8 @@ from scow.engine.config import EngineConfig, InvalidConfig
 from scow.engine.container import Container, ContainerTable
 from scow.engine.containers import Containers
 from scow.engine.creation import Creation
-from scow.engine.events import Events
+from scow.engine.event_log import EventLog
+from scow.engine.events import MEMORY, Events
 from scow.engine.execs import Execs
 from scow.engine.health import HealthChecks
 from scow.engine.image_archives import ImageArchives
@@ -106,7 +107,9 @@ class Engine:
         self._table = table = ContainerTable(store.db, config.data_root)
         table.load()
         await store.reconcile([container.id for container in table])
-        self.events = events = Events()
+        event_log = EventLog(config.data_root / "events.jsonl", MEMORY)
+        self.events = events = Events(event_log)
+        close.push_async_callback(event_log.aclose)
         self.volumes = volumes = Volumes(store.db, config.data_root, events, self._volume_users)
         volumes.load()
         await volumes.reconcile()

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Final, Self
 
+from scow.engine.event_log import EventLog
 from scow.errors import InvalidArgument
 from scow.wire.event import Actor, Event
 
@@ -38,8 +39,9 @@ FILTERS: Final = frozenset(
 class Events:
     """The bus. `emit` never waits; each listener has a queue of its own."""
 
-    def __init__(self) -> None:
-        self._past: deque[Event] = deque(maxlen=MEMORY)
+    def __init__(self, log: EventLog | None = None) -> None:
+        self._log = log
+        self._past: deque[Event] = deque(log.load() if log is not None else (), maxlen=MEMORY)
         self._listeners: set[Listener] = set()
         self.observers: list[Callable[[Event], None]] = []  # of the engine's own: called at once, they must not wait
 
@@ -62,22 +64,27 @@ class Events:
             **legacy,
         )
         self._past.append(event)
+        if self._log is not None:
+            self._log.add(event)
         for listener in tuple(self._listeners):
             listener.offer(event)
         for observe in self.observers:
             observe(event)
 
     async def subscribe(
-        self, *, since: float | None, until: float | None, filters: Mapping[str, Sequence[str]]
+        self, *, since_ns: int | None, until_ns: int | None, filters: Mapping[str, Sequence[str]]
     ) -> "Listener":
-        """Listen from now on, after those of the past that came at or after `since` (seconds since the epoch)."""
+        """Listen from now on, after those of the past that came at or after `since_ns`.
+
+        With `until_ns` alone the past is told as well, as by docker.
+        """
         unknown = sorted(set(filters) - FILTERS)
         if unknown:
             raise InvalidArgument(f"invalid filter '{unknown[0]}'")
-        listener = Listener(self._listeners, until, filters)
-        if since is not None:
+        listener = Listener(self._listeners, until_ns, filters)
+        if since_ns is not None or until_ns is not None:
             for event in self._past:
-                if event.time_nano >= since * 1e9:
+                if event.time_nano >= (since_ns or 0):
                     listener.offer(event)
         return listener
 
@@ -90,16 +97,16 @@ class Events:
 class Listener(AsyncIterator[Event]):
     """One subscription; iterate, and `aclose()` it at the end. It ends by itself at `until`."""
 
-    def __init__(self, owner: set["Listener"], until: float | None, filters: Mapping[str, Sequence[str]]) -> None:
+    def __init__(self, owner: set["Listener"], until_ns: int | None, filters: Mapping[str, Sequence[str]]) -> None:
         self._owner = owner
-        self._until = until
+        self._until_ns = until_ns
         self._filters = {key: list(values) for key, values in filters.items() if values}
         self._queue: asyncio.Queue[Event | None] = asyncio.Queue()
         owner.add(self)
 
     def offer(self, event: Event) -> None:
         """Queue the event if it is wanted."""
-        if self._until is not None and event.time_nano > self._until * 1e9:
+        if self._until_ns is not None and event.time_nano > self._until_ns:
             return
         if matches(event, self._filters):
             if self._queue.qsize() >= BACKLOG:
@@ -112,11 +119,12 @@ class Listener(AsyncIterator[Event]):
         return self
 
     async def __anext__(self) -> Event:
-        if self._until is None:
+        if self._until_ns is None:
             event = await self._queue.get()
         else:
+            left_s = max(0.0, (self._until_ns - time.time_ns()) / 1e9)
             try:
-                async with asyncio.timeout(max(0.0, self._until - time.time()) if self._queue.empty() else None):
+                async with asyncio.timeout(left_s if self._queue.empty() else None):
                     event = await self._queue.get()
             except TimeoutError:
                 event = None
@@ -169,3 +177,8 @@ def matches(event: Event, filters: Mapping[str, Sequence[str]]) -> bool:
 def _without_tag(name: str) -> str:
     head, slash, tail = name.rpartition("/")
     return head + slash + tail.partition(":")[0]
+
+
+def shown_command(command: Sequence[str]) -> str:
+    """A command in an action's name: docker's has a space after the program in any case."""
+    return f"{command[0]} {' '.join(command[1:])}" if command else ""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from scow.engine.attachment import Attachment, parse_detach_keys
 from scow.engine.container import Container, ContainerTable
 from scow.engine.creation import attributes_of
-from scow.engine.events import Events
+from scow.engine.events import Events, shown_command
 from scow.engine.lifecycle import NotRunning
 from scow.engine.resources import Resources
 from scow.engine.streams import Duplex
@@ -73,7 +73,7 @@ class Execs:
             detach_keys=parse_detach_keys(request.detach_keys),
         )
         self._execs[one.id] = one
-        self._emit(one, f"exec_create: {' '.join(request.cmd)}")
+        self._emit(one, f"exec_create: {shown_command(request.cmd)}")
         return one.id
 
     async def start(self, id: str, request: ExecStartRequest) -> "ExecAttachment | None":
@@ -94,7 +94,7 @@ class Execs:
 
     async def _run(self, one: Exec, *, attached: bool, console_size: list[int] | None) -> ExecProcess:
         request = one.request
-        self._emit(one, f"exec_start: {' '.join(request.cmd or ())}")
+        self._emit(one, f"exec_start: {shown_command(request.cmd or ())}")
         try:
             process = await self._resources.exec(
                 one.container, request, attached=attached, console_size=console_size or request.console_size

@@ -17,7 +17,7 @@ import msgspec
 
 from scow.engine.container import Container, ContainerTable
 from scow.engine.creation import attributes_of
-from scow.engine.events import Events
+from scow.engine.events import Events, shown_command
 from scow.engine.lifecycle import Lifecycle
 from scow.engine.record import now_ns
 from scow.engine.resources import Resources
@@ -189,7 +189,7 @@ class HealthChecks:
     async def _run(self, container: Container, command: list[str], timeout_s: float) -> tuple[int, bytes]:
         """Run the probe: its exit code, and the beginning of its output."""
         exec_id = secrets.token_hex(32)
-        shown = " ".join(command)
+        shown = shown_command(command)
         request = ExecCreateRequest(cmd=command, attach_stdout=True, attach_stderr=True)
         self._emit(container, f"exec_create: {shown}", execID=exec_id)
         self._emit(container, f"exec_start: {shown}", execID=exec_id)

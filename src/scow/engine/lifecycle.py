@@ -106,7 +106,6 @@ class Lifecycle:
         for attachment in tuple(container.attachments):
             attachment.connect(None)
         container.attachments.clear()
-        self._emit(container, "die", exitCode=str(code))
         # Without the text: who asked for the start gets it, and a client that waits as well would show it twice.
         container.ended(Outcome(code), restarting=False)
         if container.record.host_config.auto_remove and not container.state.ever_started:
@@ -157,6 +156,8 @@ class Lifecycle:
         # Written first, since with the run's files goes what tells its exit code; shown when its ports are free again.
         await self._table.try_write(ended)
         await points.at("exit.recorded")
+        if oom_killed:
+            self._emit(container, "oom")
         try:
             await self._resources.release(container)
         except (ScowError, OSError):
@@ -165,8 +166,6 @@ class Lifecycle:
         await points.at("exit.released")
         self._table.show(container, ended)
         self._emit_volumes(container, "unmount")
-        if oom_killed:
-            self._emit(container, "oom")
         duration_s = max(0, finished_at - state.started_at) // 10**9 if state.started_at else 0
         self._emit(container, "die", exitCode=str(exit_code), execDuration=str(duration_s))
         container.ended(Outcome(exit_code, error), restarting=restarting)

@@ -1,4 +1,7 @@
-"""How large a container's log may become, and in how many files it is kept. Options `max-size` and `max-file`."""
+"""How large a container's log may become, and in how many files it is kept. Options `max-size` and `max-file`.
+
+For drivers that send lines elsewhere it is docker's cache for `docker logs`: `cache-max-size` and `cache-max-file`.
+"""
 
 import contextlib
 import os
@@ -37,12 +40,14 @@ class LogLimits(msgspec.Struct, frozen=True):
 def limits_of(config: LogConfig) -> LogLimits:
     """Read the options of a log driver. Raises InvalidArgument."""
     options = config.config or {}
-    local = config.type == "local"
-    text = options.get("max-size", "").strip()
+    cached = config.type not in ("", "json-file", "local", "none")
+    local = config.type == "local" or cached
+    prefix = "cache-" if cached else ""
+    text = options.get(f"{prefix}max-size", "").strip()
     if text == "-1":
         return LogLimits(None, 1)
     size = _size(text) if text else LOCAL_SIZE if local else DEFAULT_SIZE
-    count = options.get("max-file", "").strip()
+    count = options.get(f"{prefix}max-file", "").strip()
     if not count:
         # With a size of the user's own docker keeps one file.
         return LogLimits(size, LOCAL_FILES if local else 1 if text else DEFAULT_FILES)
@@ -54,15 +59,20 @@ def limits_of(config: LogConfig) -> LogLimits:
 
 
 def _size(text: str) -> int:
-    number = text.lower().removesuffix("b").rstrip("kmg")
-    unit = text.lower().removesuffix("b")[len(number) :]
-    try:
-        size = int(float(number) * _UNITS[unit])
-    except (KeyError, ValueError) as error:
-        raise InvalidArgument(f"invalid size: '{text}'") from error
+    size = parse_size(text)
     if size <= 0:
         raise InvalidArgument("max-size must be a positive number")
     return size
+
+
+def parse_size(text: str) -> int:
+    """Read bytes with a unit (`10m`). Raises InvalidArgument."""
+    number = text.lower().removesuffix("b").rstrip("kmg")
+    unit = text.lower().removesuffix("b")[len(number) :]
+    try:
+        return int(float(number) * _UNITS[unit])
+    except (KeyError, ValueError, OverflowError) as error:
+        raise InvalidArgument(f"invalid size: '{text}'") from error
 
 
 def shift(path: Path, files: int) -> None:

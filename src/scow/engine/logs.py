@@ -64,8 +64,8 @@ async def open_log(
     stderr: bool,
     follow: bool,
     tail: int | None = None,
-    since: float | None = None,
-    until: float | None = None,
+    since_ns: int | None = None,
+    until_ns: int | None = None,
     timestamps: bool = False,
     details: bool = False,
 ) -> LogStream:
@@ -87,8 +87,8 @@ async def open_log(
         stdout=stdout,
         stderr=stderr,
         tail=tail,
-        since_ns=int(since * 1e9) if since else None,
-        until_ns=int(until * 1e9) if until else None,
+        since_ns=since_ns,
+        until_ns=until_ns,
         follow=ended,
         joined=not (timestamps or details),
     )

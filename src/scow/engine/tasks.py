@@ -27,7 +27,15 @@ class Tasks:
         task = asyncio.get_running_loop().create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        return await asyncio.shield(task)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            # Nobody is left to be told how it ends: the log is.
+            if task.done():
+                self._finished(task)
+            else:
+                task.add_done_callback(self._finished)
+            raise
 
     def _finished(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)

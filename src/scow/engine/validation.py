@@ -5,33 +5,18 @@ import signal
 from collections.abc import Iterable
 from typing import Final
 
+from scow.engine.log_options import check_log_config
 from scow.errors import InvalidArgument
+from scow.network.files import parse_extra_host
 from scow.runtime import capabilities
+from scow.runtime.bundle import security_options
 from scow.runtime.capabilities import container_capabilities
 from scow.wire.container import ContainerConfig
 from scow.wire.host_config import HostConfig
 from scow.wire.network import NetworkingConfig
 
 MINIMUM_MEMORY: Final = 6 << 20  # bytes
-LOG_DRIVERS: Final = ("json-file", "local", "none")
-LOG_OPTIONS: Final[dict[str, frozenset[str]]] = {
-    "json-file": frozenset(
-        [
-            "compress",
-            "env",
-            "env-regex",
-            "labels",
-            "labels-regex",
-            "max-buffer-size",
-            "max-file",
-            "max-size",
-            "mode",
-            "tag",
-        ]
-    ),
-    "local": frozenset(["compress", "max-buffer-size", "max-file", "max-size", "mode"]),
-    "none": frozenset(),
-}
+MEMORY_NODES: Final = "/sys/devices/system/node"
 RESTART_POLICIES: Final = ("", "no", "always", "unless-stopped", "on-failure")
 HEALTH_MINIMUM: Final = 1_000_000  # nanoseconds
 
@@ -42,16 +27,8 @@ def check_container(config: ContainerConfig, host: HostConfig, networking: Netwo
     _check_resources(host)
     _check_restart(host)
     _check_namespaces(config, host)
-    if host.log_config.type and host.log_config.type not in LOG_DRIVERS:
-        raise InvalidArgument(f"logger: no log driver named '{host.log_config.type}' is registered")
-    for option in host.log_config.config or {}:
-        driver = host.log_config.type or LOG_DRIVERS[0]
-        if option not in LOG_OPTIONS[driver]:
-            raise InvalidArgument(f"unknown log opt '{option}' for {driver} log driver")
+    check_log_config(host.log_config)
     container_capabilities(host.cap_add, host.cap_drop, privileged=False, available=frozenset(capabilities.NAMES))
-    for request in host.device_requests or []:
-        listed = " ".join(f"[{' '.join(names)}]" for names in request.capabilities or [])
-        raise InvalidArgument(f'could not select device driver "{request.driver}" with capabilities: [{listed}]')
     if host.storage_opt:
         raise InvalidArgument("--storage-opt is supported only for overlay over xfs with 'pquota' mount option")
     if host.shm_size < 0:
@@ -61,9 +38,7 @@ def check_container(config: ContainerConfig, host: HostConfig, networking: Netwo
             raise InvalidArgument("no network name was given for an endpoint")
         if endpoint is not None and endpoint.gw_priority and not isinstance(endpoint.gw_priority, int):
             raise InvalidArgument(f"invalid gateway priority for network {name}")
-    for option in host.security_opt or []:
-        if "=" not in option and ":" not in option and option != "no-new-privileges":
-            raise InvalidArgument(f'invalid --security-opt 2: "{option}"')
+    security_options(host.security_opt)
 
 
 def _check_config(config: ContainerConfig) -> None:
@@ -109,10 +84,14 @@ def _check_resources(host: HostConfig) -> None:
         raise InvalidArgument("Minimum memory reservation allowed is 6MB")
     if 0 < host.memory < host.memory_reservation:
         raise InvalidArgument("Minimum memory limit can not be less than memory reservation limit, see usage")
-    if host.nano_cpus and (host.cpu_period or host.cpu_quota):
-        raise InvalidArgument("Conflicting options: Nano CPUs and CPU Period or Quota cannot both be set")
+    for set_too, word in ((host.cpu_period, "Period"), (host.cpu_quota, "Quota")):
+        if host.nano_cpus and set_too:
+            raise InvalidArgument(f"Conflicting options: Nano CPUs and CPU {word} cannot both be set")
+    for value, word in ((host.io_maximum_iops, "IOPs"), (host.io_maximum_bandwidth, "bandwidth")):
+        if value:
+            raise InvalidArgument(f"invalid QoS settings: linux does not support configuration of maximum {word}")
     cores = os.cpu_count() or 1
-    if host.nano_cpus and not 10_000_000 <= host.nano_cpus <= cores * 1_000_000_000:
+    if not 0 <= host.nano_cpus <= cores * 1_000_000_000:
         raise InvalidArgument(f"range of CPUs is from 0.01 to {cores}.00, as there are only {cores} CPUs available")
     if host.cpu_period and not 1_000 <= host.cpu_period <= 1_000_000:
         raise InvalidArgument("CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)")
@@ -124,7 +103,7 @@ def _check_resources(host: HostConfig) -> None:
         raise InvalidArgument("Range of blkio weight is from 10 to 1000")
     if not -1000 <= host.oom_score_adj <= 1000:
         raise InvalidArgument(f"Invalid value {host.oom_score_adj}, range for oom score adj is [-1000, 1000]")
-    for what, wanted, count in (("CPU", host.cpuset_cpus, cores), ("memory node", host.cpuset_mems, None)):
+    for what, wanted, count in (("CPU", host.cpuset_cpus, cores), ("memory node", host.cpuset_mems, _memory_nodes())):
         if wanted:
             _check_set(what, wanted, count)
     for limit in host.ulimits or []:
@@ -134,14 +113,21 @@ def _check_resources(host: HostConfig) -> None:
             )
 
 
-def _check_set(what: str, text: str, count: int | None) -> None:
+def _memory_nodes() -> int:
+    try:
+        return sum(entry.startswith("node") and entry[4:].isdigit() for entry in os.listdir(MEMORY_NODES)) or 1
+    except OSError:
+        return 1  # a kernel without NUMA
+
+
+def _check_set(what: str, text: str, count: int) -> None:
     for part in text.split(","):
         low, dash, high = part.partition("-")
         if not low.isdigit() or (dash and not high.isdigit()) or (dash and int(high) < int(low)):
             raise InvalidArgument(
-                f"Invalid value {text} for cpuset {'cpus' if count else 'mems'}: invalid format: {part}"
+                f"Invalid value {text} for cpuset {'cpus' if what == 'CPU' else 'mems'}: invalid format: {part}"
             )
-        if count is not None and int(high or low) >= count:
+        if int(high or low) >= count:
             raise InvalidArgument(
                 f"Requested {what}s are not available - requested {text}, available: 0-{count - 1}"
                 if count > 1
@@ -181,6 +167,16 @@ def _check_namespaces(config: ContainerConfig, host: HostConfig) -> None:
         ):
             if wrong:
                 raise InvalidArgument(f"conflicting options: {name}")
+    if mode == "host":
+        if host.links:
+            raise InvalidArgument(
+                "conflicting options: host type networking can't be used with links. This would result in undefined "
+                "behavior"
+            )
+        if config.mac_address:
+            raise InvalidArgument("conflicting options: mac-address and the network mode")
+    for entry in host.extra_hosts or []:
+        parse_extra_host(entry, gateway="0.0.0.0")
     for mode, what in ((host.pid_mode, "PID"), (host.ipc_mode, "IPC"), (host.uts_mode, "UTS")):
         kind, colon, name = mode.partition(":")
         allowed = {"PID": ("", "host", "container"), "UTS": ("", "host")}.get(

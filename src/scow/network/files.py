@@ -63,7 +63,7 @@ def parse_extra_host(entry: str, gateway: str = "") -> tuple[str, str]:
     separator = "=" if "=" in entry else ":"
     name, found, address = entry.partition(separator)
     if not found or not name:
-        raise InvalidArgument(f"bad format for add-host: {entry!r}")
+        raise InvalidArgument(f'bad format for add-host: "{entry}"')
     if address == HOST_GATEWAY:
         if not gateway:
             raise InvalidArgument("unable to derive the IP value for host-gateway")
@@ -72,7 +72,7 @@ def parse_extra_host(entry: str, gateway: str = "") -> tuple[str, str]:
     try:
         return name, str(ipaddress.ip_address(address))
     except ValueError as error:
-        raise InvalidArgument(f"invalid IP address in add-host: {address!r}") from error
+        raise InvalidArgument(f'invalid IP address in add-host: "{address}"') from error
 
 
 def parse_resolver(text: str) -> Resolver:

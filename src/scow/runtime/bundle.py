@@ -65,13 +65,15 @@ def security_options(options: Sequence[str] | None) -> SecurityOptions:
         # The old form had a colon; a profile's JSON holds both.
         marks = [at for at in (option.find("="), option.find(":")) if at >= 0]
         name, value = (option[: min(marks)], option[min(marks) + 1 :]) if marks else (option, None)
+        if value is None and name != "no-new-privileges":
+            raise InvalidArgument(f'invalid --security-opt 1: "{option}"')
         if name == "no-new-privileges":
             no_new_privileges = _boolean(option, value)
         elif name == "writable-cgroups":
             writable_cgroups = _boolean(option, value)
         elif name == "seccomp" and value:
             seccomp = value
-        elif name not in ("label", "apparmor", "systempaths") or value is None:
+        elif name not in ("label", "apparmor"):
             raise InvalidArgument(f'invalid --security-opt 2: "{option}"')
     return SecurityOptions(no_new_privileges=no_new_privileges, seccomp=seccomp, writable_cgroups=writable_cgroups)
 

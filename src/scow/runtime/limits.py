@@ -129,7 +129,7 @@ def _cpu(host: Resources) -> dict[str, Any]:
 
 def _block_io(host: Resources) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    if _limits_weight():
+    if limits_weight():
         if host.blkio_weight:
             found["weight"] = host.blkio_weight
         if host.blkio_weight_device:
@@ -163,7 +163,8 @@ def _limits_swap() -> bool:
 
 
 @cache
-def _limits_weight() -> bool:
+def limits_weight() -> bool:
+    """Whether the machine can weigh block I/O."""
     if cgroup.is_unified():
         return True
     return any((cgroup.ROOT / "blkio" / name).exists() for name in ("blkio.weight", "blkio.bfq.weight"))

@@ -239,13 +239,13 @@ class Containers:
         stderr: bool,
         follow: bool,
         tail: int | None,
-        since: float | None,
-        until: float | None,
+        since_ns: int | None,
+        until_ns: int | None,
         timestamps: bool,
         details: bool,
     ) -> Stream[Chunks]:
         box = self.get(ref)
-        self.calls.append(("logs", {"follow": follow, "tail": tail, "since": since, "until": until}))
+        self.calls.append(("logs", {"follow": follow, "tail": tail, "since": since_ns, "until": until_ns}))
 
         async def batches() -> AsyncGenerator[Chunks, None]:
             for batch in self.log_batches:
@@ -400,8 +400,8 @@ class Events:
         self.calls: list[dict[str, object]] = []
         self.stream: Stream[Event] | None = None
 
-    async def subscribe(self, *, since: float | None, until: float | None, filters: Filters) -> Stream[Event]:
-        self.calls.append({"since": since, "until": until, "filters": dict(filters)})
+    async def subscribe(self, *, since_ns: int | None, until_ns: int | None, filters: Filters) -> Stream[Event]:
+        self.calls.append({"since": since_ns, "until": until_ns, "filters": dict(filters)})
 
         async def events() -> AsyncGenerator[Event, None]:
             while (event := await self.queue.get()) is not None:

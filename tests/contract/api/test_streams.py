@@ -86,7 +86,7 @@ async def test_logs_of_no_stream_are_refused(server: Server) -> None:
         ("tail=-1", {"tail": None}),
         ("tail=x", {"tail": None}),
         ("follow=1&since=0", {"follow": True, "since": None}),
-        ("since=1700000000.5&until=1700000001", {"since": 1700000000.5, "until": 1700000001.0}),
+        ("since=1700000000.5&until=1700000001", {"since": 1700000000_500000000, "until": 1700000001_000000000}),
     ],
 )
 async def test_log_options(server: Server, query: str, expected: dict[str, object]) -> None:

@@ -18,7 +18,7 @@ from scow.wire.progress import ProgressMessage
 async def test_a_listener_gets_the_past_since_a_moment_and_then_what_comes() -> None:
     events = Events()
     events.emit("container", "create", "c1", {"image": "busybox", "name": "one"})
-    listener = await events.subscribe(since=0.0, until=None, filters={})
+    listener = await events.subscribe(since_ns=0, until_ns=None, filters={})
     events.emit("container", "start", "c1", {"image": "busybox", "name": "one"})
     first, second = await anext(listener), await anext(listener)
     assert (first.action, second.action) == ("create", "start")
@@ -30,7 +30,7 @@ async def test_a_listener_gets_the_past_since_a_moment_and_then_what_comes() -> 
 async def test_a_listener_ends_at_its_moment() -> None:
     events = Events()
     events.emit("network", "create", "n1", {})
-    listener = await events.subscribe(since=0.0, until=1.0, filters={})
+    listener = await events.subscribe(since_ns=0, until_ns=10**9, filters={})
     assert [event async for event in listener] == []
 
 
@@ -51,7 +51,7 @@ async def test_filters_choose_events(filters: dict[str, list[str]], count: int) 
     events.emit("container", "start", "c1", {"image": "busybox:latest", "name": "one", "a": "1"})
     events.emit("container", "health_status: healthy", "c2", {"image": "busybox", "name": "two"})
     events.emit("image", "pull", "busybox:latest", {"name": "busybox"})
-    listener = await events.subscribe(since=0.0, until=2e9, filters=filters)
+    listener = await events.subscribe(since_ns=0, until_ns=2 * 10**18, filters=filters)
     found = 0
     while True:
         try:
@@ -65,7 +65,7 @@ async def test_filters_choose_events(filters: dict[str, list[str]], count: int) 
 
 async def test_an_unknown_filter_is_refused() -> None:
     with pytest.raises(InvalidArgument, match="invalid filter 'color'"):
-        await Events().subscribe(since=None, until=None, filters={"color": ["red"]})
+        await Events().subscribe(since_ns=None, until_ns=None, filters={"color": ["red"]})
 
 
 def test_detach_keys_are_found_across_packets_and_false_starts_pass() -> None:
