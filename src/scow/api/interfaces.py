@@ -1,6 +1,6 @@
 """What the API asks of the engine: everything that a handler calls, and nothing else."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -17,6 +17,7 @@ from scow.wire.container import (
     UpdateRequest,
     WaitReply,
 )
+from scow.wire.disk import DataRootUsage
 from scow.wire.event import Event
 from scow.wire.exec import ExecCreateRequest, ExecInspect, ExecStartRequest
 from scow.wire.image import DeleteItem, HistoryItem, ImageInspect, ImageSummary, PruneImagesReply
@@ -31,7 +32,7 @@ from scow.wire.network import (
 from scow.wire.progress import ProgressMessage
 from scow.wire.stats import Stats
 from scow.wire.system import AuthConfig, AuthReply, DiskUsage, Info, Version
-from scow.wire.volume import PruneVolumesReply, Volume, VolumeCreateRequest
+from scow.wire.volume import PruneVolumesReply, Volume, VolumeCreateRequest, VolumeList
 
 Filters = Mapping[str, list[str]]
 Chunks = list[tuple[int, bytes]]
@@ -40,7 +41,6 @@ ImageList = list[ImageSummary]
 History = list[HistoryItem]
 Deletions = list[DeleteItem]
 NetworkList = list[Network]
-VolumeItems = list[Volume]
 
 
 class Duplex(Protocol):
@@ -289,7 +289,7 @@ class Networks(Protocol):
 class Volumes(Protocol):
     """The engine's volumes."""
 
-    async def list(self, filters: Filters) -> VolumeItems: ...
+    async def list(self, filters: Filters) -> VolumeList: ...
 
     async def inspect(self, name: str) -> Volume: ...
 
@@ -311,9 +311,15 @@ class System(Protocol):
 
     async def version(self) -> Version: ...
 
-    async def df(self) -> DiskUsage: ...
-
     async def auth(self, credentials: AuthConfig) -> AuthReply: ...
+
+
+class DiskUsages(Protocol):
+    """What the engine keeps on disk."""
+
+    async def df(self, types: Collection[str] = ()) -> DiskUsage: ...
+
+    async def data_root(self) -> DataRootUsage: ...
 
 
 class EngineApi(Protocol):
@@ -357,3 +363,6 @@ class EngineApi(Protocol):
 
     @property
     def system(self) -> System: ...
+
+    @property
+    def disk(self) -> DiskUsages: ...

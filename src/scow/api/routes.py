@@ -10,6 +10,7 @@ from aiohttp import web
 from scow.api import (
     archives,
     containers,
+    disk,
     execs,
     image_archives,
     images,
@@ -34,7 +35,8 @@ ROUTES: Final[tuple[tuple[str, str, Handler], ...]] = (
     ("GET", "/info", system.info),
     ("GET", "/version", system.version),
     ("GET", "/events", system.events),
-    ("GET", "/system/df", system.df),
+    ("GET", "/system/df", disk.df),
+    ("GET", "/scow/system/df", disk.data_root),
     ("POST", "/auth", system.auth),
     ("GET", "/containers/json", containers.list_containers),
     ("GET", "/containers/ps", containers.list_containers),

@@ -38,10 +38,6 @@ async def version(call: Call) -> web.StreamResponse:
     return respond("system.version", call.version, await call.engine.system.version())
 
 
-async def df(call: Call) -> web.StreamResponse:
-    return respond("system.df", call.version, await call.engine.system.df())
-
-
 async def auth(call: Call) -> web.StreamResponse:
     credentials = await call.body_required(AuthConfig)
     return respond("system.auth", call.version, await call.engine.system.auth(credentials))

@@ -2,25 +2,30 @@
 
 import logging
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Final, Self
 
 from scow.engine.archive import Archives
 from scow.engine.changes import Changes
 from scow.engine.config import EngineConfig, InvalidConfig
 from scow.engine.container import Container, ContainerTable
+from scow.engine.container_mounts import ContainerMounts, mounted_images, snapshot_keys, volume_names
 from scow.engine.containers import Containers
 from scow.engine.creation import Creation
+from scow.engine.disk_usage import DiskUsages
 from scow.engine.event_log import EventLog
 from scow.engine.events import MEMORY, Events
 from scow.engine.execs import Execs
 from scow.engine.health import HealthChecks
 from scow.engine.image_archives import ImageArchives
 from scow.engine.image_lookup import find_image
+from scow.engine.image_uses import ImageUses
 from scow.engine.images import Images
 from scow.engine.inspecting import Inspector
 from scow.engine.lifecycle import Lifecycle
 from scow.engine.log_rotation import LogRotation
 from scow.engine.networks import Networks, network_settings
+from scow.engine.plugins import Plugins
 from scow.engine.pruning import Pruning
 from scow.engine.recovery import Recovery
 from scow.engine.removal import Removal
@@ -30,6 +35,7 @@ from scow.engine.stats import StatsReader
 from scow.engine.system import System
 from scow.engine.tasks import Tasks
 from scow.engine.updating import Updates
+from scow.engine.volume_plugins import PluginVolumes
 from scow.engine.volumes import Volumes
 from scow.network.networks import Networks as NetworkDriver
 from scow.oci.digest import Digest
@@ -56,6 +62,7 @@ class Engine:
     events: Events
     stats: StatsReader
     system: System
+    disk: DiskUsages
     pruning: Pruning
     changes: Changes
     updates: Updates
@@ -106,21 +113,29 @@ class Engine:
         await driver.start()
         self._table = table = ContainerTable(store.db, config.data_root)
         table.load()
-        await store.reconcile([container.id for container in table])
+        await store.reconcile([key for container in table for key in snapshot_keys(container.record)])
         event_log = EventLog(config.data_root / "events.jsonl", MEMORY)
         self.events = events = Events(event_log)
         close.push_async_callback(event_log.aclose)
-        self.volumes = volumes = Volumes(store.db, config.data_root, events, self._volume_users)
+        plugins = PluginVolumes(Plugins([Path(each) for each in config.plugin_directories], config.plugin_timeout))
+        self.volumes = volumes = Volumes(store.db, config.data_root, events, self._volume_users, plugins, tasks)
         volumes.load()
-        await volumes.reconcile()
-        resources = await Resources.open(config, store, table, driver, volumes, tasks)
+        await volumes.reconcile(
+            {
+                container.id: volume_names(container.record)
+                for container in table
+                if container.state.live or container.state.status == "starting"
+            }
+        )
+        mounts = ContainerMounts(store, volumes, events)
+        resources = await Resources.open(config, store, table, driver, mounts, tasks)
         close.push_async_callback(resources.aclose)
         lifecycle = Lifecycle(table, resources, events, tasks)
         removal = Removal(table, lifecycle, resources, store.snapshots, volumes, events)
         lifecycle.remove_hook = removal.auto_remove
         resources.on_exit = lifecycle.exited
         creation = Creation(
-            config, store, table, volumes, driver, events, resources.runtimes, resources.default_runtime
+            config, store, table, volumes, mounts, driver, events, resources.runtimes, resources.default_runtime
         )
         inspector = Inspector(store, driver, volumes, snapshotter, config.exec_root / "netns")
         self.containers = Containers(
@@ -134,16 +149,16 @@ class Engine:
         self.execs = Execs(table, resources, events, tasks)
         self.images = Images(store, registries, events, snapshotter, self._image_users)
         self.image_archives = ImageArchives(store, events)
-        self.pruning = Pruning(table, removal, store, self.images, volumes, events)
+        uses = ImageUses(store, table, tasks)
+        events.observers.append(uses.observe)
+        self.disk = DiskUsages(store, self.containers, self.images, volumes, uses)
+        self.pruning = Pruning(table, removal, store, self.images, volumes, events, uses)
         self.networks = Networks(driver, table, events, tasks, config)
         self.system = System(
             config,
             store,
             registries,
             table,
-            self.containers,
-            self.images,
-            volumes,
             events,
             resources.runtimes,
             resources.default_runtime,
@@ -178,7 +193,11 @@ class Engine:
         ]
 
     def _image_users(self, id: Digest) -> list[Container]:
-        return [container for container in self._table if container.record.image == id]
+        return [
+            container
+            for container in self._table
+            if container.record.image == id or id in mounted_images(container.record)
+        ]
 
     def _image_ids(self, ref: str) -> list[Digest]:
         """The images that a filter `ancestor` means: that of the name, and those that stand on all its layers."""

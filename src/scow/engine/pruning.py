@@ -2,14 +2,17 @@
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import Final
 
 from scow.engine import validation
 from scow.engine.container import ContainerTable
 from scow.engine.events import Events
+from scow.engine.image_uses import ImageUses
 from scow.engine.images import Images
 from scow.engine.moments import parse_moment
 from scow.engine.removal import Removal
@@ -26,8 +29,9 @@ from scow.wire.volume import PruneVolumesReply
 Filters = Mapping[str, Sequence[str]]
 log = logging.getLogger(__name__)
 
-CONTAINER_FILTERS: Final = frozenset({"label", "label!", "until"})
-IMAGE_FILTERS: Final = frozenset({"dangling", "label", "label!", "until"})
+# `unused-for` is Scow's own, named as docker's filter of the build cache: how long ago it was used last.
+CONTAINER_FILTERS: Final = frozenset({"label", "label!", "until", "unused-for"})
+IMAGE_FILTERS: Final = frozenset({"dangling", "label", "label!", "until", "unused-for"})
 VOLUME_FILTERS: Final = frozenset({"all", "label", "label!"})
 _TRUE: Final = frozenset({"1", "true"})
 _FALSE: Final = frozenset({"0", "false"})
@@ -37,7 +41,14 @@ class Pruning:
     """Prunes one kind of thing at a time."""
 
     def __init__(
-        self, table: ContainerTable, removal: Removal, store: Store, images: Images, volumes: Volumes, events: Events
+        self,
+        table: ContainerTable,
+        removal: Removal,
+        store: Store,
+        images: Images,
+        volumes: Volumes,
+        events: Events,
+        uses: ImageUses,
     ) -> None:
         self._table = table
         self._removal = removal
@@ -45,12 +56,13 @@ class Pruning:
         self._images = images
         self._volumes = volumes
         self._events = events
+        self._uses = uses
         self._running = False
 
     async def containers(self, filters: Filters) -> PruneContainersReply:
         """Remove containers that don't run."""
         validation.check_filters(filters, CONTAINER_FILTERS)
-        until = _until(filters)
+        until, used_before = _moment(filters, "until"), _moment(filters, "unused-for")
         deleted: list[str] = []
         reclaimed = 0
         async with self._alone():
@@ -60,8 +72,11 @@ class Pruning:
                     continue
                 if not _is_wanted(record.config.labels or {}, filters) or not _is_before(record.created_at, until):
                     continue
+                if not _is_before(container.state.finished_at or record.created_at, used_before):
+                    continue
                 try:
-                    size = await self._store.snapshots.usage(container.id)
+                    size = await asyncio.to_thread(_disk_usage, self._store.snapshots.upper(container.id).parent)
+                    size += await asyncio.to_thread(_disk_usage, container.folder)
                     await self._removal.remove(container, force=False, volumes=False)
                 except (ScowError, OSError) as error:
                     log.info("container %s is not pruned: %s", container.id, error)
@@ -74,21 +89,23 @@ class Pruning:
     async def images(self, filters: Filters) -> PruneImagesReply:
         """Remove images without a tag that no container uses; with dangling=false those with tags too."""
         validation.check_filters(filters, IMAGE_FILTERS)
-        until = _until(filters)
+        until, used_before = _moment(filters, "until"), _moment(filters, "unused-for")
         dangling = _switch(filters, "dangling", True)
         deleted: list[DeleteItem] = []
         async with self._alone():
-            before = self._layers_size()
+            before = self._store.freed
             used = {container.record.image for container in self._table}
             for image in self._store.images.all():
                 names = self._store.images.names(image.id)
                 created = int(image.created.timestamp() * 1e9) if image.created else 0
                 if image.id in used or (dangling and names) or not _is_before(created, until):
                     continue
+                if used_before is not None and self._uses.last_used(image).timestamp() >= used_before:
+                    continue
                 config = (await self._store.images.config(image.id)).config
                 if _is_wanted((config.labels if config else None) or {}, filters):
                     deleted += await self._remove_image(image, names)
-            reclaimed = max(0, before - self._layers_size())
+            reclaimed = self._store.freed - before
         self._events.emit("image", "prune", "", {"reclaimed": str(reclaimed)})
         return PruneImagesReply(images_deleted=deleted or None, space_reclaimed=reclaimed)
 
@@ -101,9 +118,6 @@ class Pruning:
                 log.info("image %s is not pruned: %s", ref, error)
         return done
 
-    def _layers_size(self) -> int:
-        return sum(layer.size for layer in self._store.layers.all())
-
     async def volumes(self, filters: Filters, *, named: bool) -> PruneVolumesReply:
         """Remove volumes that no container refers to: anonymous ones; `named` or all=true means all of them."""
         validation.check_filters(filters, VOLUME_FILTERS)
@@ -111,10 +125,8 @@ class Pruning:
         deleted: list[str] = []
         reclaimed = 0
         async with self._alone():
-            for volume in await self._volumes.list({"dangling": ["true"]}):
-                if not (every or self._volumes.get(volume.name).anonymous):
-                    continue
-                if not _is_wanted(volume.labels or {}, filters):
+            for volume in self._volumes.prunable(named=every):
+                if not _is_wanted(volume.labels, filters):
                     continue
                 size = await asyncio.to_thread(tree_size, self._volumes.path(volume.name))
                 try:
@@ -138,10 +150,20 @@ class Pruning:
             self._running = False
 
 
-def _until(filters: Filters) -> float | None:
-    values = filters.get("until") or ()
+def _disk_usage(top: Path) -> int:
+    """Bytes that a tree takes on disk. Blocks; what vanishes meanwhile counts nothing."""
+    total = 0
+    for folder, _, files in os.walk(top):
+        for path in (folder, *(os.path.join(folder, name) for name in files)):
+            with suppress(FileNotFoundError):
+                total += os.lstat(path).st_blocks * 512
+    return total
+
+
+def _moment(filters: Filters, name: str) -> float | None:
+    values = filters.get(name) or ()
     if len(values) > 1:
-        raise InvalidArgument("more than one until filter specified")
+        raise InvalidArgument(f"more than one {name} filter specified")
     return parse_moment(values[0], time.time()) if values else None
 
 

@@ -1,4 +1,4 @@
-"""What the engine tells about itself and its machine. Engine API, /info, /version, /system/df, /auth."""
+"""What the engine tells about itself and its machine. Engine API, /info, /version, /auth."""
 
 import asyncio
 import os
@@ -10,10 +10,7 @@ from typing import Final
 import scow
 from scow.engine.config import EngineConfig
 from scow.engine.container import ContainerTable
-from scow.engine.containers import Containers
 from scow.engine.events import Events
-from scow.engine.images import Images
-from scow.engine.volumes import Volumes
 from scow.linux.cgroup import is_unified
 from scow.oci.platform import host_platform
 from scow.runtime.oci_runtime import OciRuntime
@@ -26,7 +23,6 @@ from scow.wire.system import (
     AuthReply,
     Commit,
     ComponentVersion,
-    DiskUsage,
     FirewallInfo,
     IndexInfo,
     Info,
@@ -60,9 +56,6 @@ class System:
         store: Store,
         registries: Registries,
         table: ContainerTable,
-        containers: Containers,
-        images: Images,
-        volumes: Volumes,
         events: Events,
         runtimes: dict[str, OciRuntime],
         default_runtime: str,
@@ -72,9 +65,6 @@ class System:
         self._store = store
         self._registries = registries
         self._table = table
-        self._containers = containers
-        self._images = images
-        self._volumes = volumes
         self._events = events
         self._runtimes = runtimes
         self._default_runtime = default_runtime
@@ -143,7 +133,7 @@ class System:
                 ["Layers", "mounted" if self._driver == "erofs" else "unpacked"],
             ],
             plugins=PluginsInfo(
-                volume=["local"],
+                volume=await self._volumes.drivers(),
                 network=["bridge", "host", "null"],
                 authorization=None,
                 log=["json-file", "local", "none"],
@@ -209,16 +199,6 @@ class System:
             words = output.decode(errors="replace").split()
             self._runtime_version = words[2] if len(words) > 2 else "unknown"
         return self._runtime_version
-
-    async def df(self) -> DiskUsage:
-        """GET /system/df."""
-        return DiskUsage(
-            layers_size=sum(layer.size for layer in self._store.layers.all()),
-            images=await self._images.list(all=True, digests=True, shared_size=True, filters={}),
-            containers=await self._containers.list(all=True, limit=None, size=True, filters={}),
-            volumes=await self._volumes.usage(),
-            build_cache=[],
-        )
 
     async def auth(self, credentials: AuthConfig) -> AuthReply:
         """POST /auth: check credentials with their registry."""

@@ -122,7 +122,7 @@ class Content:
         return data
 
     async def remove(self, digest: Digest) -> int:
-        """Remove the blob; return the bytes that were freed, 0 if there was none."""
+        """Remove the blob; return the bytes that were freed on disk, 0 if there was none."""
         self._leaving.add(digest)
         try:
             async with self._locked(digest):
@@ -218,8 +218,9 @@ def _read(path: Path, limit: int | None) -> bytes:
 
 def _unlink(path: Path) -> int:
     try:
-        size = path.stat().st_size
+        status = path.stat()
         path.unlink()
     except FileNotFoundError:
         return 0
-    return size
+    # Of what has another name, the tar of a layer that isn't compressed, nothing is freed yet.
+    return status.st_blocks * 512 if status.st_nlink == 1 else 0

@@ -548,7 +548,8 @@ def _tree_size(directory: Path) -> int:
     for folder, _, files in os.walk(directory):
         for name in files:
             with contextlib.suppress(OSError):
-                total += os.lstat(os.path.join(folder, name)).st_blocks * 512
+                status = os.lstat(os.path.join(folder, name))
+                total += status.st_blocks * 512 if status.st_nlink == 1 or name != TAR else 0  # else a blob keeps it
     return total
 
 

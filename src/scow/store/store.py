@@ -84,6 +84,7 @@ class Store:
         self._collector = Collector(
             self.content, self.layers, self.images, self.snapshots, self.leases, keep_compressed=keep_compressed
         )
+        self.freed = 0  # bytes on disk that collections have freed so far
         self._collection: asyncio.Task[None] | None = None
         self._undo = contextlib.AsyncExitStack()
 
@@ -125,7 +126,9 @@ class Store:
 
     async def collect(self) -> Collected:
         """Remove the content and layers that nothing needs any more; return what went."""
-        return await self._collector.collect()
+        collected = await self._collector.collect()
+        self.freed += collected.size
+        return collected
 
     async def usage(self) -> Usage:
         """Return the bytes in use; walks the writable directories."""

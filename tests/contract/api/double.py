@@ -1,7 +1,7 @@
 """A small engine in memory: enough of every noun for the API to be spoken to in earnest."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection
 from typing import Any, Generic, TypeVar
 
 from scow.api.interfaces import Chunks, Deletions, Duplex, Filters, History
@@ -18,6 +18,7 @@ from scow.wire.container import (
     TopReply,
     WaitReply,
 )
+from scow.wire.disk import DataRootUsage, PartUsage
 from scow.wire.event import Actor, Event
 from scow.wire.exec import ExecCreateRequest, ExecInspect, ExecStartRequest, ProcessConfig
 from scow.wire.host_config import HostConfig
@@ -34,7 +35,7 @@ from scow.wire.system import (
     Version,
     VersionPlatform,
 )
-from scow.wire.volume import Volume, VolumeCreateRequest
+from scow.wire.volume import Volume, VolumeCreateRequest, VolumeList
 
 ID = "c0ffee" + "0" * 58
 IMAGE_ID = "sha256:" + "ab" * 32
@@ -376,8 +377,8 @@ class Volumes:
     def __init__(self) -> None:
         self.volumes: dict[str, Volume] = {}
 
-    async def list(self, filters: Filters) -> list[Volume]:
-        return [*self.volumes.values()]
+    async def list(self, filters: Filters) -> VolumeList:
+        return VolumeList(volumes=[*self.volumes.values()])
 
     async def inspect(self, name: str) -> Volume:
         if name not in self.volumes:
@@ -434,13 +435,20 @@ class System:
             min_api_version="1.24", git_commit="", go_version="", os="linux", arch="amd64",
         )  # fmt: skip
 
-    async def df(self) -> DiskUsage:
-        return DiskUsage(layers_size=1, images=[], containers=[], volumes=[], build_cache=[])
-
     async def auth(self, credentials: AuthConfig) -> AuthReply:
         if credentials.password != "right":
             raise InvalidArgument("Get https://registry.example/v2/: unauthorized")
         return AuthReply(status="Login Succeeded")
+
+
+class Disk:
+    async def df(self, types: Collection[str] = ()) -> DiskUsage:
+        if types:
+            return DiskUsage(images=[] if "image" in types else None, volumes=[] if "volume" in types else None)
+        return DiskUsage(layers_size=1, images=[], containers=[], volumes=[], build_cache=[])
+
+    async def data_root(self) -> DataRootUsage:
+        return DataRootUsage(root="/r", total=1, parts=[PartUsage(name="layers", files=1, size=1, about="")])
 
 
 class Engine:
@@ -454,6 +462,7 @@ class Engine:
         self.volumes = Volumes()
         self.events = Events()
         self.system = System()
+        self.disk = Disk()
 
     def box(self, name: str = "box", *, tty: bool = False) -> Box:
         """Put a container into the engine."""

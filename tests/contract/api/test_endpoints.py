@@ -308,3 +308,13 @@ async def test_disk_usage(server: Server) -> None:
     usage = (await server.ask("GET", "/system/df")).json
     assert usage == {"LayersSize": 1, "Images": [], "Containers": [], "Volumes": [], "BuildCache": []}
     assert (await server.ask("GET", "/v1.41/system/df")).json["BuilderSize"] == 0
+    some = (await server.ask("GET", "/system/df?type=image&type=volume")).json
+    assert some == {"LayersSize": 0, "Images": [], "Containers": None, "Volumes": [], "BuildCache": None}
+    # Before 1.42 the parameter meant nothing.
+    assert (await server.ask("GET", "/v1.41/system/df?type=image")).json["Containers"] == []
+
+
+async def test_every_byte_of_the_data_root(server: Server) -> None:
+    usage = (await server.ask("GET", "/scow/system/df")).json
+    part = {"Name": "layers", "Files": 1, "Size": 1, "About": ""}
+    assert usage == {"Root": "/r", "Total": 1, "Parts": [part], "Images": []}
