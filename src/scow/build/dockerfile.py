@@ -14,7 +14,15 @@ from scow.build import instructions as kinds
 from scow.build.durations import parse_duration
 from scow.build.errors import DockerfileError, Lines, quoted
 from scow.build.instructions import Arg, From, Instruction
-from scow.build.lines import Directives, LogicalLine, logical_lines, parse_heredoc, physical_lines, read_directives
+from scow.build.lines import (
+    Directives,
+    LogicalLine,
+    joined_marks,
+    logical_lines,
+    parse_heredoc,
+    physical_lines,
+    read_directives,
+)
 from scow.build.mounts import parse_mount_flag
 from scow.build.suggest import nearest
 from scow.build.syntax import (
@@ -280,6 +288,8 @@ def _command(kind: type[kinds.Cmd] | type[kinds.Entrypoint]) -> Callable[[_Line]
 
 def _copy(one: _Line) -> kinds.Copy:
     words = parse_list(one.rest)
+    if one.heredocs:
+        words = tuple(joined_marks(words))
     if len(words) < 2:
         raise DockerfileError(
             f"{one.name} requires at least two arguments, but only one was provided. "
@@ -308,6 +318,9 @@ def _copy(one: _Line) -> kinds.Copy:
         "exclude": flags.texts("exclude"),
     }
     if one.name == "COPY":
+        if "$" in flags.text("from").rstrip("$"):
+            why = "'--from' doesn't support variable expansion, define alias stage instead"
+            raise DockerfileError(why, token=flags.text("from"))
         return one.make(kinds.Copy, source_stage=flags.text("from"), parents=flags.switch("parents"), **common)
     return one.make(
         kinds.Add,

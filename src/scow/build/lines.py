@@ -4,7 +4,7 @@ Dockerfile reference, "Format", "Parser directives" and "Here-Documents".
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 import msgspec
@@ -15,6 +15,8 @@ from scow.build.shell_words import SPACE, WordError, Words
 
 _DIRECTIVE: Final = re.compile(r"#[\t\n\f\r ]*([a-zA-Z][a-zA-Z0-9]*)[\t\n\f\r ]*=[\t\n\f\r ]*(.+?)[\t\n\f\r ]*\Z")
 _HEREDOC: Final = re.compile(r"(\d*)<<(-?)([^<]*)\Z")
+_MARK: Final = re.compile(r"\d*<<-?\Z")
+_DELIMITER: Final = re.compile(r"""["']?[A-Za-z_][A-Za-z0-9_.-]*["']?\Z""")
 _TAKES_HEREDOCS: Final = frozenset(["ADD", "COPY", "RUN"])
 _KNOWN_DIRECTIVES: Final = frozenset(["syntax", "escape", "check"])
 
@@ -146,7 +148,28 @@ def heredocs_in(text: str, escape: str) -> list[Heredoc]:
         pieces = Words(escape=escape, keep_quotes=True, keep_escapes=True, keep_unset=True).expand(text, {}).words
     except WordError:
         return []  # a command with quotes of its own, as in $'it\'s': what the shell makes of it isn't ours to know
-    return [document for piece in pieces if (document := parse_heredoc(piece, escape)) is not None]
+    apart = name.upper() != "RUN" or "((" not in text  # a shift in the shell's arithmetic is no heredoc
+    return [
+        document
+        for piece in (joined_marks(pieces) if apart else pieces)
+        if (document := parse_heredoc(piece, escape)) is not None
+    ]
+
+
+def joined_marks(words: Iterable[str]) -> Iterator[str]:
+    """Words in which a mark that stands apart from its delimiter (`<< EOF`) is one with it."""
+    mark = ""
+    for word in words:
+        if mark and not _DELIMITER.match(word):
+            yield mark
+            mark = ""
+        if not mark and _MARK.match(word):
+            mark = word
+            continue
+        yield mark + word
+        mark = ""
+    if mark:
+        yield mark
 
 
 def is_exec_form(text: str) -> bool:
