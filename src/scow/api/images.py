@@ -3,6 +3,7 @@
 from aiohttp import web
 
 from scow.api.call import Call, empty
+from scow.api.image_archives import platform_of
 from scow.api.progress import serve_progress
 from scow.api.shims import respond
 from scow.errors import InvalidArgument, NotSupported
@@ -38,12 +39,17 @@ async def create(call: Call) -> web.StreamResponse:
         raise InvalidArgument("fromImage or fromSrc is required")
     platform = call.text("platform") if call.version >= (1, 32) else None
     auth = call.request.headers.get("X-Registry-Auth")
-    return await serve_progress(call, await call.engine.images.pull(from_image, call.text("tag"), platform, auth))
+    progress = await call.engine.images.pull(
+        from_image, call.text("tag"), platform, auth, every_platform=call.flag("allPlatforms")
+    )
+    return await serve_progress(call, progress)
 
 
 async def push(call: Call) -> web.StreamResponse:
     auth = call.request.headers.get("X-Registry-Auth")
-    return await serve_progress(call, await call.engine.images.push(call.params["name"], call.text("tag"), auth))
+    platform = platform_of(call, (1, 46))
+    progress = await call.engine.images.push(call.params["name"], call.text("tag"), auth, platform)
+    return await serve_progress(call, progress)
 
 
 async def tag(call: Call) -> web.StreamResponse:

@@ -260,10 +260,18 @@ class Images(Protocol):
     async def remove(self, ref: str, *, force: bool, prune: bool) -> Deletions: ...
 
     async def pull(
-        self, from_image: str, tag: str | None, platform: str | None, auth: str | None
+        self,
+        from_image: str,
+        tag: str | None,
+        platform: str | None,
+        auth: str | None,
+        *,
+        every_platform: bool = False,
     ) -> ProgressStream: ...
 
-    async def push(self, ref: str, tag: str | None, auth: str | None) -> ProgressStream: ...
+    async def push(
+        self, ref: str, tag: str | None, auth: str | None, platform: Platform | None = None
+    ) -> ProgressStream: ...
 
 
 class Networks(Protocol):

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 MAX_HEAD = 1 << 20
 CHUNK = 1 << 16
+LARGE_CHUNK = 1 << 19
 SAFE = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 
 
@@ -151,10 +152,21 @@ class Response:
 
     def copy_to(self, fd: int) -> None:
         """Write the body to a file. Raises HttpError if it ends early."""
+        if self._left:
+            held = self.connection.buffer[: self._left]
+            del self.connection.buffer[: len(held)]
+            _write_all(fd, held)
+            self._left -= len(held)
+            # Past the buffer: archives are large.
+            while self._left:
+                data = self.connection.stream.recv(min(self._left, LARGE_CHUNK))
+                if not data:
+                    raise HttpError("unexpected EOF")
+                _write_all(fd, data)
+                self._left -= len(data)
+            self.finished = True
         for piece in self.pieces():
-            view = memoryview(piece)
-            while view:
-                view = view[os.write(fd, view) :]
+            _write_all(fd, piece)
 
     def _chunks(self) -> Iterator[bytes]:
         connection, buffer = self.connection, self.connection.buffer
@@ -192,3 +204,9 @@ class Response:
         """Yield the JSON values of a stream that has one on each line."""
         for line in self.lines():
             yield loads(line)
+
+
+def _write_all(fd: int, data: bytes | bytearray) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]

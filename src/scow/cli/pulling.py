@@ -22,12 +22,20 @@ def registry_header(session: Session, name: Name) -> dict[str, str]:
 
 
 def pull(
-    session: Session, name: Name, out: TextIO, platform: str = "", quiet: bool = False, every_tag: bool = False
+    session: Session,
+    name: Name,
+    out: TextIO,
+    platform: str = "",
+    quiet: bool = False,
+    every_tag: bool = False,
+    every_platform: bool = False,
 ) -> None:
     """Have the engine pull an image and show the progress. Raises CliError when it fails."""
     query = {"fromImage": name.full, "tag": "" if every_tag else name.digest or name.tag}
     if platform:
         query["platform"] = platform.lower()
+    if every_platform:
+        query["allPlatforms"] = "1"
     response = session.engine.open("POST", "/images/create", query, headers=registry_header(session, name))
     if quiet:
         for message in response.messages():

@@ -15,7 +15,7 @@ from scow.engine.streams import ProgressStream
 from scow.errors import Conflict, Internal, InvalidArgument, NotFound, Unauthorized
 from scow.oci.digest import Digest, chain_id, short
 from scow.oci.image_config import ExecConfig
-from scow.oci.platform import parse_platform
+from scow.oci.platform import Platform, parse_platform
 from scow.oci.reference import InvalidReference, Reference, is_tag, parse_reference
 from scow.store.images import Image
 from scow.store.store import Store
@@ -258,8 +258,19 @@ class Images:
 
     # --- transfer
 
-    async def pull(self, from_image: str, tag: str | None, platform: str | None, auth: str | None) -> ProgressStream:
-        """POST /images/create?fromImage=. `tag` may be a digest; without tag and digest all tags are pulled."""
+    async def pull(
+        self,
+        from_image: str,
+        tag: str | None,
+        platform: str | None,
+        auth: str | None,
+        *,
+        every_platform: bool = False,
+    ) -> ProgressStream:
+        """POST /images/create?fromImage=. `tag` may be a digest; without tag and digest all tags are pulled.
+
+        `every_platform` is ours: it keeps multi-platform indexes whole.
+        """
         reference = _with_tag(parse_reference(from_image), tag)
         wanted = parse_platform(platform) if platform else None
         credentials = decode_registry_auth(auth)
@@ -273,6 +284,7 @@ class Images:
                 emit=emit,
                 credentials=credentials,
                 platform=wanted,
+                every_platform=every_platform,
             )
             self._events.emit("image", "pull", reference.familiar, {"name": reference.familiar_name})
 
@@ -282,7 +294,9 @@ class Images:
             # At a 401 docker's client asks for a login, and goes on asking if there is no terminal. dockerd says 500.
             raise Internal(str(error)) from error
 
-    async def push(self, ref: str, tag: str | None, auth: str | None) -> ProgressStream:
+    async def push(
+        self, ref: str, tag: str | None, auth: str | None, platform: Platform | None = None
+    ) -> ProgressStream:
         """POST /images/{name}/push; without a tag all tags of the repository are pushed."""
         reference = parse_reference(ref)
         if tag:
@@ -298,11 +312,22 @@ class Images:
                 raise NotFound(f"tag does not exist: {reference.familiar}")
             if image is not None:
                 await push(
-                    reference, image, registries=self._registries, store=self._store, emit=emit, credentials=credentials
+                    reference,
+                    image,
+                    registries=self._registries,
+                    store=self._store,
+                    emit=emit,
+                    credentials=credentials,
+                    platform=platform,
                 )
             else:
                 await push_all_tags(
-                    reference, registries=self._registries, store=self._store, emit=emit, credentials=credentials
+                    reference,
+                    registries=self._registries,
+                    store=self._store,
+                    emit=emit,
+                    credentials=credentials,
+                    platform=platform,
                 )
             self._events.emit("image", "push", reference.familiar, {"name": reference.familiar_name})
 

@@ -11,6 +11,8 @@ import msgspec
 from scow import points
 from scow.oci.descriptor import Descriptor
 from scow.oci.digest import DiffID, short
+from scow.oci.manifest import Index, Manifest, decode
+from scow.oci.media_types import is_foreign, is_index
 from scow.oci.platform import Platform, host_platform, satisfies
 from scow.oci.reference import Reference
 from scow.store.images import Image
@@ -23,6 +25,7 @@ from scow.transfer.flights import together
 from scow.transfer.progress import Emit, message
 from scow.transfer.registries import Registries
 from scow.transfer.registry_error import Refused
+from scow.transfer.restore import BlobDownload
 from scow.wire.progress import progress_step
 
 
@@ -34,14 +37,18 @@ async def pull(
     emit: Emit,
     credentials: Credentials | None = None,
     platform: Platform | None = None,
+    every_platform: bool = False,
 ) -> Image:
     """Pull one image: by tag (`latest` if none is given) or digest (which wins over a tag).
+
+    With `every_platform` an index is brought whole: the images for other platforms as their blobs, not ready to run.
 
     `emit` gets docker's lines; nothing is emitted before the registry has answered for the reference, so that earlier
     errors can still become a status. Raises PullRefused, RegistryUnreachable and the other errors of this package.
     """
     reference = reference.with_digest(reference.digest) if reference.digest else reference.with_default_tag()
-    image, is_new = await _Pull(reference, registries, store, emit, credentials, platform).run()
+    one = _Pull(reference, registries, store, emit, credentials, platform, every_platform)
+    image, is_new = await one.run()
     _emit_status(reference, is_new, emit)
     return image
 
@@ -54,6 +61,7 @@ async def pull_all_tags(
     emit: Emit,
     credentials: Credentials | None = None,
     platform: Platform | None = None,
+    every_platform: bool = False,
 ) -> list[Image]:
     """Pull every tag of a repository, as `docker pull --all-tags`."""
     repository = reference.repository()
@@ -63,7 +71,7 @@ async def pull_all_tags(
         raise pull_error(error, repository) from error
     images, is_new = [], False
     for tag in tags:
-        one = _Pull(repository.with_tag(tag), registries, store, emit, credentials, platform)
+        one = _Pull(repository.with_tag(tag), registries, store, emit, credentials, platform, every_platform)
         image, is_newer = await one.run()
         images.append(image)
         is_new = is_new or is_newer
@@ -104,7 +112,9 @@ class _Pull:
         emit: Emit,
         credentials: Credentials | None,
         platform: Platform | None,
+        every_platform: bool,
     ) -> None:
+        self._every_platform = every_platform
         self._reference = reference
         self._registries = registries
         self._store = store
@@ -125,6 +135,9 @@ class _Pull:
         found = await finder.descend(top, self._wanted or host_platform())
         await points.at("pull.resolved")
         await self._bring(client, found)
+        if self._every_platform:
+            for index in found.indexes[:1]:
+                await self._bring_rest(client, index.data)
         return await self._record(found)
 
     def _may_be_known(self) -> bool:
@@ -154,6 +167,38 @@ class _Pull:
             await together(self._put_documents(found), *downloads)
         except Refused as error:
             raise pull_error(error, self._reference) from error
+
+    async def _bring_rest(self, client: RegistryClient, data: bytes) -> None:
+        """Bring all that an index leads to, as content, and its documents after what they refer to."""
+        index = decode(data)
+        for descriptor in index.manifests if isinstance(index, Index) else ():
+            content = self._store.content
+            try:
+                inner = await content.get(descriptor.digest) if content.has(descriptor.digest) else None
+                if inner is None:
+                    inner = (await client.manifest(descriptor.digest, descriptor)).data
+                if is_index(descriptor.media_type):
+                    await self._bring_rest(client, inner)
+                else:
+                    await self._bring_blobs(client, inner, descriptor.media_type)
+            except Refused as error:
+                raise pull_error(error, self._reference) from error
+            await content.put(inner, descriptor.digest)
+
+    async def _bring_blobs(self, client: RegistryClient, data: bytes, media_type: str) -> None:
+        manifest = decode(data, media_type)
+        assert isinstance(manifest, Manifest)
+
+        async def bring(blob: Descriptor) -> None:
+            if self._store.content.has(blob.digest) or is_foreign(blob.media_type):
+                return
+            download = BlobDownload(self._registries, client, self._store, blob, DiffID(blob.digest))
+            self._emit(progress_step(short(blob.digest), "Pulling fs layer"))
+            async with self._registries.downloads:
+                await download.fetch(self._emit)
+            self._emit(progress_step(short(blob.digest), "Download complete"))
+
+        await together(*map(bring, dict.fromkeys((manifest.config, *manifest.layers))))
 
     async def _put_documents(self, found: Found) -> None:
         for digest, data in found.documents:

@@ -16,7 +16,9 @@ from scow.errors import InvalidArgument, NotFound
 from scow.oci import media_types
 from scow.oci.descriptor import Descriptor
 from scow.oci.digest import DiffID, Digest, sha256, short
-from scow.oci.manifest import Manifest, decode
+from scow.oci.manifest import Index, Manifest, decode, sniff
+from scow.oci.media_types import is_index
+from scow.oci.platform import Platform, satisfies, select
 from scow.oci.reference import Reference, parse_reference
 from scow.store.images import Image
 from scow.store.store import Store
@@ -26,6 +28,7 @@ from scow.transfer.flights import together
 from scow.transfer.progress import Emit, Meter, aux, message
 from scow.transfer.registries import Registries
 from scow.transfer.registry_error import Refused
+from scow.transfer.save import PlatformMissing
 from scow.transfer.uploads import Upload
 from scow.wire.progress import progress_step
 
@@ -68,15 +71,19 @@ async def push(
     store: Store,
     emit: Emit,
     credentials: Credentials | None = None,
+    platform: Platform | None = None,
 ) -> PushResult:
     """Push `image` under the tag of `reference` (`latest` if it has none).
 
-    Raises DigestPush, RegistryUnreachable, Refused and AuthenticationFailed.
+    An index that is here whole, or whose missing parts the registry has, is pushed whole; with `platform` only what
+    that names, as an image for one platform.
+
+    Raises PlatformMissing, DigestPush, RegistryUnreachable, Refused and AuthenticationFailed.
     """
     if reference.digest:
         raise DigestPush
     reference = reference.with_default_tag()
-    results = await _push_tags([(reference, image)], registries, store, emit, credentials)
+    results = await _push_tags([(reference, image)], registries, store, emit, credentials, platform)
     return results[0]
 
 
@@ -87,6 +94,7 @@ async def push_all_tags(
     store: Store,
     emit: Emit,
     credentials: Credentials | None = None,
+    platform: Platform | None = None,
 ) -> list[PushResult]:
     """Push every local tag of a repository, as `docker push --all-tags`. Raises NoSuchTag if there is none."""
     work: list[tuple[Reference, Image]] = []
@@ -98,7 +106,7 @@ async def push_all_tags(
     if not work:
         raise NoSuchTag(reference)
     work.sort(key=lambda item: item[0].tag or "")
-    return await _push_tags(work, registries, store, emit, credentials)
+    return await _push_tags(work, registries, store, emit, credentials, platform)
 
 
 async def _push_tags(
@@ -107,6 +115,7 @@ async def _push_tags(
     store: Store,
     emit: Emit,
     credentials: Credentials | None,
+    platform: Platform | None,
 ) -> list[PushResult]:
     repository = work[0][0].repository()
     emit(message(f"The push refers to repository [{repository.name}]"))
@@ -118,10 +127,19 @@ async def _push_tags(
         except Refused as error:
             log.debug("the ping was refused, which says nothing of the repository: %s", error)
         run = _Push(repository, client, registries, store, emit)
-        return [await run.tag(reference.tag or "", image) for reference, image in work]
+        return [await run.tag(reference.tag or "", image, platform) for reference, image in work]
 
     async with store.leases.hold():
         return await registries.try_endpoints(repository, credentials, push_with, actions=("pull", "push"))
+
+
+class _Member(msgspec.Struct, frozen=True):
+    """A document of an index; `manifest` is None if it is an index itself."""
+
+    digest: Digest
+    data: bytes
+    media_type: str
+    manifest: Manifest | None
 
 
 class _Push:
@@ -137,10 +155,13 @@ class _Push:
         self._emit = emit
         self._there: set[Digest] = set()
 
-    async def tag(self, tag: str, image: Image) -> PushResult:
+    async def tag(self, tag: str, image: Image, platform: Platform | None) -> PushResult:
+        if platform is not None and not satisfies(image.platform, platform):
+            return await self._other_platform(tag, image, platform)
         diff_ids = list(dict.fromkeys(reversed(image.diff_ids)))
         for diff_id in diff_ids:
             self._emit(progress_step(short(diff_id), "Preparing"))
+        whole = await self._whole_index(image.index) if image.index and platform is None else None
         manifest, data, media_type = await self._known_manifest(image) or (None, b"", "")
         if manifest is not None:
             # Two blobs may hold the same layer: each of them is wanted.
@@ -155,13 +176,85 @@ class _Push:
             )
             await self._config(config)
             data, media_type = build_manifest(config, [blobs[diff_id] for diff_id in image.diff_ids])
+        if manifest is not None and whole is not None:
+            data, media_type = await self._rest_of_index(whole)
+            digest = Digest(image.index or "")
+        else:
+            digest = Digest(image.manifest) if manifest is not None else sha256(data)
         await self._client.put_manifest(tag, data, media_type)
-        digest = Digest(image.manifest) if manifest is not None else sha256(data)
         await self._remember(image, digest, data)
-        result = PushResult(tag, digest, len(data))
-        self._emit(message(f"{tag}: digest: {digest} size: {len(data)}"))
+        return self._told(tag, digest, len(data))
+
+    def _told(self, tag: str, digest: Digest, size: int) -> PushResult:
+        result = PushResult(tag, digest, size)
+        self._emit(message(f"{tag}: digest: {digest} size: {size}"))
         self._emit(aux(result))
         return result
+
+    # indexes
+
+    async def _whole_index(self, digest: Digest) -> list[_Member] | None:
+        """An index and all that it leads to, the index last; None if a manifest isn't here, or a blob nowhere."""
+        content = self._store.content
+        if not content.has(digest):
+            return None
+        data = await content.get(digest)
+        index = decode(data)
+        if not isinstance(index, Index):
+            return None
+        found: list[_Member] = []
+        for each in index.manifests:
+            if is_index(each.media_type):
+                inner = await self._whole_index(each.digest)
+                if inner is None:
+                    return None
+                found += inner
+                continue
+            if not content.has(each.digest):
+                return None
+            inner_data = await content.get(each.digest)
+            manifest = decode(inner_data, each.media_type)
+            if not isinstance(manifest, Manifest) or not await self._has_blobs(manifest):
+                return None
+            found.append(_Member(each.digest, inner_data, sniff(inner_data), manifest))
+        found.append(_Member(digest, data, sniff(data), None))
+        return found
+
+    async def _has_blobs(self, manifest: Manifest) -> bool:
+        """Whether each blob of a manifest is here, or in the repository already."""
+        for blob in (manifest.config, *manifest.layers):
+            if not (_stays_away(blob) or self._store.content.has(blob.digest) or await self._is_there(blob)):
+                return False
+        return True
+
+    async def _rest_of_index(self, members: Sequence[_Member]) -> tuple[bytes, str]:
+        """Bring what an index leads to, under its digests; the index's own bytes and media type."""
+        for member in members[:-1]:
+            if member.manifest is not None:
+                await self._blobs(member.manifest)
+            await self._client.put_manifest(member.digest, member.data, member.media_type)
+        return members[-1].data, members[-1].media_type
+
+    async def _blobs(self, manifest: Manifest) -> None:
+        layers = dict.fromkeys(manifest.layers)
+        await together(
+            self._config(manifest.config), *(self._layer(DiffID(layer.digest), layer) for layer in reversed(layers))
+        )
+
+    async def _other_platform(self, tag: str, image: Image, platform: Platform) -> PushResult:
+        """Push the image for another platform, which came with the index."""
+        content = self._store.content
+        index = decode(await content.get(image.index)) if image.index and content.has(image.index) else None
+        chosen = select(index.manifests, platform) if isinstance(index, Index) else None
+        if chosen is None or not content.has(chosen.digest):
+            raise PlatformMissing(self._repository.with_tag(tag).familiar, platform)
+        data = await content.get(chosen.digest)
+        manifest = decode(data, chosen.media_type)
+        if not isinstance(manifest, Manifest) or not await self._has_blobs(manifest):
+            raise PlatformMissing(self._repository.with_tag(tag).familiar, platform)
+        await self._blobs(manifest)
+        await self._client.put_manifest(tag, data, sniff(data))
+        return self._told(tag, chosen.digest, len(data))
 
     async def _known_manifest(self, image: Image) -> tuple[Manifest, bytes, str] | None:
         """The manifest that the image came with, if all of its blobs are here or there already."""
@@ -241,7 +334,7 @@ class _Push:
             await self._store.content.put(data, digest)
         current = self._store.images.find(image.id)
         if current is not None:
-            if current.manifest != digest:
+            if digest not in (current.manifest, current.index):
                 current = msgspec.structs.replace(current, manifest=digest, index=None)
             await self._store.images.publish(current, repo_digests=[str(self._repository.with_digest(digest))])
 

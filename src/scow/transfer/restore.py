@@ -143,7 +143,7 @@ class Restorer:
 
     async def _fetch(self, reference: Reference, descriptor: Descriptor, diff_id: DiffID) -> None:
         async def fetch(client: RegistryClient) -> None:
-            await _BlobDownload(self._registries, client, self._store, descriptor, diff_id).fetch(self._emit)
+            await BlobDownload(self._registries, client, self._store, descriptor, diff_id).fetch(self._emit)
 
         await self._try(reference, fetch)
 
@@ -160,7 +160,7 @@ class Restorer:
         return list(found.values())
 
 
-class _BlobDownload(LayerDownload):
+class BlobDownload(LayerDownload):
     """Brings a blob alone, as a file: its layer is here."""
 
     async def fetch(self, emit: Emit) -> None:

@@ -31,7 +31,9 @@ def pull(session: Session, options: Options) -> None:
             session.print(f"Using default tag: {name.tag}")
     sys.stdout.flush()
     platform = options.text("platform") or session.environment.get("DOCKER_DEFAULT_PLATFORM", "")
-    pull_image(session, name, sys.stdout, platform, quiet, every)
+    if options.flag("all-platforms") and options.changed("platform"):
+        raise CliError("conflicting options: cannot specify both --platform and --all-platforms")
+    pull_image(session, name, sys.stdout, platform, quiet, every, options.flag("all-platforms"))
     session.print(str(name))
 
 
@@ -75,6 +77,7 @@ COMMANDS = {
         pull,
         "NAME[:TAG|@DIGEST]",
         (
+            Flag("all-platforms", "", "bool", "Keep a multi-platform image whole, to push or save it so"),
             Flag("all-tags", "a", "bool", "Download all tagged images in the repository"),
             TRUST,
             Flag("platform", "", "string", "Set platform if server is multi-platform capable"),
