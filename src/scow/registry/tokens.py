@@ -14,6 +14,7 @@ import msgspec
 from joserfc import jwt
 from joserfc.errors import JoseError
 from joserfc.jwk import ECKey, KeySet, OKPKey
+from joserfc.jws import JWSRegistry
 
 from scow.registry.accounts import Accounts, RefreshToken, SigningKey
 from scow.registry.settings import Token
@@ -27,6 +28,16 @@ VERIFIED_LIMIT: Final = 10_000
 
 Grants = dict[str, frozenset[str]]
 Key = ECKey | OKPKey
+
+
+class _Registry(JWSRegistry):
+    """Knows two algorithms. The library warns of EdDSA, renamed by RFC 9864; but other registries know that name."""
+
+    def get_alg(self, name: str) -> Any:  # its type is not exported
+        return self.algorithms[name] if name in ALGORITHMS else super().get_alg(name)
+
+
+_REGISTRY: Final = _Registry(algorithms=ALGORITHMS)
 
 
 class Claims(msgspec.Struct, frozen=True):
@@ -64,7 +75,7 @@ class Tokens:
         }
         algorithm = _algorithm(key)
         header = {"typ": "JWT", "alg": algorithm, "kid": made.key_id}
-        return jwt.encode(header, claims, key, algorithms=[algorithm]), now
+        return jwt.encode(header, claims, key, registry=_REGISTRY), now
 
     async def verify(self, text: str) -> Claims | None:
         """What a token says; None if it is not ours, was changed, or has expired."""
@@ -89,7 +100,7 @@ class Tokens:
         if not self._keys:
             return None
         try:
-            token = jwt.decode(text, KeySet([key for _, key in self._keys]), algorithms=list(ALGORITHMS))
+            token = jwt.decode(text, KeySet([key for _, key in self._keys]), registry=_REGISTRY)
             said = token.claims
             if said["iss"] != ISSUER or said["aud"] != self._settings.service or said["nbf"] > time.time():
                 return None

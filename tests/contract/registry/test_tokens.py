@@ -56,7 +56,7 @@ class TokenClient(Client):
         """What a token says, verified with the published keys alone."""
         keys = KeySet.import_key_set((await self("GET", "/.well-known/jwks.json")).json)
         assert all("d" not in key.as_dict() for key in keys.keys)
-        return jwt.decode(answer.json["token"], keys, algorithms=["ES256"]).claims
+        return jwt.decode(answer.json["token"], keys, algorithms=["ES256", "EdDSA"]).claims
 
 
 @pytest.fixture
@@ -378,3 +378,20 @@ async def test_a_robot_ends_with_its_time(client: TokenClient, running: Running)
 
 def _encoded(document: dict[str, Any]) -> str:
     return base64.urlsafe_b64encode(json.dumps(document).encode()).decode().rstrip("=")
+
+
+@pytest.mark.filterwarnings("ignore:EdDSA is deprecated")  # of the test's own decoding
+async def test_the_algorithm_of_keys_can_be_changed(
+    serve: Callable[..., Any], settings: Settings, client: TokenClient, running: Running
+) -> None:
+    before = await client.bearer("repository:team/app:pull", user=ANN)
+    auth = msgspec.structs.replace(settings.auth, token=Token(algorithm="EdDSA"))
+    client.url = (await serve(settings, auth=auth)).url
+    answer = await client.token("repository:team/app:pull", user=ANN)
+    head = json.loads(base64.urlsafe_b64decode(answer.json["token"].partition(".")[0] + "=="))
+    assert head["alg"] == "EdDSA"
+    assert (await client.claims(answer))["sub"] == "ann"
+    for bearer in (before, f"Bearer {answer.json['token']}"):
+        assert (await client("GET", "/v2/team/app/tags/list", Authorization=bearer)).status == 404
+    keys = (await client("GET", "/.well-known/jwks.json")).json["keys"]
+    assert sorted((key["kty"], key["alg"]) for key in keys) == [("EC", "ES256"), ("OKP", "EdDSA")]
