@@ -17,7 +17,7 @@ EXIT_NOT_EXECUTABLE: Final = 126
 EXIT_RUNTIME_FAILED: Final = 128
 
 _WORDS: Final = ("No such file or directory", "Permission denied", "Is a directory", "Not a directory")
-_CRUN_MISSING: Final = re.compile(r"executable file `(?P<name>.*?)` not found in \$PATH")
+_CRUN_MISSING: Final = re.compile(r"executable file `(?P<name>.*?)` not found(?: in \$PATH|: )")
 _CRUN_CHDIR: Final = re.compile(r"chdir (?:to )?`(?P<path>.*?)`: ")
 _CRUN_OPEN: Final = re.compile(
     r"open executable: |exec container process `?(?P<path>[^`]*)`?: |access `(?P<other>.*?)`: "
@@ -79,10 +79,10 @@ def describe(stderr: str, args: list[str] | tuple[str, ...]) -> str:
     command = args[0] if args else ""
     missing = _CRUN_MISSING.search(text)
     if missing:
-        return (
-            "unable to start container process: "
-            f'exec: "{missing["name"] or command}": executable file not found in $PATH'
-        )
+        name = missing["name"] or command
+        # crun from 1.15 on says this of paths as well, which runc has looked at without $PATH.
+        reason = f"stat {name}: no such file or directory" if "/" in name else "executable file not found in $PATH"
+        return f'unable to start container process: exec: "{name}": {reason}'
     chdir = _CRUN_CHDIR.search(text)
     if chdir:
         reason = text[chdir.end() :]

@@ -28,6 +28,11 @@ QUOTED = NOT_FOUND.replace('"', '\\"')
             CommandNotFound,
             '("/no") set in config.json failed: no such file',
         ),
+        (
+            "executable file `/no/pe` not found: No such file or directory",
+            CommandNotFound,
+            'exec: "/no/pe": stat /no/pe: no such file or directory',
+        ),
         ("open executable: Permission denied", CommandNotExecutable, 'exec: "nope": permission denied'),
         ("open executable: Operation not permitted", CommandNotExecutable, 'exec: "nope": permission denied'),
         ("mount `x` to `y`: Not a directory", CommandNotExecutable, "Are you trying to mount a directory onto a file"),
@@ -37,7 +42,7 @@ QUOTED = NOT_FOUND.replace('"', '\\"')
     ],
 )
 def test_kinds_and_words(said: str, kind: type[ScowError], words: str) -> None:
-    error = start_error(said, runtime="crun", args=["nope"])
+    error = start_error(said, runtime="crun", args=["/no/pe" if "/no/pe" in said else "nope"])
     assert type(error) is kind
     assert words in str(error)
     assert "OCI runtime create failed: crun create failed: " in str(error)
