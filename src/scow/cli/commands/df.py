@@ -74,8 +74,37 @@ def df(session: Session, options: Options) -> None:
     }
     if not options.flag("verbose"):
         print_listing(usage_rows(data), fields, tuple(fields), options.text("format"), "formatter.diskUsageContext")
+        if not options.text("format"):
+            _data_root(_own(session))
         return
-    _verbose(data)
+    own = _own(session)
+    _verbose(data, own)
+    _data_root(own)
+
+
+def _own(session: Session) -> dict[str, Any] | None:
+    """What Scow tells beyond docker; None of another engine."""
+    from scow.cli.errors import EngineError
+
+    try:
+        found: dict[str, Any] = session.engine.get("/scow/system/df")
+    except EngineError as error:
+        if error.status == 404:
+            return None
+        raise
+    return found
+
+
+def _data_root(own: dict[str, Any] | None) -> None:
+    """Every byte under the data root: docker's table counts what images hold, this one what the disk does."""
+    if own is None:
+        return
+    rows = [["ON DISK", "FILES", "SIZE", "WHAT IT IS"]]
+    for part in own["Parts"]:
+        if part["Size"]:
+            rows.append([part["Name"], str(part["Files"]), human_size(part["Size"], 4), part["About"]])
+    rows.append(["total", str(sum(part["Files"] for part in own["Parts"])), human_size(own["Total"], 4), own["Root"]])
+    sys.stdout.write(f"\n{align(rows)}")
 
 
 def _table(title: str, items: Sequence[Any], fields: dict[str, Any], columns: dict[str, str]) -> None:
@@ -88,7 +117,7 @@ def _age(text: str | None, now: float) -> str:
     return human_duration(now - parse_rfc3339(text)) + " ago" if text else ""
 
 
-def _verbose(data: dict[str, Any]) -> None:
+def _verbose(data: dict[str, Any], own: dict[str, Any] | None) -> None:
     now = time.time()
     images = {
         "Repository": "REPOSITORY",
@@ -100,7 +129,12 @@ def _verbose(data: dict[str, Any]) -> None:
         "UniqueSize": "UNIQUE SIZE",
         "Containers": "CONTAINERS",
     }
-    _table("Images space usage:", image_rows(data.get("Images") or [], False), image_fields(True, now), images)
+    fields: dict[str, Any] = image_fields(True, now)
+    if own is not None:
+        used = {each["Id"]: each["LastUsed"] for each in own["Images"]}
+        images["LastUsed"] = "LAST USED"
+        fields["LastUsed"] = ("LAST USED", lambda row: _age(used.get(row["image"]["Id"]), now))
+    _table("Images space usage:", image_rows(data.get("Images") or [], False), fields, images)
     containers = {
         "ID": "CONTAINER ID",
         "Image": "IMAGE",

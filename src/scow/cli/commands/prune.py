@@ -68,6 +68,16 @@ def _images(session: Session, filters: Sequence[str], every: bool) -> int:
     return _space(answer)
 
 
+def _build_cache(session: Session, filters: Sequence[str], every: bool) -> int:
+    query = {"all": "1"} if every else {}
+    encoded = encode_filters([text for text in filters if text.startswith(("until=", "unused-for="))])
+    if encoded:
+        query["filters"] = encoded
+    answer: dict[str, object] = session.engine.post("/build/prune", query or None)
+    _list(session, "Deleted build cache objects:", answer.get("CachesDeleted"))
+    return _space(answer)
+
+
 def _list(session: Session, title: str, names: object) -> None:
     if isinstance(names, list) and names:
         session.print("\n".join([title, *names, ""]))
@@ -112,26 +122,34 @@ def system(session: Session, options: Options) -> None:
     filters = options.texts("filter")
     if options.flag("volumes") and any(text.startswith("until=") for text in filters):
         raise CliError('The "until" filter is not supported with "--volumes"')
+    by_use = any(text.startswith("unused-for=") for text in filters)
+    if options.flag("volumes") and by_use:
+        raise CliError('The "unused-for" filter is not supported with "--volumes"')
     every = options.flag("all")
-    items = ["all stopped containers", "all networks not used by at least one container"]
+    items = ["all stopped containers"]
+    if not by_use:  # when a network was used last nobody knows
+        items.append("all networks not used by at least one container")
     if options.flag("volumes"):
         items.append("all anonymous volumes not used by at least one container")
     items.append("all images without at least one container associated to them" if every else "all dangling images")
+    items.append("all build cache" if every else "unused build cache")
     warning = "WARNING! This will remove:\n" + "".join(f"  - {item}\n" for item in items)
     if filters:
         shown = "".join(f"  - {text}\n" for text in filters)
         warning += f"\n  Items to be pruned will be filtered with:\n{shown}"
     confirm(options, warning, "system")
     size = _containers(session, filters)
-    _networks(session, filters)
+    if not by_use:
+        _networks(session, filters)
     if options.flag("volumes"):
         size += _volumes(session, filters)
     size += _images(session, filters, every)
+    size += _build_cache(session, filters, every)
     _total(session, size)
 
 
 FORCE = Flag("force", "f", "bool", "Do not prompt for confirmation")
-UNTIL = 'Provide filter values (e.g. "until=<timestamp>")'
+UNTIL = 'Provide filter values (e.g. "until=<timestamp>", "unused-for=720h")'
 
 COMMANDS = {
     "container": Command(containers, "", (filter_flag(UNTIL), FORCE)),
@@ -154,7 +172,7 @@ COMMANDS = {
         "",
         (
             Flag("all", "a", "bool", "Remove all unused images not just dangling ones"),
-            filter_flag('Provide filter values (e.g. "label=<key>=<value>")'),
+            filter_flag('Provide filter values (e.g. "label=<key>=<value>", "unused-for=720h")'),
             FORCE,
             Flag("volumes", "", "bool", "Prune anonymous volumes"),
         ),
