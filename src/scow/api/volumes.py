@@ -4,12 +4,12 @@ from aiohttp import web
 
 from scow.api.call import Call, no_content
 from scow.api.shims import respond
-from scow.wire.volume import VolumeCreateRequest, VolumeList
+from scow.wire.volume import VolumeCreateRequest
 
 
 async def list_volumes(call: Call) -> web.StreamResponse:
     volumes = await call.engine.volumes.list(call.filters())
-    return respond("volumes.list", call.version, VolumeList(volumes=volumes))
+    return respond("volumes.list", call.version, volumes)
 
 
 async def inspect(call: Call) -> web.StreamResponse:

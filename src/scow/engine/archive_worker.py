@@ -14,6 +14,7 @@ import tarfile
 from typing import Any
 
 from scow.engine.rooted import Found, look, open_directory
+from scow.engine.subpaths import SubpathFailed, open_subpath, path_of
 from scow.engine.tarring import Extractor, Refused, Writer, bind_targets
 from scow.linux.mount import MS_BIND, MS_PRIVATE, MS_REC, mount
 
@@ -74,10 +75,16 @@ def _enter(root: str, mounts: list[dict[str, Any]]) -> int:
     fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     for each in mounts:
         # One after the other: a volume may lie inside another one.
-        for target, _ in bind_targets(fd, [(each["destination"], os.path.isdir(each["source"]))]):
+        source = each["source"]
+        if each.get("subpath"):
+            try:
+                source = path_of(open_subpath(source, each["subpath"]), "self")
+            except SubpathFailed:
+                continue  # the container could not be started either
+        for target, _ in bind_targets(fd, [(each["destination"], os.path.isdir(source))]):
             # By descriptor: the container can't put another place under the path meanwhile. What is read-only for the
             # container stays writable here: the engine has refused what must not be written.
-            mount(each["source"], f"/proc/self/fd/{target}", None, MS_BIND | MS_REC)
+            mount(source, f"/proc/self/fd/{target}", None, MS_BIND | MS_REC)
             os.close(target)
     return fd
 

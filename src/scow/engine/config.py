@@ -76,6 +76,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     userns_remap: str = ""
     live_restore: bool = True
     labels: tuple[str, ...] = ()
+    plugin_directories: tuple[str, ...] = ("/run/docker/plugins", "/etc/docker/plugins", "/usr/lib/docker/plugins")
+    plugin_timeout: float = 30.0  # seconds that a volume plugin gets for an answer
     default_ulimits: dict[str, Ulimit] = {}
     default_shm_size: int = 64 << 20  # bytes
     init: bool = False

@@ -8,7 +8,16 @@ from scow.errors import Internal
 from scow.linux.mount import open_in_root
 
 
-def copy_up(rootfs: Path, destination: str, volume: Path) -> None:
+def has_content(rootfs: Path, destination: str) -> bool:
+    """Whether the image has a directory at `destination`. Blocks."""
+    try:
+        os.close(open_in_root(rootfs, destination, os.O_RDONLY | os.O_DIRECTORY))
+    except OSError:
+        return False
+    return True
+
+
+def copy_up(rootfs: Path, destination: str, volume: Path, *, name: str) -> None:
     """Copy content, ownership, modes and attributes of `destination` in the image into an empty volume. Blocks.
 
     The path is resolved inside the root file system only, whatever links it has. Raises Internal if copying fails.
@@ -34,7 +43,7 @@ def copy_up(rootfs: Path, destination: str, volume: Path) -> None:
             )
             if done.returncode != 0:
                 reason = done.stderr.decode(errors="replace").strip()
-                raise Internal(f"cannot copy {destination} of the image into volume {volume.parent.name}: {reason}")
+                raise Internal(f"cannot copy {destination} of the image into volume {name}: {reason}")
         os.chown(volume, info.st_uid, info.st_gid)
         os.chmod(volume, info.st_mode & 0o7777)
     finally:

@@ -13,6 +13,7 @@ from scow import points
 from scow.engine import validation
 from scow.engine.config import EngineConfig
 from scow.engine.container import Container, ContainerTable
+from scow.engine.container_mounts import ContainerMounts
 from scow.engine.endpoints import check_endpoint, parse_link
 from scow.engine.events import Events
 from scow.engine.image_lookup import get_image
@@ -27,6 +28,7 @@ from scow.network.networks import Networks
 from scow.oci.digest import Digest
 from scow.oci.image_config import ExecConfig
 from scow.oci.platform import parse_platform, satisfies
+from scow.runtime.limits import limits_weight
 from scow.runtime.profile import MASKED_PATHS, READONLY_PATHS
 from scow.store.store import Store
 from scow.wire.container import ContainerConfig, CreateReply, CreateRequest
@@ -43,6 +45,7 @@ class Creation:
         store: Store,
         table: ContainerTable,
         volumes: Volumes,
+        mounts: ContainerMounts,
         networks: Networks,
         events: Events,
         runtimes: Mapping[str, object],
@@ -52,6 +55,7 @@ class Creation:
         self._store = store
         self._table = table
         self._volumes = volumes
+        self._mounts = mounts
         self._networks = networks
         self._events = events
         self._runtimes = runtimes
@@ -81,22 +85,22 @@ class Creation:
         id = secrets.token_hex(32)
         if not config.hostname and host.network_mode != "host" and not host.network_mode.startswith("container:"):
             config = msgspec.structs.replace(config, hostname=id[:12])
-        mounts = resolve_mounts(config, host, self._inherited(host))
+        mounts = self._mounts.resolved(resolve_mounts(config, host, self._inherited(host)))
         endpoints = self._endpoints(host, request)
         name = name or random_name(self._table.is_name_taken)
         self._table.reserve(name)
         try:
-            async with AsyncExitStack() as undo:
+            async with self._volumes.claimed(mounts), AsyncExitStack() as undo:
                 await self._make_sources(mounts)
-                drafts = await self._volumes.draft(
-                    mount.name for mount in mounts if mount.anonymous and not self._volumes.exists(mount.name)
-                )
+                drafts = await self._volumes.draft(mounts)
                 undo.push_async_callback(self._volumes.discard, drafts)
                 await points.at("create.volumes")
                 diff_ids = found.diff_ids if found else ()
                 undo.push_async_callback(self._store.snapshots.remove, id)
                 await self._store.snapshots.prepare(id, diff_ids)
                 await points.at("create.snapshot")
+                await self._mounts.prepare_images(id, mounts, undo)
+                await self._mounts.fill(mounts, drafts, diff_ids)
                 folder = self._table.folder(id)
                 undo.push_async_callback(asyncio.to_thread, shutil.rmtree, folder, True)
                 await asyncio.to_thread(folder.mkdir, 0o710, parents=True)
@@ -113,7 +117,7 @@ class Creation:
                         image_name=asked.image,
                         args=args,
                         diff_ids=tuple(diff_ids),
-                        mounts=tuple(mounts),
+                        mounts=tuple(self._mounts.completed(mounts)),
                         endpoints=endpoints,
                         runtime=host.runtime,
                     ),
@@ -152,6 +156,10 @@ class Creation:
             "masked_paths": _paths(host.masked_paths, MASKED_PATHS, privileged),
             "readonly_paths": _paths(host.readonly_paths, READONLY_PATHS, privileged),
         }
+        warnings += _unmet(host)
+        for joined in (host.ipc_mode, host.pid_mode):
+            if joined.startswith("container:"):
+                self._named(joined.partition(":")[2])
         if host.memory > 0 and host.memory_swap == 0:
             changes["memory_swap"] = host.memory * 2
         if host.pids_limit is not None and host.pids_limit <= 0:
@@ -194,9 +202,7 @@ class Creation:
 
     async def _make_sources(self, mounts: list[MountRecord]) -> None:
         for mount in mounts:
-            if mount.type == "volume" and not mount.anonymous:
-                await self._volumes.ensure(mount.name)
-            elif mount.type == "bind" and mount.create_source:
+            if mount.type == "bind" and mount.create_source:
                 await asyncio.to_thread(_make_source, mount.source)
 
     def _endpoints(self, host: HostConfig, request: CreateRequest) -> dict[str, EndpointSettings]:
@@ -214,7 +220,7 @@ class Creation:
             endpoints = {self._networks.get(name).name: settings for name, settings in endpoints.items()}
         except NotFound as error:
             raise InvalidArgument(str(error)) from error  # clients take 404 as a missing image, and pull
-        if main == "bridge":
+        if not self._networks.get(main).resolves:
             for link in host.links or ():
                 self._linked(parse_link(link)[1])
         if main not in endpoints:
@@ -231,6 +237,26 @@ class Creation:
 def _split(request: CreateRequest) -> tuple[ContainerConfig, HostConfig]:
     fields = {name: getattr(request, name) for name in ContainerConfig.__struct_fields__}
     return ContainerConfig(**fields), request.host_config or HostConfig()
+
+
+def _unmet(host: HostConfig) -> list[str]:
+    """What was asked for and this machine leaves out, or what is dangerous, in docker's words."""
+    found = []
+    if host.blkio_weight and not limits_weight():
+        found.append("Your kernel does not support Block I/O weight or the cgroup is not mounted. Weight discarded.")
+    if host.blkio_weight_device and not limits_weight():
+        found.append(
+            "Your kernel does not support Block I/O weight_device or the cgroup is not mounted. "
+            "Weight-device discarded."
+        )
+    if host.oom_kill_disable and host.memory == 0:
+        found.append(
+            "OOM killer is disabled for the container, but no memory limit is set, this can result in the system "
+            "running out of resources."
+        )
+    if host.cpu_percent > 0:
+        found.append("linux does not support CPU percent. Percent discarded.")
+    return found
 
 
 def _paths(asked: list[str] | None, default: tuple[str, ...], privileged: bool) -> list[str] | None:

@@ -105,13 +105,13 @@ def _quoted(arg: str) -> str:
     return "'" + arg.replace("'", "'\\''") + "'"
 
 
-def mount_point(mount: MountRecord, volume_path: str) -> MountPoint:
-    """A mount for inspect and list."""
+def mount_point(mount: MountRecord, source: str) -> MountPoint:
+    """A mount for inspect and list; `source` is where its content is on the machine."""
     if mount.type == "volume":
         return MountPoint(
             type="volume",
             name=mount.name,
-            source=volume_path,
+            source=source,
             destination=mount.destination,
             driver=mount.driver or "local",
             mode=mount.mode,
@@ -120,8 +120,8 @@ def mount_point(mount: MountRecord, volume_path: str) -> MountPoint:
         )
     return MountPoint(
         type=mount.type,
-        name=UNSET,
-        source=mount.source,
+        name=mount.source if mount.type == "image" else UNSET,
+        source=source,
         destination=mount.destination,
         driver=UNSET,
         mode=mount.mode,

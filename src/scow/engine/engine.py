@@ -7,6 +7,7 @@ from typing import Final, Self
 
 from scow.engine.archive import Archives
 from scow.engine.changes import Changes
+from scow.engine.committing import Commits
 from scow.engine.config import EngineConfig, InvalidConfig
 from scow.engine.container import Container, ContainerTable
 from scow.engine.container_mounts import ContainerMounts, mounted_images, snapshot_keys, volume_names
@@ -21,8 +22,10 @@ from scow.engine.image_archives import ImageArchives
 from scow.engine.image_lookup import find_image
 from scow.engine.image_uses import ImageUses
 from scow.engine.images import Images
+from scow.engine.importing import Imports
 from scow.engine.inspecting import Inspector
 from scow.engine.lifecycle import Lifecycle
+from scow.engine.log_forwarding import LogForwarding
 from scow.engine.log_rotation import LogRotation
 from scow.engine.networks import Networks, network_settings
 from scow.engine.plugins import Plugins
@@ -57,6 +60,8 @@ class Engine:
     execs: Execs
     images: Images
     image_archives: ImageArchives
+    commits: Commits
+    imports: Imports
     networks: Networks
     volumes: Volumes
     events: Events
@@ -127,7 +132,7 @@ class Engine:
                 if container.state.live or container.state.status == "starting"
             }
         )
-        mounts = ContainerMounts(store, volumes, events)
+        mounts = ContainerMounts(store, volumes)
         resources = await Resources.open(config, store, table, driver, mounts, tasks)
         close.push_async_callback(resources.aclose)
         lifecycle = Lifecycle(table, resources, events, tasks)
@@ -149,6 +154,8 @@ class Engine:
         self.execs = Execs(table, resources, events, tasks)
         self.images = Images(store, registries, events, snapshotter, self._image_users)
         self.image_archives = ImageArchives(store, events)
+        self.commits = Commits(table, lifecycle, roots, store, events)
+        self.imports = Imports(store, registries, events)
         uses = ImageUses(store, table, tasks)
         events.observers.append(uses.observe)
         self.disk = DiskUsages(store, self.containers, self.images, volumes, uses)
@@ -163,12 +170,18 @@ class Engine:
             resources.runtimes,
             resources.default_runtime,
             snapshotter,
+            volumes.drivers,
         )
         self._store = store
+        forwarding = LogForwarding(table, events)
+        close.push_async_callback(forwarding.aclose)
+        resources.before_run = forwarding.check
+        removal.before_files_go = forwarding.finish
         recovery = Recovery(table, lifecycle, removal, resources, driver, config.data_root / "containers")
         health = HealthChecks(table, resources, events, lifecycle, tasks)
         await recovery.run()
         health.adopt()
+        forwarding.adopt()
         close.push_async_callback(tasks.aclose)
         close.push_async_callback(tasks.drain, config.shutdown_timeout)
         close.push_async_callback(health.aclose)

@@ -6,7 +6,9 @@ from msgspec import UNSET, UnsetType
 
 from scow.engine import describing
 from scow.engine.container import Container
+from scow.engine.container_mounts import image_key
 from scow.engine.image_lookup import find_image
+from scow.engine.record import ContainerRecord
 from scow.engine.volumes import Volumes
 from scow.network.model import Endpoint, NoSuchNetwork
 from scow.network.networks import Networks
@@ -60,8 +62,8 @@ class Inspector:
             ),
             network_settings=SummaryNetworkSettings(networks=self._settings(container, endpoints)),
             mounts=[
-                describing.mount_point(mount, str(self._volumes.path(mount.name)))
-                for mount in record.mounts
+                describing.mount_point(mount, self._source(record, index))
+                for index, mount in enumerate(record.mounts)
                 if mount.type != "tmpfs"
             ],
         )
@@ -73,7 +75,7 @@ class Inspector:
         if size:
             size_rw, size_root = await self._sizes(container)
         folder = container.folder
-        is_logged = record.host_config.log_config.type != "none"
+        is_logged = record.host_config.log_config.type in ("json-file", "local")
         return ContainerInspect(
             id=record.id,
             created=format_time(record.created_at),
@@ -101,13 +103,19 @@ class Inspector:
             size_rw=size_rw,
             size_root_fs=size_root,
             mounts=[
-                describing.mount_point(mount, str(self._volumes.path(mount.name)))
-                for mount in record.mounts
+                describing.mount_point(mount, self._source(record, index))
+                for index, mount in enumerate(record.mounts)
                 if mount.type != "tmpfs" or mount.from_mounts
             ],
             config=record.config,
             network_settings=self._network_settings(container),
         )
+
+    def _source(self, record: ContainerRecord, index: int) -> str:
+        mount = record.mounts[index]
+        if mount.type == "image":
+            return str(self._store.snapshots.mount_point(image_key(record.id, index)))
+        return str(self._volumes.path(mount.name)) if mount.type == "volume" else mount.source
 
     def _network_settings(self, container: Container) -> NetworkSettings:
         endpoints = self._endpoints(container)

@@ -11,14 +11,17 @@ from typing import Final
 
 import msgspec
 
+from scow.engine.local_volumes import check_name
 from scow.engine.record import MountRecord
 from scow.errors import InvalidArgument
 from scow.wire.container import ContainerConfig
-from scow.wire.host_config import HostConfig, Mount
+from scow.wire.host_config import DriverConfig, HostConfig, Mount, VolumeOptions
 
 PROPAGATIONS: Final = frozenset({"private", "rprivate", "shared", "rshared", "slave", "rslave"})
 LABELS: Final = frozenset({"z", "Z"})
-MODES: Final = frozenset({"ro", "rw", "nocopy", "consistent", "cached", "delegated"}) | PROPAGATIONS | LABELS
+CONSISTENCIES: Final = frozenset({"consistent", "cached", "delegated"})
+ONE_OF: Final = (frozenset({"ro", "rw"}), PROPAGATIONS, LABELS, CONSISTENCIES, frozenset({"nocopy"}))
+MODES: Final = frozenset().union(*ONE_OF)
 
 
 class InvalidMount(InvalidArgument):
@@ -33,14 +36,17 @@ def parse_bind(spec: str, driver: str) -> MountRecord:
     if len(parts) > 3 or not all(parts[:2]):
         raise InvalidMount(f"invalid volume specification: '{spec}'")
     source, destination = parts[0], _destination(spec, parts[1])
-    modes = frozenset(parts[2].split(",")) - {""} if len(parts) == 3 else frozenset()
-    wrong = sorted(modes - MODES)
-    if wrong or {"ro", "rw"} <= modes or len(modes & PROPAGATIONS) > 1:
+    words = parts[2].split(",") if len(parts) == 3 and parts[2] else []
+    modes = frozenset(words)
+    if modes - MODES or any(len([word for word in words if word in group]) > 1 for group in ONE_OF):
         raise InvalidMount(f"invalid mode: {parts[2]}")
     mode = parts[2] if len(parts) == 3 else ""
     if source.startswith("/"):
         if "nocopy" in modes:
-            raise InvalidMount(f"invalid volume specification: '{spec}': nocopy is for named volumes")
+            raise InvalidMount(
+                f"invalid volume specification: '{spec}': invalid mount config for type \"bind\": "
+                "field VolumeOptions must not be specified"
+            )
         propagation = next(iter(modes & PROPAGATIONS), "rprivate")
         return MountRecord(
             type="bind",
@@ -51,10 +57,15 @@ def parse_bind(spec: str, driver: str) -> MountRecord:
             propagation=propagation,
             create_source=True,
         )
-    if not _is_volume_name(source):
+    if driver in ("", "local"):
+        try:
+            check_name(source)
+        except InvalidArgument as error:
+            raise InvalidMount(str(error)) from error
+    if modes & PROPAGATIONS:
         raise InvalidMount(
-            f'create {source}: "{source}" includes invalid characters for a local volume name, only '
-            '"[a-zA-Z0-9][a-zA-Z0-9_.-]" are allowed. If you intended to pass a host directory, use absolute path'
+            f"invalid volume specification: '{spec}': invalid mount config for type \"volume\": "
+            "field BindOptions must not be specified"
         )
     return _volume(source, destination, driver, mode or "z", modes)
 
@@ -62,9 +73,9 @@ def parse_bind(spec: str, driver: str) -> MountRecord:
 def parse_mount(mount: Mount) -> MountRecord:
     """Read one of HostConfig.Mounts, as in `--mount`. Raises InvalidMount."""
     kind = mount.type
-    if kind not in ("bind", "volume", "tmpfs"):
-        if kind in ("image", "npipe", "cluster"):
-            raise InvalidMount(f'invalid mount config for type "{kind}": not supported by this engine')
+    if kind not in ("bind", "volume", "tmpfs", "image"):
+        if kind == "cluster":
+            raise InvalidMount('invalid mount config for type "cluster": this engine has no swarm mode')
         raise InvalidMount(f'invalid mount config for type "{kind}": mount type unknown')
     if not mount.target:
         raise InvalidMount(f'invalid mount config for type "{kind}": field Target must not be empty')
@@ -80,6 +91,7 @@ def parse_mount(mount: Mount) -> MountRecord:
         ("BindOptions", mount.bind_options, "bind"),
         ("VolumeOptions", mount.volume_options, "volume"),
         ("TmpfsOptions", mount.tmpfs_options, "tmpfs"),
+        ("ImageOptions", mount.image_options, "image"),
     ):
         if options is not None and kind != owner:
             raise InvalidMount(f'invalid mount config for type "{kind}": field {name} must not be specified')
@@ -98,21 +110,39 @@ def parse_mount(mount: Mount) -> MountRecord:
         return MountRecord(
             type="tmpfs", destination=destination, rw=not mount.read_only, options=tuple(words), from_mounts=True
         )
-    volume = mount.volume_options
-    if mount.source and not _is_volume_name(mount.source):
-        raise InvalidMount(f"create {mount.source}: it includes invalid characters for a local volume name")
+    if kind == "image":
+        if not mount.source:
+            raise InvalidMount('invalid mount config for type "image": field Source must not be empty')
+        subpath = mount.image_options.subpath if mount.image_options else ""
+        _check_subpath("image", subpath)
+        return MountRecord(
+            type="image", source=mount.source, destination=destination, rw=False, subpath=subpath, from_mounts=True
+        )
+    volume = mount.volume_options or VolumeOptions()
+    config = volume.driver_config or DriverConfig()
+    _check_subpath("volume", volume.subpath)
+    if volume.subpath and not mount.source:
+        raise InvalidMount('invalid mount config for type "volume": must not set Subpath when using anonymous volumes')
     return MountRecord(
         type="volume",
         name=mount.source,
         destination=destination,
-        driver=(volume.driver_config.name if volume and volume.driver_config else "") or "local",
+        driver=config.name,
         mode="z",
         rw=not mount.read_only,
-        no_copy=bool(volume and volume.no_copy),
-        subpath=volume.subpath if volume else "",
+        no_copy=volume.no_copy,
+        subpath=volume.subpath,
         anonymous=not mount.source,
         from_mounts=True,
+        volume_labels=volume.labels or {},
+        volume_options=config.options or {},
     )
+
+
+def _check_subpath(kind: str, subpath: str) -> None:
+    """Raise InvalidMount for a path that isn't below its volume, before symlinks are looked at."""
+    if subpath.startswith("/") or posixpath.normpath(subpath).split("/")[0] == "..":
+        raise InvalidMount(f'invalid mount config for type "{kind}": subpath must be a relative path within the volume')
 
 
 def _bind_mount(mount: Mount, destination: str) -> MountRecord:
@@ -137,6 +167,7 @@ def _bind_mount(mount: Mount, destination: str) -> MountRecord:
         propagation=propagation or "rprivate",
         create_source=create,
         options=("bind",) if options and options.non_recursive else (),
+        read_only_alone=bool(options and options.read_only_non_recursive),
         from_mounts=True,
     )
 
@@ -192,7 +223,7 @@ def _volume(name: str, destination: str, driver: str, mode: str, modes: frozense
         type="volume",
         name=name,
         destination=destination,
-        driver=driver or "local",
+        driver=driver,
         mode=mode,
         rw="ro" not in modes,
         no_copy="nocopy" in modes,
@@ -202,7 +233,11 @@ def _volume(name: str, destination: str, driver: str, mode: str, modes: frozense
 
 def _destination(spec: str, path: str) -> str:
     if not path.startswith("/"):
-        raise InvalidMount(f"invalid volume specification: '{spec}': invalid mount path: '{path}' must be absolute")
+        kind = "bind" if spec.startswith("/") and ":" in spec else "volume"
+        raise InvalidMount(
+            f"invalid volume specification: '{spec}': invalid mount config for type \"{kind}\": "
+            f"invalid mount path: '{path}' mount path must be absolute"
+        )
     clean = "/" + posixpath.normpath(path).lstrip("/")
     if clean == "/":
         kind = "bind" if spec.startswith("/") and ":" in spec else "volume"
@@ -211,9 +246,3 @@ def _destination(spec: str, path: str) -> str:
             "invalid specification: destination can't be '/'"
         )
     return clean
-
-
-def _is_volume_name(name: str) -> bool:
-    return (
-        len(name) > 1 and name[0].isalnum() and all(char.isalnum() or char in "_.-" for char in name) and name.isascii()
-    )

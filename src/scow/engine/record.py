@@ -37,7 +37,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class MountRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A mount of a container as it was resolved at its creation."""
 
-    type: str  # bind, volume, tmpfs
+    type: str  # bind, volume, tmpfs, image
     destination: str
     source: str = ""
     name: str = ""  # of the volume
@@ -52,6 +52,10 @@ class MountRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     create_source: bool = False
     from_image: bool = False
     from_mounts: bool = False  # asked for by HostConfig.Mounts, not by Binds
+    volume_labels: dict[str, str] = {}  # of a volume that has to be made
+    volume_options: dict[str, str] = {}
+    image: str = ""  # of a mount of the type image: the image's ID
+    read_only_alone: bool = False  # a bind that is read-only without what is mounted below it
 
 
 class ContainerRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -10,20 +10,18 @@ import logging
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from scow import points
 from scow.engine.config import EngineConfig
 from scow.engine.container import Container, ContainerTable
-from scow.engine.copying import copy_up
+from scow.engine.container_mounts import ContainerMounts, container_of
 from scow.engine.endpoints import endpoint_request, main_network, names_of
 from scow.engine.log_limits import limits_of
 from scow.engine.network_files import write_network_files
-from scow.engine.record import MountRecord
 from scow.engine.tasks import Tasks
 from scow.engine.validation import parse_host_ports, parse_port
-from scow.engine.volumes import Volumes
-from scow.errors import Conflict, InvalidArgument, ScowError
+from scow.errors import Conflict, ScowError
 from scow.linux import cgroup
 from scow.linux.group_moves import GroupMoves
 from scow.network.model import Port, Sandbox
@@ -41,6 +39,7 @@ from scow.wire.exec import ExecCreateRequest
 
 log = logging.getLogger(__name__)
 
+RECOVERY_PATIENCE_S: Final = 2.0
 T = TypeVar("T")
 U = TypeVar("U")
 
@@ -54,7 +53,7 @@ class Resources:
         store: Store,
         table: ContainerTable,
         networks: Networks,
-        volumes: Volumes,
+        mounts: ContainerMounts,
         runtimes: dict[str, OciRuntime],
         default_runtime: str,
     ) -> None:
@@ -62,12 +61,14 @@ class Resources:
         self._store = store
         self._table = table
         self._networks = networks
-        self._volumes = volumes
+        self.mounts = mounts
+        self._patience_s: float | None = RECOVERY_PATIENCE_S  # until `reconcile`: a plugin must not delay the start
         self.runtimes = runtimes
         self.default_runtime = default_runtime
         self._cgroup = f"/scow-{config.engine_id}"
         self._moves = GroupMoves()
         self.on_exit: Callable[[Exit], None] = lambda ended: None
+        self.before_run: Callable[[Container], Awaitable[None]] = _nothing
         self._monitors = Monitors(config.exec_root, runtimes[default_runtime], lambda ended: self.on_exit(ended))
 
     @classmethod
@@ -77,13 +78,13 @@ class Resources:
         store: Store,
         table: ContainerTable,
         networks: Networks,
-        volumes: Volumes,
+        mounts: ContainerMounts,
         tasks: Tasks,
     ) -> "Resources":
         """Choose the runtime by its self-check and listen for exits. Raises NotSupported if none works."""
         configured = {name: Path(runtime.path or name) for name, runtime in config.runtimes.items()}
         runtimes, default = await choose_runtimes(config.default_runtime, configured, config.exec_root)
-        resources = cls(config, store, table, networks, volumes, runtimes, default)
+        resources = cls(config, store, table, networks, mounts, runtimes, default)
         resources._monitors.open()
         return resources
 
@@ -107,10 +108,12 @@ class Resources:
         async with AsyncExitStack() as undo:
             undo.push_async_callback(self._store.snapshots.unmount, record.id)
             undo.push_async_callback(self._networks.release, record.id)
+            undo.push_async_callback(self.mounts.hide, record)
             rootfs, namespace = await _both(self._store.snapshots.mount(record.id), self._connect(container))
             await points.at("start.connected")
             spec = await self._spec(container, rootfs, namespace)
             await points.at("start.specified")
+            await self.before_run(container)
             is_logged = record.host_config.log_config.type != "none"
             pid = await self._monitors.create(
                 record.id,
@@ -124,6 +127,7 @@ class Resources:
                 runtime=self.runtimes.get(record.runtime),
             )
             undo.push_async_callback(self._monitors.delete, record.id)
+            self.mounts.unpin(record.id)
             await points.at("start.created")
             await created(container)
             await points.at("start.attached")
@@ -135,6 +139,7 @@ class Resources:
     async def release(self, container: Container) -> None:
         """Give back everything of a run that ended, or never came up. Idempotent."""
         await asyncio.gather(self._monitors.delete(container.id), self._networks.release(container.id))
+        await self.mounts.hide(container.record, patience_s=self._patience_s)
         if container.id in set(self._store.snapshots.keys()):
             await self._store.snapshots.unmount(container.id)
 
@@ -150,14 +155,16 @@ class Resources:
     async def reconcile(self, live: Collection[str], ended: Collection[str] = ()) -> None:
         """Remove what is left of all runs but those that are `live`, or have `ended` and are still to be settled."""
         kept = {*live, *ended}
+        self._patience_s = None
         snapshots = self._store.snapshots
-        keys = snapshots.keys()
-        left = set(self._monitors.known_ids()) | {key for key in keys if snapshots.mounted(key)}
+        mounted = [key for key in snapshots.keys() if snapshots.mounted(key)]  # noqa: SIM118 - a method
+        left = set(self._monitors.known_ids()) | {container_of(key) for key in mounted}
         for id in sorted(left - kept):
             try:
                 await self._monitors.delete(id)
-                if id in keys:
-                    await snapshots.unmount(id)
+                for key in mounted:
+                    if container_of(key) == id:
+                        await snapshots.unmount(key)
             except (ScowError, OSError):
                 log.exception("what is left of container %s could not be given back", id)
 
@@ -239,7 +246,7 @@ class Resources:
         record = container.record
         host = record.host_config
         user = await asyncio.to_thread(resolve_user, rootfs, record.config.user, host.group_add or [])
-        mounts = await self._mounts(container, rootfs)
+        mounts = await self._mounts(container)
         return make_spec(
             record.config,
             host,
@@ -290,7 +297,7 @@ class Resources:
             return self._monitors.shared_memory(other.id)
         return None
 
-    async def _mounts(self, container: Container, rootfs: Path) -> list[BundleMount]:
+    async def _mounts(self, container: Container) -> list[BundleMount]:
         record = container.record
         found: list[BundleMount] = []
         files = await write_network_files(container, self._table, self._networks, self._config)
@@ -298,34 +305,7 @@ class Resources:
         for destination, source in files.items():
             if destination not in taken:
                 found.append(BundleMount(source=str(source), destination=destination, type="bind", rw=True))
-        for mount in record.mounts:
-            found.append(await self._mount(mount, rootfs))
-        return found
-
-    async def _mount(self, mount: MountRecord, rootfs: Path) -> BundleMount:
-        if mount.type == "tmpfs":
-            return BundleMount(
-                source="tmpfs", destination=mount.destination, type="tmpfs", rw=mount.rw, options=mount.options
-            )
-        if mount.type == "bind":
-            if not await asyncio.to_thread(Path(mount.source).exists):
-                if not mount.create_source:
-                    raise InvalidArgument(
-                        f'invalid mount config for type "bind": bind source path does not exist: {mount.source}'
-                    )
-                await asyncio.to_thread(Path(mount.source).mkdir, parents=True, exist_ok=True)
-            return BundleMount(
-                source=mount.source,
-                destination=mount.destination,
-                type="bind",
-                rw=mount.rw,
-                propagation=mount.propagation,
-                recursive="bind" not in mount.options,
-            )
-        path = self._volumes.path(mount.name)
-        if not mount.no_copy:
-            await asyncio.to_thread(copy_up, rootfs, mount.destination, path)
-        return BundleMount(source=str(path), destination=mount.destination, type="bind", rw=mount.rw)
+        return [*found, *await self.mounts.show(record)]
 
     # --- exec
 
@@ -355,6 +335,10 @@ class Resources:
                 console_size=(console_size[0], console_size[1]) if console_size and len(console_size) == 2 else None,
             ),
         )
+
+
+async def _nothing(container: Container) -> None:
+    """Nothing has to be looked at before a run."""
 
 
 async def _both(first: Coroutine[Any, Any, T], second: Coroutine[Any, Any, U]) -> tuple[T, U]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from scow.engine.container import Container
+from scow.engine.container_mounts import image_key, volume_names
 from scow.engine.volumes import Volumes
 from scow.errors import Conflict
 from scow.store.snapshots import Snapshots
@@ -31,6 +32,12 @@ class Roots:
                 raise Conflict("container is marked for removal")
             path = await self._snapshots.mount(container.id)
             self._users[container.id] += 1
+            try:
+                for name in volume_names(container.record):
+                    await self._volumes.mount(name, _holder(container))
+            except BaseException:
+                await self._let_go(container)
+                raise
         try:
             yield path
         finally:
@@ -38,29 +45,40 @@ class Roots:
 
     async def _leave(self, container: Container) -> None:
         async with container.lock:
-            self._users[container.id] -= 1
-            if self._users[container.id] > 0:
-                return
-            del self._users[container.id]
-            known = container.id in self._snapshots.keys()  # noqa: SIM118 - a method, not a mapping's
-            if known and not container.state.live and container.state.status != "starting":
-                await self._snapshots.unmount(container.id)
+            await self._let_go(container)
+
+    async def _let_go(self, container: Container) -> None:
+        self._users[container.id] -= 1
+        if self._users[container.id] > 0:
+            return
+        del self._users[container.id]
+        for name in volume_names(container.record):
+            await self._volumes.unmount(name, _holder(container))
+        known = container.id in self._snapshots.keys()  # noqa: SIM118 - a method, not a mapping's
+        if known and not container.state.live and container.state.status != "starting":
+            await self._snapshots.unmount(container.id)
 
     def mounts(self, container: Container) -> list[dict[str, object]]:
         """What is mounted over the root, outer ones first: source, destination, rw. A tmpfs is the container's own."""
-        found: dict[str, tuple[str, bool]] = {}
+        found: dict[str, tuple[str, bool, str]] = {}
         for name in NETWORK_FILES:
             file = container.folder / name
             if file.exists():
-                found[f"/etc/{name}"] = (str(file), True)
-        for mount in container.record.mounts:
+                found[f"/etc/{name}"] = (str(file), True, "")
+        for index, mount in enumerate(container.record.mounts):
             if mount.type == "bind":
-                found[mount.destination] = (mount.source, mount.rw)
+                found[mount.destination] = (mount.source, mount.rw, "")
             elif mount.type == "volume":
-                source = self._volumes.path(mount.name)
-                found[mount.destination] = (str(source / mount.subpath.lstrip("/")), mount.rw)
+                found[mount.destination] = (str(self._volumes.path(mount.name)), mount.rw, mount.subpath)
+            elif mount.type == "image":
+                source = self._snapshots.mount_point(image_key(container.id, index))
+                found[mount.destination] = (str(source), False, mount.subpath)
         return [
-            {"source": source, "destination": destination, "rw": rw}
-            for destination, (source, rw) in sorted(found.items(), key=lambda item: item[0].count("/"))
+            {"source": source, "destination": destination, "rw": rw, "subpath": subpath}
+            for destination, (source, rw, subpath) in sorted(found.items(), key=lambda item: item[0].count("/"))
             if Path(source).exists()
         ]
+
+
+def _holder(container: Container) -> str:
+    return f"archive-{container.id}"

@@ -4,6 +4,7 @@ import asyncio
 import os
 import platform
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -11,6 +12,7 @@ import scow
 from scow.engine.config import EngineConfig
 from scow.engine.container import ContainerTable
 from scow.engine.events import Events
+from scow.engine.log_options import OPTIONS
 from scow.linux.cgroup import is_unified
 from scow.oci.platform import host_platform
 from scow.runtime.oci_runtime import OciRuntime
@@ -60,7 +62,9 @@ class System:
         runtimes: dict[str, OciRuntime],
         default_runtime: str,
         driver: str,
+        volume_drivers: Callable[[], Sequence[str]],
     ) -> None:
+        self._volume_drivers = volume_drivers
         self._config = config
         self._store = store
         self._registries = registries
@@ -133,10 +137,10 @@ class System:
                 ["Layers", "mounted" if self._driver == "erofs" else "unpacked"],
             ],
             plugins=PluginsInfo(
-                volume=await self._volumes.drivers(),
+                volume=list(self._volume_drivers()),
                 network=["bridge", "host", "null"],
                 authorization=None,
-                log=["json-file", "local", "none"],
+                log=sorted(OPTIONS),
             ),
             memory_limit=True,
             swap_limit=True,

@@ -1,28 +1,42 @@
-"""Volumes of the `local` driver: folders below the data root that outlive containers. Engine API, /volumes."""
+"""All volumes: what is recorded about them, who uses them, and the drivers that keep them. Engine API, /volumes.
+
+A volume of the driver `local` is a folder below the data root (`local_volumes`), one of another driver is kept by a
+plugin (`volume_plugins`). A volume in use by a container, running or not, isn't removed; one that a container is just
+being created with is `claimed`.
+"""
 
 import asyncio
-import os
+import logging
 import secrets
-import shutil
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
+from scow import points
+from scow.engine.copying import copy_up, has_content
 from scow.engine.events import Events
-from scow.engine.mounts import InvalidMount
-from scow.engine.record import now_ns
-from scow.errors import Conflict, InvalidArgument, NotFound
+from scow.engine.local_volumes import LocalVolumes, check_name, check_options
+from scow.engine.record import MountRecord, now_ns
+from scow.engine.tasks import Tasks
+from scow.engine.volume_plugins import PluginVolume, PluginVolumes
+from scow.errors import Conflict, InvalidArgument, NotFound, ScowError, Unavailable
 from scow.store.database import Database
+from scow.store.snapshots import tree_size
 from scow.wire.times import format_time
-from scow.wire.volume import Volume, VolumeCreateRequest, VolumeUsage
+from scow.wire.volume import Volume, VolumeCreateRequest, VolumeList, VolumeUsage
+
+log = logging.getLogger(__name__)
 
 SCHEMA: Final = ("CREATE TABLE volume (name TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;",)
 FILTERS: Final = frozenset({"dangling", "driver", "label", "name"})
-
+LOCAL: Final = "local"
+ANONYMOUS: Final = "com.docker.volume.anonymous"
 
 Listed = list[Volume]
 
@@ -49,20 +63,39 @@ class VolumeRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
     name: str
     created_at: int  # nanoseconds since the epoch
+    driver: str = LOCAL
     labels: dict[str, str] = {}
     options: dict[str, str] = {}
     anonymous: bool = False
 
+    @property
+    def plain(self) -> bool:
+        """Whether it is nothing but a folder of ours."""
+        return self.driver == LOCAL and not self.options
+
 
 class Volumes:
-    """All volumes. `users` tells which containers refer to one, by full ID."""
+    """All volumes. `users` tells which containers refer to one, by full ID. Belongs to the event loop's thread."""
 
-    def __init__(self, database: Database, root: Path, events: Events, users: Callable[[str], Sequence[str]]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        root: Path,
+        events: Events,
+        users: Callable[[str], Sequence[str]],
+        plugins: PluginVolumes,
+        tasks: Tasks,
+    ) -> None:
         self._database = database
-        self._root = root / "volumes"
+        self._local = LocalVolumes(root / "volumes")
+        self._plugins = plugins
         self._events = events
         self._users = users
+        self._tasks = tasks
         self._records: dict[str, VolumeRecord] = {}
+        self._claims: Counter[str] = Counter()
+        self._locks: dict[str, asyncio.Lock] = {}
+        self._held: set[tuple[str, str]] = set()  # volumes of plugins, and who has them mounted
 
     def load(self) -> None:
         """Read all records; called once, before the engine answers."""
@@ -73,8 +106,11 @@ class Volumes:
             self._records[record.name] = record
 
     def path(self, name: str) -> Path:
-        """Where the volume's content is."""
-        return self._root / name / "_data"
+        """Where the volume's content is, while it is mounted."""
+        record = self._records.get(name)
+        if record is not None and record.driver != LOCAL:
+            return Path(self._plugins.path(record.driver, name))
+        return self._local.path(name)
 
     def exists(self, name: str) -> bool:
         """Whether there is such a volume."""
@@ -87,114 +123,276 @@ class Volumes:
             raise NoSuchVolume(name)
         return record
 
+    def drivers(self) -> Sequence[str]:
+        """The drivers that were used."""
+        return [LOCAL, *self._plugins.active()]
+
+    # --- making and removing
+
+    async def create(self, request: VolumeCreateRequest) -> Volume:
+        """POST /volumes/create."""
+        if request.cluster_volume_spec is not None:
+            raise Unavailable(
+                "This node is not a swarm manager. Cluster volumes need one, and this engine has no swarm mode"
+            )
+        labels = dict(request.labels or {})
+        name = request.name
+        if not name:
+            name = secrets.token_hex(32)
+            labels[ANONYMOUS] = ""
+        record = await self.ensure(
+            name,
+            driver=request.driver,
+            labels=labels,
+            options=request.driver_opts,
+            anonymous=not request.name,
+        )
+        return await self._wire(record)
+
     async def ensure(
         self,
         name: str,
         *,
+        driver: str = "",
         labels: Mapping[str, str] | None = None,
         options: Mapping[str, str] | None = None,
         anonymous: bool = False,
     ) -> VolumeRecord:
-        """Create the volume unless it exists. Raises Conflict for one that exists with other options."""
-        known = self._records.get(name)
-        if known is not None:
-            if options and dict(options) != known.options:
-                raise Conflict(f"create {name}: volume already exists with other options")
-            return known
-        record = VolumeRecord(
-            name=name,
-            created_at=now_ns(),
-            labels=dict(labels or {}),
-            options=dict(options or {}),
-            anonymous=anonymous,
-        )
+        """Create the volume unless it exists; labels and options of one that exists stay as they are.
 
-        def insert(db: sqlite3.Connection) -> None:
-            db.execute("INSERT OR IGNORE INTO volume VALUES (?, ?)", (name, msgspec.json.encode(record)))
-
-        await self._database.write(insert, then=lambda _: self._keep(record))
-        await asyncio.to_thread(self.path(name).mkdir, parents=True, exist_ok=True)
-        self._events.emit("volume", "create", name, {"driver": "local"})
-        return self._records[name]
-
-    async def create(self, request: VolumeCreateRequest) -> Volume:
-        """POST /volumes/create."""
-        if request.driver not in ("", "local"):
-            raise NotFound(f'error looking up volume plugin {request.driver}: plugin "{request.driver}" not found')
-        if request.driver_opts:
-            raise InvalidMount(f"create {request.name}: options of the local driver are not supported yet")
-        name = request.name
-        if name and not (name[0].isalnum() and all(char.isalnum() or char in "_.-" for char in name) and len(name) > 1):
-            raise InvalidArgument(
-                f'create {name}: "{name}" includes invalid characters for a local volume name, only '
-                '"[a-zA-Z0-9][a-zA-Z0-9_.-]" are allowed. If you intended to pass a host directory, use absolute path'
+        Raises InvalidArgument for names and options that can't be, NoSuchPlugin, Conflict if another driver has it.
+        """
+        async with self._lock(name):
+            known = self._records.get(name)
+            if known is not None and driver in ("", known.driver):
+                return known
+            driver = driver or LOCAL
+            if driver != LOCAL:
+                await self._ready(name, driver)
+            if known is not None:
+                raise Conflict(f"create {name}: conflict: volume name must be unique")
+            record = VolumeRecord(
+                name=name,
+                created_at=now_ns(),
+                driver=driver,
+                labels=dict(labels or {}),
+                options=dict(options or {}),
+                anonymous=anonymous,
             )
-        labels = dict(request.labels or {})
-        if not name:
-            name = secrets.token_hex(32)
-            labels["com.docker.volume.anonymous"] = ""
-        record = await self.ensure(name, labels=labels, anonymous=not request.name)
-        return self._wire(record)
-
-    async def list(self, filters: Mapping[str, Sequence[str]]) -> list[Volume]:
-        """GET /volumes."""
-        unknown = sorted(set(filters) - FILTERS)
-        if unknown:
-            raise InvalidArgument(f"invalid filter '{unknown[0]}'")
-        return [self._wire(record) for record in self._records.values() if self._matches(record, filters)]
-
-    async def usage(self) -> Listed:
-        """All volumes, with how much they hold and how many containers refer to them."""
-        listed = await self.list({})
-        sizes = await asyncio.to_thread(lambda: [_size(Path(volume.mountpoint)) for volume in listed])
-        return [
-            msgspec.structs.replace(volume, usage_data=VolumeUsage(size=size, ref_count=len(self._users(volume.name))))
-            for volume, size in zip(listed, sizes, strict=True)
-        ]
-
-    async def inspect(self, name: str) -> Volume:
-        """GET /volumes/{name}."""
-        return self._wire(self.get(name))
+            if driver == LOCAL:
+                check_name(name)
+                check_options(name, record.options)
+                await self._insert(record)
+                await asyncio.to_thread(self._local.make, name)
+            else:
+                # The plugin's first: it may refuse, and a volume that it has without our record is found by its list.
+                await self._plugins.create(driver, name, record.options)
+                await self._plugins.scope(driver)
+                await self._insert(record)
+            self._events.emit("volume", "create", name, {"driver": driver})
+            return record
 
     async def remove(self, name: str, *, force: bool = False) -> None:
         """DELETE /volumes/{name}. Raises VolumeInUse, and NoSuchVolume unless forced."""
-        if name not in self._records:
-            if force:
-                return
+        async with self._lock(name):
+            record = await self._find(name, force=force)
+            if record is None:
+                if force:
+                    return
+                raise NoSuchVolume(name)
+            holders = self._users(name)
+            if holders or self._claims[name]:
+                raise VolumeInUse(name, holders)
+            if record.driver != LOCAL:
+                try:
+                    await self._plugins.remove(record.driver, name)
+                except ScowError as error:
+                    if not force:
+                        raise
+                    log.warning("volume %s is forgotten, its plugin could not remove it: %s", name, error)
+            await self._database.write(self.deleting([name]), then=lambda _: self._forget(name))
+            await points.at("volume.forgotten")
+            if record.driver == LOCAL:
+                await self._local.discard(name)
+        self._events.emit("volume", "destroy", name, {"driver": record.driver})
+
+    @asynccontextmanager
+    async def claimed(self, mounts: Iterable[MountRecord]) -> AsyncIterator[None]:
+        """Have the named volumes of `mounts`, made if need be, and keep them from being removed meanwhile."""
+        named = [mount for mount in mounts if mount.type == "volume" and not mount.anonymous]
+        self._claims.update(mount.name for mount in named)
+        try:
+            for mount in named:
+                try:
+                    await self.ensure(
+                        mount.name, driver=mount.driver, labels=mount.volume_labels, options=mount.volume_options
+                    )
+                except NotFound as error:
+                    # Clients take a 404 of a container's creation as a missing image, and pull.
+                    raise InvalidArgument(str(error)) from error
+            yield
+        finally:
+            self._claims -= Counter(mount.name for mount in named)
+
+    async def populate(self, record: VolumeRecord, rootfs: Path, destination: str) -> None:
+        """Copy what the image has at the destination into the volume, if that is empty."""
+        copy = partial(copy_up, rootfs, destination, name=record.name)
+        if record.plain:
+            await self._local.fill(record.name, copy)
+        elif await asyncio.to_thread(has_content, rootfs, destination):
+            async with self._mounted(record) as path:
+                await asyncio.to_thread(copy, path)
+
+    def is_full(self, name: str) -> bool:
+        """Whether the volume is a folder of ours that has content: nothing will be copied there. Blocks."""
+        record = self._records.get(name)
+        return record is not None and record.plain and any(self._local.path(name).iterdir())
+
+    # --- mounts
+
+    async def mount(self, name: str, holder: str) -> Path:
+        """Have the volume's content at the path that is returned, until `holder` lets go. Raises NoSuchVolume and
+        what drivers raise."""
+        return await self._mount(self.get(name), holder)
+
+    async def _mount(self, record: VolumeRecord, holder: str) -> Path:
+        if record.driver == LOCAL:
+            return await self._local.mount(record.name, record.options, holder)
+        self._held.add((record.name, holder))  # before it is: an unmount too many does no harm
+        return await self._plugins.mount(record.driver, record.name, holder)
+
+    async def unmount(self, name: str, holder: str, *, patience_s: float | None = None) -> bool:
+        """Let go of a volume; return whether it was held. Idempotent.
+
+        A plugin that fails is logged, for what held the volume is gone anyway; after `patience_s` it goes on unwatched.
+        """
+        record = self._records.get(name)
+        return record is not None and await self._unmount(record, holder, patience_s)
+
+    async def _unmount(self, record: VolumeRecord, holder: str, patience_s: float | None = None) -> bool:
+        if record.driver == LOCAL:
+            return await self._local.unmount(record.name, holder)
+        if (record.name, holder) not in self._held:
+            return False
+        self._held.discard((record.name, holder))
+
+        async def work() -> None:
+            try:
+                await self._plugins.unmount(record.driver, record.name, holder)
+            except ScowError as error:
+                log.warning("volume %s could not be unmounted for %s: %s", record.name, holder, error)
+
+        task = self._tasks.start(work(), f"unmounting volume {record.name}")
+        await asyncio.wait((task,), timeout=patience_s)
+        return True
+
+    @asynccontextmanager
+    async def mounted(self, name: str) -> AsyncIterator[Path]:
+        """The volume's content, for work of the engine itself; it can't be removed meanwhile. Raises NoSuchVolume."""
+        record = self.get(name)
+        self._claims[name] += 1
+        try:
+            async with self._mounted(record) as path:
+                yield path
+        finally:
+            self._claims -= Counter([name])
+
+    @asynccontextmanager
+    async def _mounted(self, record: VolumeRecord) -> AsyncIterator[Path]:
+        holder = f"engine-{secrets.token_hex(8)}"
+        try:
+            yield await self._mount(record, holder)
+        finally:
+            await asyncio.shield(asyncio.ensure_future(self._unmount(record, holder)))
+
+    async def reconcile(self, holders: Mapping[str, Sequence[str]]) -> None:
+        """Bring folders and mounts in order; `holders` are the volumes of each container that may still run."""
+        for holder, names in holders.items():
+            self._held.update((name, holder) for name in names if name in self._records)
+        local = [name for name, record in self._records.items() if record.driver == LOCAL]
+        await self._local.reconcile(local, holders)
+
+    # --- telling
+
+    async def list(self, filters: Mapping[str, Sequence[str]]) -> VolumeList:
+        """GET /volumes. A plugin that doesn't answer is a warning."""
+        unknown = sorted(set(filters) - FILTERS)
+        if unknown:
+            raise InvalidArgument(f"invalid filter '{unknown[0]}'")
+        dangling = _dangling(filters)
+        found = {name: self._record_on_wire(record) for name, record in self._records.items()}
+        others, warnings = await self._listed_by_plugins()
+        for volume in others:
+            found[volume.name] = self._completed(volume)
+        volumes = [volume for volume in found.values() if self._matches(volume, filters, dangling)]
+        return VolumeList(volumes=volumes, warnings=[*warnings] or None)
+
+    def prunable(self, *, named: bool) -> Sequence[VolumeRecord]:
+        """Folders of ours that no container refers to: anonymous ones, or `named` ones too."""
+        return [
+            record
+            for record in self._records.values()
+            if record.plain and (named or record.anonymous) and not self._users(record.name)
+        ]
+
+    async def usage(self) -> Listed:
+        """Volumes that are folders of ours, with how much they hold and how many containers refer to them."""
+        plain = [record for record in self._records.values() if record.plain]
+        sizes = await asyncio.to_thread(lambda: [tree_size(self._local.path(record.name)) for record in plain])
+        return [
+            msgspec.structs.replace(
+                self._record_on_wire(record),
+                usage_data=VolumeUsage(size=size, ref_count=len(self._users(record.name))),
+            )
+            for record, size in zip(plain, sizes, strict=True)
+        ]
+
+    async def inspect(self, name: str) -> Volume:
+        """GET /volumes/{name}. Raises NoSuchVolume, and what its plugin raises."""
+        record = await self._find(name, force=False)
+        if record is None:
             raise NoSuchVolume(name)
-        holders = self._users(name)
-        if holders:
-            raise VolumeInUse(name, holders)
-
-        def delete(db: sqlite3.Connection) -> None:
-            db.execute("DELETE FROM volume WHERE name = ?", (name,))
-
-        await self._database.write(delete, then=lambda _: self._forget(name))
-        await asyncio.to_thread(shutil.rmtree, self.path(name).parent, True)
-        self._events.emit("volume", "destroy", name, {"driver": "local"})
-
-    def _keep(self, record: VolumeRecord) -> None:
-        self._records.setdefault(record.name, record)
-
-    def _forget(self, name: str) -> None:
-        self._records.pop(name, None)
+        return await self._wire(record)
 
     # --- anonymous volumes: their rows come and go in one transaction with the container's, so that a crash in between
     # leaves neither a volume that nobody will ever ask for, nor a container without its volume.
 
-    async def draft(self, names: Iterable[str]) -> Sequence[VolumeRecord]:
-        """Make folders of new anonymous volumes; `inserting` records them, `discard` undoes it."""
-        labels = {"com.docker.volume.anonymous": ""}
-        drafts = [VolumeRecord(name=name, created_at=now_ns(), labels=labels, anonymous=True) for name in names]
-        for record in drafts:
-            await asyncio.to_thread(self.path(record.name).mkdir, parents=True, exist_ok=True)
+    async def draft(self, mounts: Iterable[MountRecord]) -> Sequence[VolumeRecord]:
+        """Make new anonymous volumes; `inserting` records them, `discard` undoes it."""
+        drafts: list[VolumeRecord] = []
+        try:
+            for mount in mounts:
+                if not mount.anonymous or mount.name in self._records:
+                    continue
+                record = VolumeRecord(
+                    name=mount.name,
+                    created_at=now_ns(),
+                    driver=mount.driver or LOCAL,
+                    labels={**mount.volume_labels, ANONYMOUS: ""},
+                    options=mount.volume_options,
+                    anonymous=True,
+                )
+                if record.driver == LOCAL:
+                    check_options(record.name, record.options)
+                    drafts.append(record)
+                    await asyncio.to_thread(self._local.make, record.name)
+                else:
+                    try:
+                        await self._ready(record.name, record.driver)
+                    except NotFound as error:
+                        raise InvalidArgument(str(error)) from error
+                    drafts.append(record)
+                    await self._plugins.create(record.driver, record.name, record.options)
+        except BaseException:
+            await self.discard(drafts)
+            raise
         return drafts
 
     async def discard(self, drafts: Iterable[VolumeRecord]) -> None:
-        """Remove the folders of drafts that were not recorded."""
+        """Remove drafts that were not recorded."""
         for record in drafts:
             if record.name not in self._records:
-                await asyncio.to_thread(shutil.rmtree, self.path(record.name).parent, True)
+                await self._drop(record)
 
     def inserting(self, drafts: Sequence[VolumeRecord]) -> Callable[[sqlite3.Connection], None]:
         """What records drafts, as a part of the caller's transaction; then they are to be `adopt`ed."""
@@ -209,16 +407,17 @@ class Volumes:
         """Show drafts that were recorded."""
         for record in drafts:
             self._keep(record)
-            self._events.emit("volume", "create", record.name, {"driver": "local"})
+            self._events.emit("volume", "create", record.name, {"driver": record.driver})
 
     def only_of(self, container_id: str, names: Iterable[str]) -> Sequence[str]:
         """Those of the anonymous volumes that no other container refers to."""
         return [
             name
-            for name in names
+            for name in dict.fromkeys(names)
             if (record := self._records.get(name)) is not None
             and record.anonymous
             and set(self._users(name)) <= {container_id}
+            and not self._claims[name]
         ]
 
     def deleting(self, names: Sequence[str]) -> Callable[[sqlite3.Connection], None]:
@@ -232,56 +431,134 @@ class Volumes:
     async def drop(self, names: Iterable[str]) -> None:
         """Remove the content of volumes that were forgotten."""
         for name in names:
+            record = self._records.get(name)
             self._forget(name)
-            await asyncio.to_thread(shutil.rmtree, self.path(name).parent, True)
-            self._events.emit("volume", "destroy", name, {"driver": "local"})
+            if record is not None:
+                await self._drop(record)
+                self._events.emit("volume", "destroy", name, {"driver": record.driver})
 
-    async def reconcile(self) -> None:
-        """Make missing folders, and remove folders of volumes whose removal or creation was cut off."""
+    # --- steps
 
-        def work() -> None:
-            self._root.mkdir(parents=True, exist_ok=True)
-            for folder in self._root.iterdir():
-                if folder.name not in self._records:
-                    shutil.rmtree(folder, ignore_errors=True)
-            for name in self._records:
-                self.path(name).mkdir(parents=True, exist_ok=True)
+    def _lock(self, name: str) -> asyncio.Lock:
+        return self._locks.setdefault(name, asyncio.Lock())
 
-        await asyncio.to_thread(work)
+    async def _ready(self, name: str, driver: str) -> None:
+        try:
+            await self._plugins.ready(driver)
+        except NotFound as error:
+            raise NotFound(f"create {name}: {error}") from error
 
-    def _wire(self, record: VolumeRecord) -> Volume:
-        return Volume(
-            created_at=format_time(record.created_at // 10**9 * 10**9),
+    async def _insert(self, record: VolumeRecord) -> None:
+        await self._database.write(self.inserting([record]), then=lambda _: self._keep(record))
+
+    def _keep(self, record: VolumeRecord) -> None:
+        self._records.setdefault(record.name, record)
+
+    def _forget(self, name: str) -> None:
+        self._records.pop(name, None)
+
+    async def _drop(self, record: VolumeRecord) -> None:
+        if record.driver == LOCAL:
+            await self._local.discard(record.name)
+            return
+        try:
+            await self._plugins.remove(record.driver, record.name)
+        except ScowError as error:
+            log.warning("volume %s could not be removed by its plugin: %s", record.name, error)
+
+    async def _find(self, name: str, *, force: bool) -> VolumeRecord | None:
+        """The record, or one made up for a volume that only a plugin knows."""
+        known = self._records.get(name)
+        if known is not None:
+            return known
+        for driver in [] if force else await self._plugins.drivers():
+            try:
+                await self._plugins.get(driver, name)
+            except ScowError:
+                continue
+            return VolumeRecord(name=name, created_at=0, driver=driver)
+        return None
+
+    async def _listed_by_plugins(self) -> tuple[Listed, Sequence[str]]:
+        warnings = []
+        drivers = set(await self._plugins.drivers())
+        drivers |= {record.driver for record in self._records.values()} - {LOCAL}
+
+        async def ask(driver: str) -> Listed:
+            try:
+                scope = await self._plugins.scope(driver)
+                volumes = await self._plugins.list(driver)
+            except ScowError as error:
+                warnings.append(str(error))
+                return []
+            return [_of_plugin(driver, volume, scope) for volume in volumes]
+
+        answers = await asyncio.gather(*map(ask, sorted(drivers)))
+        return [volume for answer in answers for volume in answer], warnings
+
+    async def _wire(self, record: VolumeRecord) -> Volume:
+        if record.driver == LOCAL:
+            return self._record_on_wire(record)
+        volume = await self._plugins.get(record.driver, record.name)
+        return self._completed(_of_plugin(record.driver, volume, await self._plugins.scope(record.driver)))
+
+    def _completed(self, volume: Volume) -> Volume:
+        """What a plugin tells about a volume, with what only we know."""
+        record = self._records.get(volume.name)
+        if record is None or record.driver != volume.driver:
+            return volume
+        return msgspec.structs.replace(
+            volume,
+            created_at=volume.created_at or self._record_on_wire(record).created_at,
             labels=record.labels or None,
-            mountpoint=str(self.path(record.name)),
-            name=record.name,
             options=record.options or None,
         )
 
-    def _matches(self, record: VolumeRecord, filters: Mapping[str, Sequence[str]]) -> bool:
-        for key, values in filters.items():
-            if key == "name" and not any(value in record.name for value in values):
+    def _record_on_wire(self, record: VolumeRecord) -> Volume:
+        return Volume(
+            created_at=format_time(record.created_at // 10**9 * 10**9),
+            driver=record.driver,
+            labels=record.labels or None,
+            mountpoint=str(self.path(record.name)) if record.driver == LOCAL else self._path(record),
+            name=record.name,
+            options=record.options or None,
+            scope=self._plugins.known_scope(record.driver),
+        )
+
+    def _path(self, record: VolumeRecord) -> str:
+        return self._plugins.path(record.driver, record.name)
+
+    def _matches(self, volume: Volume, filters: Mapping[str, Sequence[str]], dangling: bool | None) -> bool:
+        if "name" in filters and not any(value in volume.name for value in filters["name"]):
+            return False
+        if "driver" in filters and volume.driver not in filters["driver"]:
+            return False
+        if dangling is not None and dangling == bool(self._users(volume.name)):
+            return False
+        labels = volume.labels or {}
+        for value in filters.get("label", ()):
+            name, equals, text = value.partition("=")
+            if name not in labels or (equals and labels[name] != text):
                 return False
-            if key == "driver" and "local" not in values:
-                return False
-            if key == "dangling" and values:
-                wanted = values[0].lower() in ("1", "true")
-                if wanted == bool(self._users(record.name)):
-                    return False
-            if key == "label":
-                for value in values:
-                    name, equals, text = value.partition("=")
-                    if name not in record.labels or (equals and record.labels[name] != text):
-                        return False
         return True
 
 
-def _size(root: Path) -> int:
-    """Bytes of all files below `root`, each hard link's once; what vanishes meanwhile doesn't count."""
-    found: dict[tuple[int, int], int] = {}
-    for folder, _, files in os.walk(root):
-        for name in files:
-            with suppress(OSError):
-                info = os.lstat(os.path.join(folder, name))
-                found[info.st_dev, info.st_ino] = info.st_size
-    return sum(found.values())
+def _dangling(filters: Mapping[str, Sequence[str]]) -> bool | None:
+    values = filters.get("dangling") or ()
+    if not values:
+        return None
+    words = {value.lower() for value in values}
+    if len(values) > 1 or not words <= {"1", "true", "0", "false"}:
+        raise InvalidArgument(f"invalid filter 'dangling=[{' '.join(values)}]'")
+    return bool(words & {"1", "true"})
+
+
+def _of_plugin(driver: str, volume: PluginVolume, scope: str) -> Volume:
+    return Volume(
+        created_at=volume.created_at,
+        driver=driver,
+        mountpoint=volume.mountpoint,
+        name=volume.name,
+        scope=scope,
+        status=volume.status,
+    )

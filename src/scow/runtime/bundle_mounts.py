@@ -34,6 +34,8 @@ class BundleMount(msgspec.Struct, frozen=True, kw_only=True):
     rw: bool = True
     propagation: str = ""  # of a bind; "" is rprivate
     recursive: bool = True  # a bind of what is mounted below, too
+    read_only_below: bool = True  # if it is read-only, so is what is mounted below
+    pinned: bool = False  # the source is an open descriptor's path, that must not be resolved by name
     options: Sequence[str] = ()  # of a tmpfs
 
 
@@ -87,12 +89,12 @@ def _shared_memory(host: HostConfig, shared_memory: Path | None) -> dict[str, An
 
 def _bind(mount: BundleMount) -> dict[str, Any]:
     # Resolved here: crun looks at a symlink itself to tell a file from a folder.
-    source = os.path.realpath(mount.source)
+    source = mount.source if mount.pinned else os.path.realpath(mount.source)
     options = ["rbind" if mount.recursive else "bind"]
     if not mount.rw:
         options.append("ro")
         # What is mounted below becomes read-only too, as since docker 25. crun 1.8 can't do that to a file.
-        if mount.recursive and os.path.isdir(source):
+        if mount.recursive and mount.read_only_below and os.path.isdir(source):
             options.append("rro")
     options.append(mount.propagation or "rprivate")
     return {"destination": mount.destination, "type": "bind", "source": source, "options": options}
