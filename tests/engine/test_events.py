@@ -162,12 +162,14 @@ def test_bad_questions_for_events(engine: Daemon, query: str) -> None:
 
 def test_the_recent_past_survives_the_engine(own_engine: Daemon) -> None:
     own_engine.docker("create", "--name", "box", "busybox")
-    first = own_engine.docker("events", "--since", "1", "--until", "0s", "--format", "{{.TimeNano}} {{.Action}}").stdout
+    now = time.time_ns()
+    query = f"/v1.50/events?since=1&until={now // 10**9}.{now % 10**9:09d}"
+    first = own_engine.request("GET", query)[1]
     own_engine.stop()
     own_engine.start()
-    again = own_engine.docker("events", "--since", "1", "--until", "0s", "--format", "{{.TimeNano}} {{.Action}}").stdout
-    assert again == first
-    moment = int(next(line.split()[0] for line in first.splitlines() if line.endswith(" create")))
+    assert own_engine.request("GET", query)[1] == first
+    events = [json.loads(line) for line in first.splitlines()]
+    moment = next(event["timeNano"] for event in events if event["Action"] == "create")
     for since, until, actions in ((0, 0, ["create"]), (1, 10**9, []), (-(10**9), -1, [])):
         point = [f"{(moment + shift) // 10**9}.{(moment + shift) % 10**9:09d}" for shift in (since, until)]
         query = f"since={point[0]}&until={point[1]}&filters=" + '{"container":["box"]}'.replace('"', "%22")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from scow.engine.archive import Archives
+from scow.engine.building import Builds
 from scow.engine.changes import Changes
 from scow.engine.committing import Commits
 from scow.engine.config import EngineConfig, InvalidConfig
@@ -56,6 +57,7 @@ class Engine:
     """Made by `open`; closed by `aclose`, which leaves running containers running."""
 
     archives: Archives
+    builds: Builds
     containers: Containers
     execs: Execs
     images: Images
@@ -138,7 +140,8 @@ class Engine:
         lifecycle = Lifecycle(table, resources, events, tasks)
         removal = Removal(table, lifecycle, resources, store.snapshots, volumes, events)
         lifecycle.remove_hook = removal.auto_remove
-        resources.on_exit = lifecycle.exited
+        self.builds = builds = Builds.open(config, store, registries, resources, events)
+        resources.on_exit = lambda ended: builds.runs.exited(ended) or lifecycle.exited(ended)
         creation = Creation(
             config, store, table, volumes, mounts, driver, events, resources.runtimes, resources.default_runtime
         )

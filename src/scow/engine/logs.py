@@ -1,17 +1,19 @@
 """Reading a container's log for clients. Engine API, GET /containers/{id}/logs."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from typing import Final, Self
+from typing import Self
+from urllib.parse import quote_plus
 
 from scow.engine.container import Container
 from scow.engine.log_limits import files_of
+from scow.engine.log_options import attributes, keeps_cache
+from scow.engine.log_tags import make_tag
 from scow.errors import InvalidArgument, NotSupported
 from scow.runtime.logs import LogLine, read_log
 from scow.wire.times import format_time
-
-READABLE: Final = ("json-file", "local", "journald")
 
 
 class LogStream(AsyncIterator[list[tuple[int, bytes]]]):
@@ -57,6 +59,17 @@ def log_time(time_ns: int) -> str:
     return f"{whole}.{fraction:<09}Z".replace(" ", "0")
 
 
+def _details(container: Container) -> str:
+    """What `--details` shows of a line: labels and variables that the log options choose, and the tag."""
+    config = container.record.host_config.log_config
+    chosen = attributes(config, container.record.config.labels or {}, container.record.config.env or [])
+    template = (config.config or {}).get("tag", "")
+    if template:
+        with suppress(InvalidArgument):
+            chosen["tag"] = make_tag(template, container, os.uname().nodename)
+    return ",".join(f"{quote_plus(key)}={quote_plus(value)}" for key, value in sorted(chosen.items()))
+
+
 async def open_log(
     container: Container,
     *,
@@ -72,11 +85,10 @@ async def open_log(
     """Open a log. Raises InvalidArgument if no stream is wanted, NotSupported if the driver keeps none."""
     if not (stdout or stderr):
         raise InvalidArgument("Bad parameters: you must choose at least one stream")
-    driver = container.record.host_config.log_config.type
-    if driver not in READABLE:
+    log_config = container.record.host_config.log_config
+    if not keeps_cache(log_config):
         raise NotSupported("configured logging driver does not support reading")
-    labels = container.record.config.labels or {} if details else {}
-    prefix = ",".join(f"{key}={value}" for key, value in sorted(labels.items()))
+    prefix = f"{_details(container)} " if details else ""
     ended: asyncio.Event | None = None
     if follow and (container.state.live or container.state.status in ("starting", "restarting")):
         ended = asyncio.Event()
@@ -92,6 +104,4 @@ async def open_log(
         follow=ended,
         joined=not (timestamps or details),
     )
-    return LogStream(
-        lines, tty=container.record.config.tty, timestamps=timestamps, prefix=f"{prefix} " if details else ""
-    )
+    return LogStream(lines, tty=container.record.config.tty, timestamps=timestamps, prefix=prefix)

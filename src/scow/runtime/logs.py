@@ -41,7 +41,9 @@ class LogLine(msgspec.Struct, frozen=True):
     partial: bool = False
 
 
-class _Wanted(msgspec.Struct, frozen=True):
+class Wanted(msgspec.Struct, frozen=True):
+    """Which lines a reader is to give, and whether many may be joined in one."""
+
     streams: frozenset[int]
     since_ns: int | None
     until_ns: int | None
@@ -67,9 +69,9 @@ async def read_log(
     """
     files = [paths] if isinstance(paths, Path) else list(paths)
     streams = frozenset(number for number, wanted in ((STDOUT, stdout), (STDERR, stderr)) if wanted)
-    wanted = _Wanted(streams, since_ns, until_ns, joined)
-    reader = _Reader(files, wanted)
-    watcher = _Watcher(files[-1]) if follow is not None else None
+    wanted = Wanted(streams, since_ns, until_ns, joined)
+    reader = Reader(files, wanted)
+    watcher = Watcher(files[-1]) if follow is not None else None
     try:
         await asyncio.to_thread(reader.seek, tail)
         while True:
@@ -90,10 +92,18 @@ async def read_log(
         reader.close()
 
 
-class _Reader:
+class Position(msgspec.Struct, frozen=True):
+    """A point in a log: the file by inode and by how it begins (an inode's number is used again), and bytes in it."""
+
+    inode: int
+    head: bytes
+    offset: int
+
+
+class Reader:
     """Goes through the files of a log; all its methods block."""
 
-    def __init__(self, files: list[Path], wanted: _Wanted) -> None:
+    def __init__(self, files: list[Path], wanted: Wanted) -> None:
         self._files = files
         self._wanted = wanted
         self._index = 0
@@ -128,6 +138,29 @@ class _Reader:
             os.lseek(self._fd, offset, os.SEEK_SET)
             if offset > 0:
                 return
+
+    def seek_position(self, position: Position) -> bool:
+        """Go on where `position` was taken; False, and to the beginning of all, if that file is not among ours."""
+        for index in range(len(self._files)):
+            self.close()
+            self._index = index
+            if self._open():
+                here = self.position()
+                if here is not None and (here.inode, here.head) == (position.inode, position.head):
+                    os.lseek(self._fd, position.offset, os.SEEK_SET)
+                    return True
+        self.close()
+        self._index = 0
+        return False
+
+    def position(self) -> Position | None:
+        """Where reading goes on: after the last whole line. None before there is a file with a line."""
+        if self._fd < 0:
+            return None
+        head = os.pread(self._fd, _HEADER, 0)
+        if len(head) < _HEADER:
+            return None
+        return Position(os.fstat(self._fd).st_ino, head, os.lseek(self._fd, 0, os.SEEK_CUR) - len(self._rest))
 
     def read(self) -> list[LogLine] | None:
         """The lines of the next block (maybe none that is wanted); None at the end for now."""
@@ -215,13 +248,14 @@ class _Reader:
         return True
 
     def close(self) -> None:
+        """Let go of the file."""
         self._rest = b""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
 
 
-class _Watcher:
+class Watcher:
     """Notices that a log grows or is replaced."""
 
     def __init__(self, path: Path) -> None:
@@ -249,6 +283,7 @@ class _Watcher:
         return bool(done)
 
     def close(self) -> None:
+        """End the watch."""
         self._inotify.close()
 
 
@@ -256,7 +291,7 @@ def _now_ns() -> int:
     return int(datetime.datetime.now(datetime.UTC).timestamp() * 1e9)
 
 
-def parse(block: bytes, wanted: _Wanted) -> tuple[list[LogLine], bool]:
+def parse(block: bytes, wanted: Wanted) -> tuple[list[LogLine], bool]:
     """Take whole lines apart; True with them if one was after `until_ns`, and the rest is of no interest."""
     lines = block.split(b"\n")
     lines.pop()

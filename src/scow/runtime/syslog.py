@@ -6,6 +6,7 @@ RFC 3164, RFC 5424 and the form that local daemons read; over unix, UDP, TCP and
 import asyncio
 import contextlib
 import datetime
+import errno
 import os
 import socket
 import ssl
@@ -21,6 +22,7 @@ from scow.runtime.logs import LogLine
 
 LOCAL_PATHS: Final = ("/dev/log", "/var/run/syslog", "/var/run/log")
 CONNECT_TIMEOUT_S: Final = 10.0
+SEND_TIMEOUT_S: Final = 10.0
 _SECURE: Final = "tcp+tls"
 _FORMATS: Final = ("", "rfc3164", "rfc5424", "rfc5424micro")
 _MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
@@ -108,7 +110,8 @@ class SyslogFormat(msgspec.Struct, frozen=True, kw_only=True):
     def message(self, line: LogLine) -> bytes:
         """The message for a line, with its newline."""
         priority = self.facility << 3 | (_ERROR if line.stream == STDERR else _INFO)
-        time = datetime.datetime.fromtimestamp(line.time / 1e9).astimezone()
+        seconds, rest = divmod(line.time, 10**9)
+        time = datetime.datetime.fromtimestamp(seconds).astimezone().replace(microsecond=rest // 1000)
         pid = os.getpid()
         if self.name.startswith("rfc5424"):
             stamp = time.isoformat(timespec="microseconds" if self.name == "rfc5424micro" else "seconds")
@@ -155,11 +158,11 @@ class SyslogSink:
         if address.scheme == "":
             await self._connect_local(LOCAL_PATHS)
         elif address.scheme == "unixgram":
-            self._datagrams = await _datagrams(socket.AF_UNIX, address.path)
+            self._datagrams = _datagrams(socket.AF_UNIX, address.path)
         elif address.scheme == "udp":
             found = await asyncio.get_running_loop().getaddrinfo(address.host, address.port, type=socket.SOCK_DGRAM)
             family, _, _, _, target = found[0]
-            self._datagrams = await _datagrams(family, target)
+            self._datagrams = _datagrams(family, target)
         elif address.scheme == "unix":
             self._begin(await asyncio.open_unix_connection(address.path))
         else:
@@ -171,7 +174,7 @@ class SyslogSink:
             for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
                 with contextlib.suppress(OSError):
                     if kind == socket.SOCK_DGRAM:
-                        self._datagrams = await _datagrams(socket.AF_UNIX, path)
+                        self._datagrams = _datagrams(socket.AF_UNIX, path)
                     else:
                         self._begin(await asyncio.open_unix_connection(path))
                     return
@@ -195,18 +198,28 @@ class SyslogSink:
         """Send lines. Raises SyslogUnreachable; the next call connects anew."""
         await self.open()
         try:
+            # Many lines take a while to be written out: in a thread.
             if self._datagrams is not None:
-                loop = asyncio.get_running_loop()
-                for line in lines:
-                    await _send_datagram(loop, self._datagrams, self._format.message(line))
+                await asyncio.to_thread(self._send_datagrams, self._datagrams, lines)
             elif self._writer is not None:
+                data = await asyncio.to_thread(lambda: b"".join([self._format.message(line) for line in lines]))
                 if self._watch is not None and self._watch.done():
-                    raise ConnectionResetError(104, "connection reset by peer")
-                self._writer.write(b"".join([self._format.message(line) for line in lines]))
+                    raise ConnectionResetError(errno.ECONNRESET, "connection reset by peer")
+                self._writer.write(data)
                 await self._writer.drain()
         except OSError as error:
             await self.aclose()
             raise SyslogUnreachable(f"write {self._what()}: {error.strerror or error}") from error
+
+    def _send_datagrams(self, sock: socket.socket, lines: Sequence[LogLine]) -> None:
+        for line in lines:
+            message = self._format.message(line)
+            try:
+                sock.send(message)
+            except ConnectionRefusedError:
+                if sock.family == socket.AF_UNIX:
+                    raise
+                sock.send(message)  # that was the answer to an earlier one: UDP promises nothing
 
     async def aclose(self) -> None:
         """Disconnect."""
@@ -230,21 +243,12 @@ async def _until_closed(reader: asyncio.StreamReader) -> None:
             pass  # nothing that a syslog server says means anything
 
 
-async def _datagrams(family: int, target: Any) -> socket.socket:
+def _datagrams(family: int, target: Any) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
     try:
-        sock.setblocking(False)
-        await asyncio.get_running_loop().sock_connect(sock, target)
+        sock.settimeout(SEND_TIMEOUT_S)
+        sock.connect(target)  # of datagrams: nothing is waited for
     except BaseException:
         sock.close()
         raise
     return sock
-
-
-async def _send_datagram(loop: asyncio.AbstractEventLoop, sock: socket.socket, data: bytes) -> None:
-    try:
-        await loop.sock_sendall(sock, data)
-    except ConnectionRefusedError:
-        if sock.family == socket.AF_UNIX:
-            raise
-        await loop.sock_sendall(sock, data)  # an ICMP answer to an earlier datagram: UDP promises nothing
