@@ -4,9 +4,10 @@ from aiohttp import web
 
 from scow.api.call import Call, empty
 from scow.api.image_archives import platform_of
+from scow.api.image_making import import_image
 from scow.api.progress import serve_progress
 from scow.api.shims import respond
-from scow.errors import InvalidArgument, NotSupported
+from scow.errors import InvalidArgument
 
 
 async def list_images(call: Call) -> web.StreamResponse:
@@ -31,11 +32,11 @@ async def history(call: Call) -> web.StreamResponse:
 
 
 async def create(call: Call) -> web.StreamResponse:
-    """Pull (`fromImage`); importing a root file system (`fromSrc`) is not served yet."""
+    """Pull (`fromImage`), or import a root file system (`fromSrc`)."""
     from_image = call.text("fromImage")
     if from_image is None:
         if call.text("fromSrc"):
-            raise NotSupported("importing images is not supported yet")
+            return await import_image(call)
         raise InvalidArgument("fromImage or fromSrc is required")
     platform = call.text("platform") if call.version >= (1, 32) else None
     auth = call.request.headers.get("X-Registry-Auth")

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from scow.oci.platform import Platform
 from scow.wire.archive import FilesystemChange, PathStat
+from scow.wire.build import BuildRequest
 from scow.wire.container import (
     ContainerInspect,
     ContainerSummary,
@@ -20,7 +21,15 @@ from scow.wire.container import (
 from scow.wire.disk import DataRootUsage
 from scow.wire.event import Event
 from scow.wire.exec import ExecCreateRequest, ExecInspect, ExecStartRequest
-from scow.wire.image import DeleteItem, HistoryItem, ImageInspect, ImageSummary, PruneImagesReply
+from scow.wire.image import (
+    CommitRequest,
+    DeleteItem,
+    HistoryItem,
+    ImageInspect,
+    ImageSummary,
+    ImportRequest,
+    PruneImagesReply,
+)
 from scow.wire.network import (
     ConnectRequest,
     DisconnectRequest,
@@ -206,6 +215,18 @@ class ImageArchives(Protocol):
     ) -> ProgressStream: ...
 
 
+class Commits(Protocol):
+    """Makes images of containers."""
+
+    async def run(self, request: CommitRequest) -> str: ...
+
+
+class Imports(Protocol):
+    """Makes images of tars."""
+
+    async def run(self, request: ImportRequest, arriving: AsyncIterator[bytes]) -> ProgressStream: ...
+
+
 class StatsReader(Protocol):
     """What containers use."""
 
@@ -272,6 +293,16 @@ class Images(Protocol):
     async def push(
         self, ref: str, tag: str | None, auth: str | None, platform: Platform | None = None
     ) -> ProgressStream: ...
+
+
+class Builds(Protocol):
+    """Builds and their cache."""
+
+    async def build(
+        self, request: BuildRequest, content: AsyncIterator[bytes], registry_config: str | None
+    ) -> ProgressStream: ...
+
+    def cancel(self, id: str) -> None: ...
 
 
 class Networks(Protocol):
@@ -359,6 +390,15 @@ class EngineApi(Protocol):
 
     @property
     def image_archives(self) -> ImageArchives: ...
+
+    @property
+    def commits(self) -> Commits: ...
+
+    @property
+    def imports(self) -> Imports: ...
+
+    @property
+    def builds(self) -> Builds: ...
 
     @property
     def networks(self) -> Networks: ...

@@ -70,3 +70,13 @@ def _parse(ref: str) -> Reference | None:
         return parse_reference(ref)
     except InvalidReference:
         return None
+
+
+def tag_reference(repo: str, tag: str) -> Reference | None:
+    """The tag that a new image is to have; None if none was asked for. Raises InvalidReference, InvalidArgument."""
+    if not repo:
+        return None
+    reference = parse_reference(repo)
+    if reference.digest is not None:
+        raise InvalidArgument("refusing to create a tag with a digest reference")
+    return (reference.with_tag(tag) if tag else reference).with_default_tag()

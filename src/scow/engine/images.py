@@ -10,7 +10,7 @@ from scow.engine import validation
 from scow.engine.container import Container
 from scow.engine.describing import status_word
 from scow.engine.events import Events
-from scow.engine.image_lookup import find_image, find_reference, get_image
+from scow.engine.image_lookup import find_image, find_reference, get_image, tag_reference
 from scow.engine.streams import ProgressStream
 from scow.errors import Conflict, Internal, InvalidArgument, NotFound, Unauthorized
 from scow.oci.digest import Digest, chain_id, short
@@ -153,14 +153,9 @@ class Images:
     async def tag(self, ref: str, repo: str, tag: str) -> None:
         """POST /images/{name}/tag. Raises NoSuchImage, InvalidArgument."""
         image = get_image(self._store.images, ref)
-        if not repo:
+        reference = tag_reference(repo, tag)
+        if reference is None:
             raise InvalidArgument("invalid reference format")
-        reference = parse_reference(repo)
-        if reference.digest is not None:
-            raise InvalidArgument("refusing to create a tag with a digest reference")
-        if tag:
-            reference = reference.with_tag(tag)
-        reference = reference.with_default_tag()
         await self._store.images.tag(str(reference), image.id)
         self._events.emit("image", "tag", image.id, {"name": reference.familiar})
 

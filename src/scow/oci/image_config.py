@@ -115,3 +115,8 @@ def decode_config(data: bytes) -> ImageConfig:
     for diff_id in config.diff_ids:
         parse_digest(diff_id)
     return config
+
+
+def encode_config(config: ImageConfig) -> bytes:
+    """Write an image config: the same bytes for the same config, whatever order its ports or labels came in."""
+    return msgspec.json.encode(config, order="deterministic")

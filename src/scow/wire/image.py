@@ -1,12 +1,13 @@
 """Images on the wire."""
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from msgspec import UNSET, UnsetType, field
+from msgspec import UNSET, Struct, UnsetType, field
 
 from scow.oci.descriptor import Descriptor
 from scow.oci.platform import Platform
-from scow.wire.container import GraphDriver, HealthConfig
+from scow.wire.container import ContainerConfig, GraphDriver, HealthConfig
 from scow.wire.message import Message
 
 
@@ -117,3 +118,33 @@ class DistributionInspect(Message, frozen=True, kw_only=True):
 
     descriptor: Descriptor
     platforms: list[Platform] = field(default_factory=list)
+
+
+class CommitReply(Message, frozen=True, kw_only=True):
+    """The answer to a commit."""
+
+    id: str
+
+
+class CommitRequest(Struct, frozen=True, kw_only=True):
+    """What is asked for. `config` takes the place of the container's own, `changes` are Dockerfile instructions."""
+
+    container: str
+    repo: str = ""
+    tag: str = ""
+    author: str = ""
+    comment: str = ""
+    pause: bool = True
+    config: ContainerConfig | None = None
+    changes: Sequence[str] = ()
+
+
+class ImportRequest(Struct, frozen=True, kw_only=True):
+    """What is asked for: `source` is a URL, or `-` for what the client sends."""
+
+    source: str
+    repo: str = ""
+    tag: str = ""
+    message: str = ""
+    platform: str = ""
+    changes: Sequence[str] = ()
