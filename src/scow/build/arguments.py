@@ -1,8 +1,8 @@
 """ARG and ENV: which variables an instruction sees, what a RUN's environment is, and what of it its cache key knows.
 
-Dockerfile reference, ARG. A stage's scope begins with its base's environment and grows with each ARG and ENV. A stage on a
-stage of the same file simply goes on with that one's last scope: it inherits the arguments. An ENV always wins over an
-ARG of its name.
+Dockerfile reference, ARG. A stage's scope begins with its base's environment and grows with each ARG and ENV.
+A stage on a stage of the same file simply goes on with that one's last scope: it inherits the arguments. An ENV always
+wins over an ARG of its name.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -5,6 +5,7 @@ a named context, or an image. Stages that the target needs in no way are not in 
 image's ONBUILD triggers are only known once its config is, so the caller plans again with `triggers` then.
 """
 
+import graphlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Final, Literal
 
@@ -117,13 +118,32 @@ class _Planner:
         self._platform = platform
         self._contexts = {name.lower() for name in contexts}
         self._triggers = triggers
-        self._planned: dict[int, PlannedStage] = {}
-        self._open: list[int] = []
+        self._platforms: dict[int, Platform] = {}
 
     def plan(self, target: str) -> Plan:
         wanted = self._target(target)
-        self._visit(wanted)
-        return Plan(stages=tuple(self._planned.values()), target=wanted)
+        found: dict[int, PlannedStage] = {}
+        waiting = [wanted]
+        while waiting:
+            index = waiting.pop()
+            if index not in found:
+                found[index] = self._planned_stage(self._file.stages[index])
+                waiting += found[index].needs
+        return Plan(stages=tuple(self._in_order(found)), target=wanted)
+
+    def _in_order(self, found: Mapping[int, PlannedStage]) -> Iterator[PlannedStage]:
+        sorter = graphlib.TopologicalSorter({index: stage.needs for index, stage in found.items()})
+        try:
+            sorter.prepare()
+        except graphlib.CycleError as error:
+            stage = found[min(error.args[1])]
+            raise DockerfileError(
+                f"circular dependency detected on stage: {stage.name or stage.index}", lines=stage.lines, parsing=False
+            ) from error
+        while sorter.is_active():
+            ready = sorted(sorter.get_ready())
+            sorter.done(*ready)
+            yield from (found[index] for index in ready)
 
     def _target(self, target: str) -> int:
         stages = self._file.stages
@@ -144,51 +164,37 @@ class _Planner:
             return int(name)
         return None
 
-    def _visit(self, index: int) -> PlannedStage:
-        done = self._planned.get(index)
-        if done is not None:
-            return done
-        stage = self._file.stages[index]
-        if index in self._open:
-            title = stage.name or str(index)
-            raise DockerfileError(
-                f"circular dependency detected on stage: {title}", lines=stage.base.lines, parsing=False
-            )
-        self._open.append(index)
-        planned = self._planned_stage(stage)
-        self._open.pop()
-        self._planned[index] = planned
-        return planned
-
     def _planned_stage(self, stage: Stage) -> PlannedStage:
         base = self._base(stage)
         platform = self._platform_of(stage)
-        inherited: tuple[Instruction, ...] = ()
+        if base.kind == "context" and base.name == stage.name:  # it stands in for all of the stage
+            return PlannedStage(
+                index=stage.index,
+                name=stage.name,
+                base=base,
+                platform=platform,
+                instructions=(),
+                lines=stage.base.lines,
+            )
+        inherited: list[str] = list(self._triggers.get(stage.index, ()))
         needs: set[int] = set()
-        if base.kind == "stage" and base.stage is not None:
-            below = self._visit(base.stage)
-            platform = below.platform
+        if base.stage is not None:
             needs.add(base.stage)
             own = self._file.stages[base.stage].instructions
-            inherited = self._parsed(stage, [one.expression for one in own if isinstance(one, kinds.OnBuild)])
+            inherited += [one.expression for one in own if isinstance(one, kinds.OnBuild)]
         elif base.kind == "image":
             base = msgspec.structs.replace(base, platform=platform)
-        inherited = (*self._parsed(stage, self._triggers.get(stage.index, ())), *inherited)
-        instructions = (*inherited, *stage.instructions)
-        inputs: dict[str, Source] = {}
-        for instruction, name in _references(instructions):
-            inputs[name] = self._input(name, stage, instruction, platform)
-        for source in inputs.values():
-            if source.stage is not None:
-                self._visit(source.stage)
-                needs.add(source.stage)
+        first = self._parsed(stage, inherited)
+        instructions = (*first, *stage.instructions)
+        inputs = {name: self._input(name, stage, one, platform) for one, name in _references(instructions)}
+        needs.update(source.stage for source in inputs.values() if source.stage is not None)
         return PlannedStage(
             index=stage.index,
             name=stage.name,
             base=base,
             platform=platform,
             instructions=instructions,
-            triggers=len(inherited),
+            triggers=len(first),
             inputs=inputs,
             needs=frozenset(needs),
             lines=stage.base.lines,
@@ -226,6 +232,19 @@ class _Planner:
         return self._image(image, written)
 
     def _platform_of(self, stage: Stage) -> Platform:
+        """The platform a stage is built for: what the FROM at the bottom of its bases says, or the build's."""
+        chain = [stage]
+        while chain[-1].index not in self._platforms:
+            below = self._base(chain[-1]).stage
+            if below is None:
+                self._platforms[chain[-1].index] = self._written_platform(chain[-1])
+            else:
+                chain.append(self._file.stages[below])
+        platform = self._platforms[chain[-1].index]
+        self._platforms.update({each.index: platform for each in chain})
+        return platform
+
+    def _written_platform(self, stage: Stage) -> Platform:
         written = stage.base
         if not written.platform:
             return self._platform
