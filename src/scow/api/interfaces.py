@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, 
 from pathlib import Path
 from typing import Protocol
 
+from scow.oci.descriptor import Descriptor
 from scow.oci.platform import Platform
 from scow.wire.archive import FilesystemChange, PathStat
 from scow.wire.build import BuildRequest
@@ -24,11 +25,13 @@ from scow.wire.exec import ExecCreateRequest, ExecInspect, ExecStartRequest
 from scow.wire.image import (
     CommitRequest,
     DeleteItem,
+    DistributionInspect,
     HistoryItem,
     ImageInspect,
     ImageSummary,
     ImportRequest,
     PruneImagesReply,
+    SearchResult,
 )
 from scow.wire.network import (
     ConnectRequest,
@@ -227,6 +230,16 @@ class Imports(Protocol):
     async def run(self, request: ImportRequest, arriving: AsyncIterator[bytes]) -> ProgressStream: ...
 
 
+class Distribution(Protocol):
+    """Asks registries."""
+
+    async def inspect(self, ref: str, auth: str | None) -> DistributionInspect: ...
+
+    async def manifest(self, ref: str, auth: str | None) -> tuple[Descriptor, bytes]: ...
+
+    async def search(self, term: str, limit: int, filters: Filters, auth: str | None) -> list[SearchResult]: ...
+
+
 class StatsReader(Protocol):
     """What containers use."""
 
@@ -387,6 +400,9 @@ class EngineApi(Protocol):
 
     @property
     def images(self) -> Images: ...
+
+    @property
+    def distribution(self) -> Distribution: ...
 
     @property
     def image_archives(self) -> ImageArchives: ...

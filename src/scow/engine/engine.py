@@ -15,6 +15,7 @@ from scow.engine.container_mounts import ContainerMounts, mounted_images, snapsh
 from scow.engine.containers import Containers
 from scow.engine.creation import Creation
 from scow.engine.disk_usage import DiskUsages
+from scow.engine.distribution import Distribution
 from scow.engine.event_log import EventLog
 from scow.engine.events import MEMORY, Events
 from scow.engine.execs import Execs
@@ -62,6 +63,7 @@ class Engine:
     execs: Execs
     images: Images
     image_archives: ImageArchives
+    distribution: Distribution
     commits: Commits
     imports: Imports
     networks: Networks
@@ -141,7 +143,7 @@ class Engine:
         removal = Removal(table, lifecycle, resources, store.snapshots, volumes, events)
         lifecycle.remove_hook = removal.auto_remove
         self.builds = builds = Builds.open(config, store, registries, resources, events)
-        resources.on_exit = lambda ended: builds.runs.exited(ended) or lifecycle.exited(ended)
+        builds.runs.otherwise, resources.on_exit = lifecycle.exited, builds.runs.exited
         creation = Creation(
             config, store, table, volumes, mounts, driver, events, resources.runtimes, resources.default_runtime
         )
@@ -157,6 +159,7 @@ class Engine:
         self.execs = Execs(table, resources, events, tasks)
         self.images = Images(store, registries, events, snapshotter, self._image_users)
         self.image_archives = ImageArchives(store, events)
+        self.distribution = Distribution(registries)
         self.commits = Commits(table, lifecycle, roots, store, events)
         self.imports = Imports(store, registries, events)
         uses = ImageUses(store, table, tasks)

@@ -113,6 +113,16 @@ class PruneImagesReply(Message, frozen=True, kw_only=True):
     space_reclaimed: int = 0
 
 
+class SearchResult(Message, frozen=True, kw_only=True, rename="lower"):
+    """A repository that a search found."""
+
+    star_count: int = field(name="star_count", default=0)
+    is_official: bool = field(name="is_official", default=False)
+    name: str = ""
+    is_automated: bool = field(name="is_automated", default=False)
+    description: str = ""
+
+
 class DistributionInspect(Message, frozen=True, kw_only=True):
     """What a registry says about a reference."""
 

@@ -337,7 +337,7 @@ class Images:
         return [DeleteItem(untagged="a:b"), DeleteItem(deleted=IMAGE_ID)]
 
     async def pull(
-        self, from_image: str, tag: str | None, platform: str | None, auth: str | None
+        self, from_image: str, tag: str | None, platform: str | None, auth: str | None, *, every_platform: bool = False
     ) -> Stream[ProgressMessage]:
         self.calls.append(("pull", (from_image, tag, platform, auth)))
         if from_image == "missing":
@@ -354,7 +354,9 @@ class Images:
         self.pull_stream = Stream(messages())
         return self.pull_stream
 
-    async def push(self, ref: str, tag: str | None, auth: str | None) -> Stream[ProgressMessage]:
+    async def push(
+        self, ref: str, tag: str | None, auth: str | None, platform: Platform | None = None
+    ) -> Stream[ProgressMessage]:
         self.calls.append(("push", (ref, tag, auth)))
 
         async def messages() -> AsyncGenerator[ProgressMessage, None]:
