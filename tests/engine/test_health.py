@@ -126,6 +126,22 @@ def test_cmd_is_run_without_a_shell(engine: Daemon) -> None:
     assert wait_for(engine, box, "healthy")["Log"][0]["Output"] == "$HOME\n"  # type: ignore[index]
 
 
+def test_the_client_has_a_flag_for_it(engine: Daemon) -> None:
+    engine.scow("create", "--name", "box", "--health-on-failure", "stop", "busybox")
+    label = engine.docker("inspect", "-f", '{{index .Config.Labels "scow.health.on-failure"}}', "box").stdout
+    assert label == "stop\n"
+    done = engine.scow("create", "--health-on-failure", "dance", "busybox", check=False)
+    assert "must be one of none, kill, restart or stop" in done.stderr
+
+
+def test_the_client_replaces_a_container(engine: Daemon) -> None:
+    first = engine.scow("run", "-d", "--name", "box", "--replace", "busybox", "sleep", "60").stdout
+    second = engine.scow("run", "-d", "--name", "box", "--replace", "busybox", "sleep", "60").stdout
+    assert first != second
+    assert engine.docker("ps", "-aq", "--no-trunc").stdout == second
+    assert engine.scow("run", "-d", "--replace", "busybox", "true", check=False).returncode == 125
+
+
 @pytest.mark.parametrize(("wish", "action"), [("restart", "restart"), ("stop", "stop"), ("kill", "die")])
 def test_an_unhealthy_container_is_treated_as_its_label_says(
     engine: Daemon, actions: Iterator[str], wish: str, action: str

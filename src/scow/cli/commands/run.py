@@ -59,6 +59,7 @@ def create_container(session: Session, options: Options, request: dict[str, Any]
     policy, platform, quiet = options.text("pull"), options.text("platform"), options.flag("quiet")
     if policy not in PULL_POLICIES:
         raise CliError(f'invalid pull option: \'{policy}\': must be one of "always", "missing" or "never"')
+    apply_own_flags(options, request)
     cidfile = CidFile(options.text("cidfile"))
     image = request["Image"]
     familiar = image_name(image)
@@ -71,6 +72,8 @@ def create_container(session: Session, options: Options, request: dict[str, Any]
         if policy == "always" and familiar:
             pull_image(session, image, platform, quiet)
         try:
+            if options.flag("replace"):
+                make_way(session, options.text("name"))
             answer = session.engine.post("/containers/create", query, request)
         except EngineError as error:
             if error.status != 404 or not familiar or policy != "missing":
@@ -86,6 +89,29 @@ def create_container(session: Session, options: Options, request: dict[str, Any]
         session.warn(f"WARNING: {warning}")
     cidfile.write(answer["Id"])
     return str(answer["Id"])
+
+
+def apply_own_flags(options: Options, request: dict[str, Any]) -> None:
+    """Say what of `run` is Scow's own: a label tells the engine what to do with an unhealthy container."""
+    if options.flag("replace") and not options.text("name"):
+        raise CliError("cannot replace a container without --name being set")
+    wish = options.text("health-on-failure")
+    if wish not in ("", "none", "kill", "restart", "stop"):
+        raise CliError(f"invalid --health-on-failure: '{wish}': must be one of none, kill, restart or stop")
+    if wish and wish != "none":
+        request["Labels"] = {**(request.get("Labels") or {}), "scow.health.on-failure": wish}
+
+
+def make_way(session: Session, name: str) -> None:
+    """Remove the container that has a name, running or not, with its anonymous volumes; none is fine."""
+    try:
+        answer = session.engine.get(f"/containers/{quote(name)}/json")
+        # By its ID: a prefix of another container's ID is no name.
+        if answer["Name"] == f"/{name}":
+            session.engine.call("DELETE", f"/containers/{quote(answer['Id'])}", {"force": "1", "v": "1"})
+    except EngineError as error:
+        if error.status != 404:
+            raise
 
 
 class CidFile:
@@ -207,6 +233,11 @@ def _quietly(wait: Callable[[], int]) -> None:
         return  # the start's error is the one to tell
 
 
+OWN_FLAGS = (
+    Flag("health-on-failure", "", "string", "What to do when the container turns unhealthy (none|kill|restart|stop)"),
+    Flag("replace", "", "bool", "Remove a container that has the name, before this one is created"),
+)
+
 RUN_FLAGS = (
     Flag("detach", "d", "bool", "Run container in background and print container ID"),
     Flag("detach-keys", "", "string", "Override the key sequence for detaching a container"),
@@ -214,6 +245,6 @@ RUN_FLAGS = (
 )
 
 COMMANDS = {
-    "run": Command(run, "IMAGE [COMMAND] [ARG...]", (*CONTAINER_FLAGS, *RUN_FLAGS), 1, None, interspersed=False),
-    "create": Command(create, "IMAGE [COMMAND] [ARG...]", CONTAINER_FLAGS, 1, None, interspersed=False),
+    "run": Command(run, "IMAGE [COMMAND] [ARG...]", (*CONTAINER_FLAGS, *OWN_FLAGS, *RUN_FLAGS), 1, None, interspersed=False),
+    "create": Command(create, "IMAGE [COMMAND] [ARG...]", (*CONTAINER_FLAGS, *OWN_FLAGS), 1, None, interspersed=False),
 }
