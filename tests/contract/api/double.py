@@ -6,6 +6,7 @@ from typing import Any, Generic, TypeVar
 
 from scow.api.interfaces import Chunks, Deletions, Duplex, Filters, History
 from scow.errors import Conflict, InvalidArgument, NotFound, ScowError
+from scow.oci.platform import Platform
 from scow.wire.container import (
     ContainerConfig,
     ContainerInspect,
