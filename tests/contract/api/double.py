@@ -23,7 +23,16 @@ from scow.wire.disk import DataRootUsage, PartUsage
 from scow.wire.event import Actor, Event
 from scow.wire.exec import ExecCreateRequest, ExecInspect, ExecStartRequest, ProcessConfig
 from scow.wire.host_config import HostConfig
-from scow.wire.image import DeleteItem, HistoryItem, ImageExecConfig, ImageInspect, ImageSummary, RootFS
+from scow.wire.image import (
+    CommitRequest,
+    DeleteItem,
+    HistoryItem,
+    ImageExecConfig,
+    ImageInspect,
+    ImageSummary,
+    ImportRequest,
+    RootFS,
+)
 from scow.wire.network import EndpointSettings, Network
 from scow.wire.progress import ProgressMessage, progress_step
 from scow.wire.system import (
@@ -366,6 +375,28 @@ class Images:
         return Stream(messages())
 
 
+class Commits:
+    def __init__(self) -> None:
+        self.calls: list[CommitRequest] = []
+
+    async def run(self, request: CommitRequest) -> str:
+        self.calls.append(request)
+        return IMAGE_ID
+
+
+class Imports:
+    def __init__(self) -> None:
+        self.calls: list[tuple[ImportRequest, bytes]] = []
+
+    async def run(self, request: ImportRequest, arriving: AsyncIterator[bytes]) -> Stream[ProgressMessage]:
+        self.calls.append((request, b"".join([data async for data in arriving])))
+
+        async def messages() -> AsyncGenerator[ProgressMessage, None]:
+            yield ProgressMessage(status="sha256:imported")
+
+        return Stream(messages())
+
+
 class Networks:
     async def list(self, filters: Filters) -> list[Network]:
         return [Network(name="bridge", id=ID, created="2024-01-01T00:00:00Z", driver="bridge")]
@@ -461,6 +492,8 @@ class Engine:
         self.containers = Containers()
         self.execs = Execs(self.containers)
         self.images = Images()
+        self.commits = Commits()
+        self.imports = Imports()
         self.networks = Networks()
         self.volumes = Volumes()
         self.events = Events()

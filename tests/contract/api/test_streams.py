@@ -218,8 +218,13 @@ async def test_a_push_names_the_image_by_its_path(server: Server) -> None:
     assert server.engine.images.calls == [("push", ("docker.io/library/busybox", "1.0", "e30="))]
 
 
-async def test_importing_is_not_there_yet(server: Server) -> None:
-    assert (await server.ask("POST", "/images/create?fromSrc=-")).status == 501
+async def test_an_import_passes_on_what_the_client_sends(server: Server) -> None:
+    target = "/images/create?fromSrc=-&repo=a&tag=b&message=m&platform=linux/arm64&changes=ENV%20A=1&changes=CMD%20x"
+    reply = await server.ask("POST", target, b"the tar")
+    assert json.loads(reply.body)["status"] == "sha256:imported"
+    request, data = server.engine.imports.calls[0]
+    assert (request.source, request.repo, request.tag, request.message) == ("-", "a", "b", "m")
+    assert (request.platform, request.changes, data) == ("linux/arm64", ["ENV A=1", "CMD x"], b"the tar")
 
 
 # --- hanging up -------------------------------------------------------------------------------------------------------
