@@ -185,7 +185,7 @@ class TarStream(Protocol):
 
 
 class Archives(Protocol):
-    """Containers' files."""
+    """Containers' and volumes' files."""
 
     async def stat(self, ref: str, path: str) -> PathStat: ...
 
@@ -194,6 +194,10 @@ class Archives(Protocol):
     async def put(self, ref: str, path: str, content: AsyncIterator[bytes], *, keep_kinds: bool, own: bool) -> None: ...
 
     async def export(self, ref: str) -> TarStream: ...
+
+    async def export_volume(self, name: str) -> TarStream: ...
+
+    async def import_volume(self, name: str, content: AsyncIterator[bytes]) -> None: ...
 
 
 class SavedArchive(Protocol):

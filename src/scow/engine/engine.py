@@ -155,7 +155,7 @@ class Engine:
         self.changes = Changes(table, store.snapshots)
         self.updates = Updates(table, resources, events)
         self.stats = StatsReader(table, resources)
-        self.archives = Archives(table, roots, events)
+        self.archives = Archives(table, roots, volumes, events)
         self.execs = Execs(table, resources, events, tasks)
         self.images = Images(store, registries, events, snapshotter, self._image_users)
         self.image_archives = ImageArchives(store, events)

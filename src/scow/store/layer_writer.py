@@ -70,6 +70,11 @@ class PipeWriter(Generic[T]):
         except OSError as error:
             raise LayerFailed(self._subject, str(error)) from error
 
+    def descriptor(self) -> int:
+        """Return one more descriptor of the pipe, for somebody who writes instead of `write`, and closes it."""
+        os.set_blocking(self._pipe, True)
+        return os.dup(self._pipe)
+
     @property
     def pid(self) -> int:
         """The process that takes the bytes."""

@@ -7,7 +7,7 @@ who asked.
 """
 
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Container, Iterator
 
 
 class Lease:
@@ -20,7 +20,7 @@ class Lease:
         """Protect more content or layers, until the lease ends."""
         self._digests.update(digests)
 
-    def __contains__(self, digest: str) -> bool:
+    def __contains__(self, digest: object) -> bool:
         return digest in self._digests
 
 
@@ -29,6 +29,7 @@ class Leases:
 
     def __init__(self) -> None:
         self._held: list[Lease] = []
+        self._pins: list[Container[str]] = []
         self._silent = False
 
     @contextlib.asynccontextmanager
@@ -56,6 +57,10 @@ class Leases:
         finally:
             self._silent = False
 
+    def pin(self, digests: Container[str]) -> None:
+        """Protect what `digests` contains at any time, for good: what the build cache holds."""
+        self._pins.append(digests)
+
     def protects(self, digest: str) -> bool:
-        """Return whether a lease that is held protects `digest`."""
-        return any(digest in lease for lease in self._held)
+        """Return whether a lease that is held, or a pin, protects `digest`."""
+        return any(digest in lease for lease in (*self._held, *self._pins))

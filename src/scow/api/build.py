@@ -1,0 +1,116 @@
+"""The build endpoints."""
+
+import json
+import logging
+from typing import Any, Final
+
+import msgspec
+from aiohttp import web
+
+from scow.api.call import JSON, Call, empty
+from scow.errors import InvalidArgument, ScowError
+from scow.wire.build import BuildRequest
+from scow.wire.host_config import Ulimit
+from scow.wire.message import decode, encode
+from scow.wire.progress import ErrorDetail, ProgressMessage
+
+_log = logging.getLogger(__name__)
+
+_TAR_TYPES: Final = ("application/x-tar", "application/tar", "application/octet-stream", "")
+
+
+async def build(call: Call) -> web.StreamResponse:
+    """Build an image of the context in the body. Nothing is answered before the context has come: clients that send
+    with one hand and don't listen with the other would wait for ever."""
+    request = _request(call)
+    declared = call.request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    if not request.remote and declared not in _TAR_TYPES:
+        raise InvalidArgument(f"Content-Type specified ({declared}) must be 'application/x-tar'")
+    config = call.request.headers.get("X-Registry-Config")
+    progress = await call.engine.builds.build(request, call.request.content.iter_any(), config)
+    try:
+        async with call.stream(JSON) as send:
+            try:
+                async for message in progress:
+                    await send(encode(message) + b"\r\n")
+            except ConnectionError:
+                raise
+            except Exception as error:
+                if not isinstance(error, ScowError):
+                    _log.exception("a build failed")
+                text = str(error) or type(error).__name__
+                detail = ErrorDetail(code=getattr(error, "code", 0), message=text)
+                await send(encode(ProgressMessage(error_detail=detail, error=text)) + b"\r\n")
+    finally:
+        await progress.aclose()
+    return call.streamed()
+
+
+async def cancel(call: Call) -> web.StreamResponse:
+    id = call.text("id")
+    if id is None:
+        raise InvalidArgument("build ID not provided")
+    call.engine.builds.cancel(id)
+    return empty(204)
+
+
+def _request(call: Call) -> BuildRequest:
+    values = call.request.query
+    squash = call.flag("squash")
+    return BuildRequest(
+        tags=tuple(name for name in values.getall("t", []) if name),
+        dockerfile=values.get("dockerfile", ""),
+        remote=values.get("remote", ""),
+        quiet=call.flag("q"),
+        no_cache=call.flag("nocache"),
+        cache_from=tuple(_json(call, "cachefrom", list[str]) or ()),
+        pull=call.flag("pull"),
+        remove=call.flag("rm", True),
+        force_remove=call.flag("forcerm"),
+        memory=_integer(call, "memory"),
+        memory_swap=_integer(call, "memswap"),
+        cpu_shares=_integer(call, "cpushares"),
+        cpuset_cpus=values.get("cpusetcpus", ""),
+        cpuset_mems=values.get("cpusetmems", ""),
+        cpu_period=_integer(call, "cpuperiod"),
+        cpu_quota=_integer(call, "cpuquota"),
+        build_args=_json(call, "buildargs", dict[str, str | None]),
+        shm_size=_integer(call, "shmsize"),
+        squash=squash,
+        labels=_json(call, "labels", dict[str, str]),
+        network_mode=values.get("networkmode", ""),
+        extra_hosts=tuple(each for value in values.getall("extrahosts", []) for each in _hosts(value)),
+        ulimits=tuple(_json(call, "ulimits", list[Ulimit]) or ()),
+        cgroup_parent=values.get("cgroupparent", ""),
+        security_opt=tuple(values.getall("securityopt", [])),
+        platform=values.get("platform", ""),
+        target=values.get("target", ""),
+        build_id=values.get("buildid", ""),
+    )
+
+
+def _hosts(text: str) -> list[str]:
+    """One `name:address`, or several in one value as docker-py sends them."""
+    if text.startswith("["):
+        return [str(each) for each in json.loads(text)]
+    return [each for each in text.replace(",", " ").split() if each]
+
+
+def _json(call: Call, name: str, kind: Any) -> Any:
+    text = call.text(name)
+    if text is None:
+        return None
+    try:
+        return decode(kind, text.encode())
+    except (ScowError, msgspec.DecodeError) as error:
+        raise InvalidArgument(f"error reading {name}: {error}") from error
+
+
+def _integer(call: Call, name: str) -> int:
+    text = call.text(name)
+    if text is None:
+        return 0
+    try:
+        return int(text)
+    except ValueError:
+        raise InvalidArgument(f"invalid value for {name}: {text!r}") from None

@@ -1,0 +1,380 @@
+"""A build: stages as tasks that wait for each other where one stands on another or copies from it.
+
+Each stage is a chain of states (image_state.py), one instruction after the other. The last state of the target becomes
+an image.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from scow.build import instructions as kinds
+from scow.build.arguments import Globals, Scope, global_scope
+from scow.build.cache import Record
+from scow.build.config_changes import apply, environment, shell_of
+from scow.build.context import Context
+from scow.build.dockerfile import Dockerfile, Stage, parse_triggers
+from scow.build.errors import DockerfileError
+from scow.build.image_state import ImageState, state_of
+from scow.build.report import Report, StageEnded, StepEvent
+from scow.build.selection import Keep, everything
+from scow.build.steps import Place, Steps, command_of
+from scow.build.tools import Build
+from scow.errors import InvalidArgument, NotFound
+from scow.oci.digest import DiffID, Digest
+from scow.oci.platform import host_platform, parse_platform
+from scow.store.assembly import publish
+from scow.wire.progress import ProgressMessage
+
+SCRATCH: Final = "scratch"
+
+
+class Result(msgspec.Struct, frozen=True, kw_only=True):
+    """What a build made."""
+
+    id: Digest
+    state: ImageState
+    steps: int
+    cached: int
+
+
+class _StageState(msgspec.Struct, frozen=True):
+    """What a stage ended with: its image, and the scope that a stage on it begins with."""
+
+    image: ImageState
+    scope: Scope
+
+
+class Execution:
+    """Executes one Dockerfile for one platform. `run` once."""
+
+    def __init__(
+        self,
+        build: Build,
+        dockerfile: Dockerfile,
+        context: Context,
+        report: Report,
+        ignored: Keep = everything,
+    ) -> None:
+        self._build = build
+        self._file = dockerfile
+        self._report = report
+        options = build.options
+        self._platform = options.platform or host_platform()
+        self._target = self._find_target(options.target)
+        self._globals: Globals = global_scope(
+            dockerfile, options.build_args, host_platform(), self._platform, options.target
+        )
+        self._steps = Steps(build, context, self, ignored)
+        self._tasks: dict[int, asyncio.Task[_StageState]] = {}
+        self.needed = self._needed()
+        self._numbers: dict[tuple[int, int], int] = {}
+        self._total = 0
+        self._cached = 0
+        self._count()
+
+    # --- the plan
+
+    def _find_target(self, target: str) -> int:
+        if not target:
+            return len(self._file.stages) - 1
+        found = self._stage_named(target, len(self._file.stages))
+        if found is None:
+            raise InvalidArgument(f'target stage "{target}" could not be found')
+        return found
+
+    def _stage_named(self, name: str, before: int) -> int | None:
+        """The stage that a name or number means, among those before another one; a later one of a name wins."""
+        for stage in reversed(self._file.stages[:before]):
+            if stage.name and stage.name == name.lower():
+                return stage.index
+        if name.isdigit() and int(name) < before:
+            return int(name)
+        return None
+
+    def _uses(self, stage: Stage) -> set[int]:
+        """The stages that a stage needs."""
+        names = [self._globals.expand(stage.base.image, stage.base)]
+        for one in stage.instructions:
+            if isinstance(one, kinds.OnBuild):
+                continue
+            if isinstance(one, kinds.Copy) and one.source_stage:
+                names.append(one.source_stage)
+            elif isinstance(one, kinds.Run):
+                names += [mount.source_stage for mount in one.mounts if mount.source_stage]
+        found = (self._stage_named(name, stage.index) for name in names)
+        return {index for index in found if index is not None}
+
+    def _needed(self) -> list[int]:
+        needed: set[int] = set()
+        pending = [self._target]
+        while pending:
+            index = pending.pop()
+            if index not in needed:
+                needed.add(index)
+                pending += self._uses(self._file.stages[index])
+        return sorted(needed)
+
+    def _count(self) -> None:
+        self._total = len(self._file.global_args)
+        for index in self.needed:
+            for position in range(len(self._file.stages[index].instructions) + 1):
+                self._total += 1
+                self._numbers[index, position] = self._total
+        if self._build.options.labels:
+            self._total += 1
+
+    # --- running
+
+    async def run(self) -> Result:
+        """Build the target and publish it, without a name. Raises CommandFailed, DockerfileError and others."""
+        first = self.needed[0]
+        for number, one in enumerate(self._file.global_args, 1):
+            self._tell(first, number, "start", one.text)
+        try:
+            async with asyncio.TaskGroup() as group:
+                for index in self.needed:
+                    self._tasks[index] = group.create_task(self._run_stage(self._file.stages[index]))
+        except BaseExceptionGroup as errors:
+            raise _first(errors) from None
+        state = self._tasks[self._target].result().image
+        await self._build.tools.cache.flush()
+        id = state.based_on or (await publish(self._build.tools.store, state.image_config())).id
+        return Result(id=id, state=state, steps=self._total, cached=self._cached)
+
+    async def layers_of(self, name: str) -> tuple[DiffID, ...]:
+        """As Origins.layers_of."""
+        index = self._stage_named(name, len(self._file.stages))
+        if index is not None and index in self._tasks:
+            return (await asyncio.shield(self._tasks[index])).image.diff_ids
+        image, _ = await self._build.bases.find(name, self._build.options.platform, lambda message: None)
+        return image.diff_ids
+
+    async def _run_stage(self, stage: Stage) -> _StageState:
+        try:
+            state, scope = await self._begin(stage)
+            runner = _StageRun(self, stage, state, scope)
+            triggers = state.config.on_build or ()
+            if triggers:
+                await runner.trigger(triggers)
+            for position, one in enumerate(stage.instructions, 1):
+                await runner.execute(one, self._numbers[stage.index, position])
+            if stage.index == self._target and self._build.options.labels:
+                await runner.label(self._build.options.labels, self._total)
+            return _StageState(runner.state, runner.scope)
+        except DockerfileError as error:
+            raise error.located(self._file.name, self._file.source) from error.__cause__
+        finally:
+            self._report(StageEnded(stage.index))
+
+    async def _begin(self, stage: Stage) -> tuple[ImageState, Scope]:
+        number = self._numbers[stage.index, 0]
+        name = self._globals.expand(stage.base.image, stage.base)
+        self._tell(stage.index, number, "start", stage.base.text)
+        if not name:
+            raise DockerfileError(
+                f"base name ({stage.base.image}) should not be blank", lines=stage.base.lines, parsing=False
+            )
+        above = self._stage_named(name, stage.index)
+        if above is not None:
+            ended = await asyncio.shield(self._tasks[above])
+            self._tell(stage.index, number, "done", ended.image.id)
+            return ended.image, ended.scope
+        platform = self._build.options.platform
+        if stage.base.platform:
+            platform = parse_platform(self._globals.expand(stage.base.platform, stage.base))
+        scope = Scope(globals=self._globals)
+        if name.lower() == SCRATCH:
+            self._tell(stage.index, number, "done", "")
+            return ImageState(platform=platform or host_platform()), scope
+        image, config = await self._build.bases.find(
+            name, platform, lambda message: self._tell(stage.index, number, "progress", progress=message)
+        )
+        state = state_of(config, image.id)
+        self._tell(stage.index, number, "done", image.id)
+        return state, scope.with_env(config.exec.env)
+
+    def _tell(
+        self,
+        stage: int,
+        step: int,
+        kind: Any,
+        text: str = "",
+        stream: int = 1,
+        data: bytes = b"",
+        progress: ProgressMessage | None = None,
+    ) -> None:
+        if kind == "cached":
+            self._cached += 1
+        self._report(
+            StepEvent(
+                kind=kind,
+                stage=stage,
+                step=step,
+                total=self._total,
+                text=text,
+                stream=stream,
+                data=data,
+                progress=progress,
+            )
+        )
+
+
+class _StageRun:
+    """A stage on its way: the state and scope after each instruction."""
+
+    def __init__(self, execution: Execution, stage: Stage, state: ImageState, scope: Scope) -> None:
+        self._execution = execution
+        self._steps = execution._steps
+        self._options = execution._build.options
+        self._stage = stage
+        self.state = state
+        self.scope = scope
+        self._cmd_set = False
+        filtered = self._options.no_cache_filter
+        self._cached = not self._options.no_cache and not (
+            filtered and (stage.name in filtered or str(stage.index) in filtered)
+        )
+
+    async def trigger(self, triggers: Sequence[str]) -> None:
+        """Execute what the base image left for those who build on it."""
+        number = self._execution._numbers[self._stage.index, 0]
+        plural = "s" if len(triggers) > 1 else ""
+        self._tell(number, "note", f"# Executing {len(triggers)} build trigger{plural}")
+        self.state = msgspec.structs.replace(
+            self.state, config=msgspec.structs.replace(self.state.config, on_build=None)
+        )
+        for one in parse_triggers(triggers):
+            await self._perform(one, number)
+            self._tell(number, "done", self.state.id)
+
+    async def execute(self, one: kinds.Instruction, number: int) -> None:
+        """Execute one instruction of the file."""
+        self._tell(number, "start", one.text)
+        try:
+            await self._perform(one, number)
+        except DockerfileError as error:
+            error.lines = error.lines or one.lines
+            raise
+        self._tell(number, "done", self.state.id)
+
+    async def label(self, labels: Mapping[str, str], number: int) -> None:
+        """Add the labels that the caller of the build asks for, as docker does: by an instruction of its own."""
+        text = " ".join(f"{key}={value}" for key, value in sorted(labels.items()))
+        self._tell(number, "start", f"LABEL {text}")
+        config = msgspec.structs.replace(
+            self.state.config, labels={**(self.state.config.labels or {}), **dict(sorted(labels.items()))}
+        )
+        await self._note(number, f"LABEL {text}", config)
+        self._tell(number, "done", self.state.id)
+
+    def _tell(self, number: int, kind: str, text: str = "") -> None:
+        self._execution._tell(self._stage.index, number, kind, text)
+
+    def _place(self, number: int) -> Place:
+        return Place(
+            lambda kind, text="", stream=1, data=b"": self._execution._tell(
+                self._stage.index, number, kind, text, stream, data
+            ),
+            self._cached,
+        )
+
+    async def _perform(self, one: kinds.Instruction, number: int) -> None:
+        if isinstance(one, kinds.Arg):
+            self.scope = self.scope.declared(one)
+            await self._note(number, one.text, self.state.config, self.scope.effective_arguments)
+        elif isinstance(one, kinds.Run):
+            await self._run(one, number)
+        elif isinstance(one, kinds.Copy):
+            resolved = self.scope.expanded(one)
+            record, digest = await self._steps.copy(self._place(number), self.state, resolved)
+            what = "multi:" if len(resolved.sources) + len(resolved.inline) > 1 else "file:"
+            self._then(f"/bin/sh -c #(nop) {one.NAME} {what}{digest} in {resolved.destination} ", record)
+        elif isinstance(one, kinds.Workdir):
+            config = apply(one, self.state.config, self.scope.variables, escape=self.scope.globals.escape)
+            record = await self._steps.workdir(self._place(number), self.state, config.working_dir, one.text)
+            self._then(f"/bin/sh -c #(nop) WORKDIR {config.working_dir}", record, config)
+        elif isinstance(one, kinds.Maintainer):
+            self.state = msgspec.structs.replace(self.state, author=one.maintainer)
+            await self._note(number, f"MAINTAINER {one.maintainer}", self.state.config)
+        else:
+            config = apply(
+                one, self.state.config, self.scope.variables, escape=self.scope.globals.escape, cmd_set=self._cmd_set
+            )
+            self._cmd_set = self._cmd_set or isinstance(one, kinds.Cmd)
+            await self._note(number, described(one, config, self.state.config), config)
+            if isinstance(one, kinds.Env):
+                self.scope = self.scope.with_env(config.env)
+
+    async def _run(self, one: kinds.Run, number: int) -> None:
+        shell = shell_of(self.state.config)
+        args, script = command_of(one, shell)
+        shown = " ".join(args)
+        known = {**self.scope.env, **self.scope.effective_arguments}
+        record = await self._steps.run(
+            self._place(number),
+            self.state,
+            one,
+            args,
+            [f"{name}={value}" for name, value in known.items()],
+            self.scope.mounts_of(one),
+            shown,
+            script,
+            [f"{name}={value}" for name, value in self.scope.proxies.items()],
+        )
+        self._then(" ".join([*self.scope.history_arguments, shown]), record)
+
+    async def _note(self, number: int, shown: str, config: Any, more: Any = None) -> None:
+        record = await self._steps.note(
+            self._place(number), self.state, shown, [msgspec.json.encode(config).decode(), more]
+        )
+        self._then(f"/bin/sh -c #(nop)  {shown}", record, config)
+
+    def _then(self, created_by: str, record: Record, config: Any = None) -> None:
+        epoch = self._options.epoch
+        at = record.created_at if epoch is None else epoch * 1_000_000_000
+        self.state = self.state.then(created_by, at, config=config, diff_id=record.diff_id)
+
+
+def described(one: kinds.Instruction, config: Any, before: Any) -> str:
+    """An instruction as docker's history shows it, its variables replaced."""
+
+    def array(args: Sequence[str] | None) -> str:
+        return "[" + " ".join(msgspec.json.encode(arg).decode() for arg in args or ()) + "]"
+
+    match one:
+        case kinds.Cmd():
+            return f"CMD {array(config.cmd)}"
+        case kinds.Entrypoint():
+            return f"ENTRYPOINT {array(config.entrypoint)}"
+        case kinds.Env():
+            old, new = environment(before), environment(config)
+            changed = [f"{name}={value}" for name, value in new.items() if old.get(name) != value]
+            return "ENV " + " ".join(changed or [f"{pair.key}={pair.value}" for pair in one.pairs])
+        case kinds.Label():
+            labels = before.labels or {}
+            changed = [f"{name}={value}" for name, value in (config.labels or {}).items() if labels.get(name) != value]
+            return "LABEL " + " ".join(changed or [f"{pair.key}={pair.value}" for pair in one.pairs])
+        case kinds.User():
+            return f"USER {config.user}"
+        case kinds.StopSignal():
+            return f"STOPSIGNAL {config.stop_signal}"
+        case kinds.Shell():
+            return f"SHELL {array(config.shell)}"
+        case kinds.Expose():
+            return "EXPOSE " + " ".join(sorted(set(config.exposed_ports or {}) - set(before.exposed_ports or {})))
+        case kinds.Volume():
+            return f"VOLUME {array(one.paths)}"
+        case _:
+            return one.text
+
+
+def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The error that a group of tasks failed with: not those that came of it."""
+    for error in errors.exceptions:
+        found = _first(error) if isinstance(error, BaseExceptionGroup) else error
+        if not isinstance(found, asyncio.CancelledError):
+            return found
+    return NotFound("the build was cancelled")

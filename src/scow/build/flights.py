@@ -1,0 +1,68 @@
+"""One flight for the same step: builds that come to a step which another one is executing wait for that one.
+
+What the flight says while it goes is heard by all who wait, from its beginning on. It is given up when the last of
+them is.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+
+Say = Callable[[Any], None]
+_KEPT = 4096  # messages that a late listener hears
+
+
+class _Flight(Generic[T]):
+    def __init__(self) -> None:
+        self.listeners: list[Say] = []
+        self.said: list[Any] = []
+        self.task: asyncio.Task[T] | None = None
+
+    def say(self, message: Any) -> None:
+        if len(self.said) < _KEPT:
+            self.said.append(message)
+        for listener in self.listeners:
+            listener(message)
+
+
+class Flights(Generic[T]):
+    """The steps under way, by key. Belongs to one event loop."""
+
+    def __init__(self) -> None:
+        self._flights: dict[str, _Flight[T]] = {}
+
+    async def join(self, key: str, work: Callable[[Say], Awaitable[T]], listen: Say) -> T:
+        """Do the work of a key, or wait for who does it already; `listen` hears all that the work says.
+
+        A failure is everybody's; a cancellation only ends the work if nobody else waits.
+        """
+        flight = self._flights.get(key)
+        if flight is None:
+            flight = self._flights[key] = _Flight()
+            flight.task = asyncio.ensure_future(self._run(key, flight, work))
+        else:
+            for message in flight.said:
+                listen(message)
+        flight.listeners.append(listen)
+        assert flight.task is not None
+        try:
+            return await asyncio.shield(flight.task)
+        except asyncio.CancelledError:
+            flight.listeners.remove(listen)
+            if not flight.listeners:
+                if self._flights.get(key) is flight:
+                    del self._flights[key]  # who comes now begins anew
+                flight.task.cancel()
+                await asyncio.wait([flight.task])
+                if not flight.task.cancelled():
+                    flight.task.exception()  # looked at: nobody else will
+            raise
+
+    async def _run(self, key: str, flight: _Flight[T], work: Callable[[Say], Awaitable[T]]) -> T:
+        try:
+            return await work(flight.say)
+        finally:
+            if self._flights.get(key) is flight:
+                del self._flights[key]

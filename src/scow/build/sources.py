@@ -1,0 +1,207 @@
+"""What ADD and COPY take from elsewhere: URLs, git repositories, archives to be unpacked, texts of the Dockerfile."""
+
+import asyncio
+import contextlib
+import hashlib
+import io
+import os
+import re
+import secrets
+import stat
+import urllib.parse
+import urllib.request
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import BinaryIO, Final, cast
+
+from scow.build.context import take_tar
+from scow.build.trees import ContextRefused, DirectoryTree, SpooledTree, Tree
+from scow.errors import InvalidArgument, NotSupported, Unavailable
+from scow.store import tarheader
+from scow.store.tree import Node
+
+_GIT: Final = re.compile(r"(?:git://|git@|ssh://git@|github\.com/)|https?://[^?#]*\.git(?:[?#].*)?$")
+_MAGICS: Final = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd")
+_TIMEOUT_S: Final = 60.0
+_PIECE: Final = 1 << 20
+
+
+def is_remote(source: str) -> bool:
+    """Whether a source is a URL or a git repository."""
+    return source.startswith(("http://", "https://")) or is_git(source)
+
+
+def is_git(source: str) -> bool:
+    """Whether a source is a git repository."""
+    return _GIT.match(source) is not None
+
+
+class Remote:
+    """Something at a URL."""
+
+    def __init__(
+        self, url: str, checksum: str = "", keep_git_dir: bool | None = None, epoch: int | None = None
+    ) -> None:
+        self.url = url
+        self.is_git = is_git(url)
+        self._checksum = checksum
+        self._keep_git_dir = bool(keep_git_dir)
+        self._epoch = epoch
+
+    async def fetch(self, folder: Path) -> DirectoryTree:
+        """Bring it into a folder of its own below `folder`. Raises Unavailable, InvalidArgument."""
+        target = folder / secrets.token_hex(8)
+        await asyncio.to_thread(target.mkdir, 0o700, True)
+        if self.is_git:
+            await clone(self.url, target, keep_git_dir=self._keep_git_dir, checksum=self._checksum)
+        else:
+            await asyncio.to_thread(self._download, target)
+        return await asyncio.to_thread(DirectoryTree, target)
+
+    def _download(self, target: Path) -> None:
+        name = urllib.parse.unquote(urllib.parse.urlsplit(self.url).path).rstrip("/").rpartition("/")[2]
+        if not name:
+            raise InvalidArgument(f"cannot determine filename for source {self.url}")
+        state = hashlib.sha256()
+        with open_url(self.url) as answer:
+            with (target / name).open("xb") as file:
+                while data := answer.read(_PIECE):
+                    state.update(data)
+                    file.write(data)
+            modified = answer.headers.get("Last-Modified")
+        (target / name).chmod(0o600)
+        seconds = self._epoch or 0
+        if modified:
+            with contextlib.suppress(ValueError):
+                seconds = int(parsedate_to_datetime(modified).timestamp())
+        os.utime(target / name, (seconds, seconds))
+        found = f"sha256:{state.hexdigest()}"
+        if self._checksum and self._checksum != found:
+            raise InvalidArgument(f"digest mismatch {found}: {self._checksum}")
+
+
+def open_url(url: str) -> "urllib.request._UrlopenRet":
+    """Begin to read a URL; redirects may only lead to HTTP. Raises Unavailable. Blocks."""
+    if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
+        raise InvalidArgument(f"unsupported URL {url!r}: only http and https")
+    try:
+        return urllib.request.urlopen(urllib.request.Request(url, headers={"User-Agent": "scow"}), timeout=_TIMEOUT_S)
+    except (OSError, ValueError) as error:
+        raise Unavailable(f"failed to load {url}: {error}") from error
+
+
+async def clone(url: str, target: Path, *, keep_git_dir: bool = False, checksum: str = "") -> None:
+    """Check out `URL[#REF[:FOLDER]]` into an empty folder. Raises NotSupported without git, Unavailable."""
+    address, _, fragment = url.partition("#")
+    reference, _, _ = fragment.partition(":")
+    if address.startswith("github.com/"):
+        address = f"https://{address}"
+    environment = {
+        "PATH": os.environ.get("PATH", ""),
+        "HOME": "/nonexistent",
+        "GIT_TERMINAL_PROMPT": "0",
+        "GIT_CONFIG_NOSYSTEM": "1",
+        "GIT_ALLOW_PROTOCOL": "http:https:git:ssh",
+    }
+
+    async def git(*args: str) -> str:
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *("git", "-C", str(target), "-c", "core.hooksPath=/dev/null", *args),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+                env=environment,
+            )
+        except FileNotFoundError as error:
+            raise NotSupported("building from git needs git to be installed beside the engine") from error
+        try:
+            output, errors = await process.communicate()
+        except BaseException:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+            raise
+        if process.returncode:
+            raise Unavailable(f"git {args[0]} {address}: {errors.decode(errors='replace').strip()}")
+        return output.decode(errors="replace").strip()
+
+    await git("init", "-q")
+    await git("remote", "add", "origin", address)
+    try:
+        await git("fetch", "-q", "--depth=1", "origin", reference or "HEAD")
+        wanted = "FETCH_HEAD"
+    except Unavailable:
+        if not reference:
+            raise
+        await git("fetch", "-q", "--tags", "origin")  # a commit that the server doesn't hand out by itself
+        wanted = reference
+    await git("checkout", "-q", wanted)
+    if checksum and not (await git("rev-parse", "HEAD")).startswith(checksum):
+        raise InvalidArgument(f"expected checksum to match {checksum}, got {await git('rev-parse', 'HEAD')}")
+    await git("submodule", "-q", "update", "--init", "--recursive", "--depth=1")
+    if not keep_git_dir:
+        import shutil
+
+        await asyncio.to_thread(shutil.rmtree, target / ".git", True)
+
+
+def inline_tree(files: dict[str, str], folder: Path) -> SpooledTree:
+    """Texts as files: mode 0644. Blocks."""
+    parts = []
+    for name, text in files.items():
+        data = text.encode()
+        header = tarheader.encode_header(name.encode(), tarheader.FILE, mode=0o644, size=len(data))
+        parts += [header, data, tarheader.padding(len(data))]
+    return take_tar(io.BytesIO(b"".join([*parts, tarheader.END])), folder / secrets.token_hex(8))
+
+
+async def archive_tree(
+    tree: Tree, folder: Path, path: bytes | None = None, node: Node | None = None
+) -> SpooledTree | None:
+    """What is in a tar, compressed or not, at a path of a tree (its only file if None); None if it is no tar."""
+    if path is None or node is None:
+        files = tree.children(b"", tree.root)
+        if len(files) != 1:
+            return None
+        path, node = files[0]
+    if not stat.S_ISREG(node.mode):
+        return None
+    return await asyncio.to_thread(_archive_tree, tree, folder, path, node)
+
+
+def _archive_tree(tree: Tree, folder: Path, path: bytes, node: Node) -> SpooledTree | None:
+    head = b""
+    for piece in tree.content(path, node):
+        head += piece
+        if len(head) >= 512:
+            break
+    if not head.startswith(_MAGICS) and head[257:262] != b"ustar":
+        return None
+    target = folder / secrets.token_hex(8)
+    try:
+        return take_tar(cast(BinaryIO, _Content(tree, path, node)), target)
+    except ContextRefused:
+        if head[257:262] == b"ustar":
+            raise
+        return None  # compressed, and no tar: copied as it is
+
+
+class _Content(io.RawIOBase):
+    """A tree's file, to be read from its beginning."""
+
+    def __init__(self, tree: Tree, path: bytes, node: Node) -> None:
+        self._pieces = tree.content(path, node)
+        self._rest = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: object) -> int:
+        if not self._rest:
+            self._rest = next(self._pieces, b"")
+        view = memoryview(cast(bytearray, buffer))
+        count = min(len(view), len(self._rest))
+        view[:count] = self._rest[:count]
+        self._rest = self._rest[count:]
+        return count

@@ -1,0 +1,413 @@
+"""The steps that change files: RUN, COPY, ADD and WORKDIR; each a layer, from the cache or made."""
+
+import asyncio
+import os
+import posixpath
+import re
+import secrets
+import shutil
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any, Final, NamedTuple, Protocol
+
+import msgspec
+
+from scow.build import instructions as kinds
+from scow.build.cache import Record, step_key
+from scow.build.compose import Composer, Owner, parse_chmod
+from scow.build.context import Context
+from scow.build.flights import Say
+from scow.build.image_state import ImageState
+from scow.build.layering import compose_layer
+from scow.build.mounts import Mount
+from scow.build.runner import CommandFailed, RunMount, RunRequest
+from scow.build.selection import Keep, Selected, digest, everything, excluding, select
+from scow.build.sources import Remote, archive_tree, inline_tree, is_remote
+from scow.build.tools import Build
+from scow.build.trees import DirectoryTree, Tree, find
+from scow.errors import InvalidArgument, NotFound
+from scow.oci.digest import DiffID
+from scow.runtime.user import resolve_user
+from scow.store.tree import Node
+
+SCRIPT: Final = "/dev/pipes/EOF"
+"""Where a here-document that names its interpreter is mounted while it runs."""
+_ONLY_HEREDOC: Final = re.compile(r"<<-?\s*[\"']?([^\s\"'<>]+)[\"']?")
+
+
+class Origins(Protocol):
+    """Gives what COPY --from and mounts name: stages and images."""
+
+    async def layers_of(self, name: str) -> tuple[DiffID, ...]:
+        """The layers of a stage, when it is built, or of an image."""
+
+
+class Place(NamedTuple):
+    """Where a step stands: whom it reports to, and what it reports."""
+
+    tell: Callable[..., None]  # kind, text, stream, data
+    cached: bool  # whether the cache may be asked
+
+
+class _Origin(NamedTuple):
+    tree: Tree
+    selections: Sequence[Selected]
+    keep: Keep
+    owners: bool  # the files' own count
+
+
+class Steps:
+    """Executes the steps of one build."""
+
+    def __init__(self, build: Build, context: Context, origins: Origins, ignored: Keep = everything) -> None:
+        self._build = build
+        self._store = build.tools.store
+        self._cache = build.tools.cache
+        self._context = context
+        self._origins = origins
+        self._ignored = ignored
+
+    async def perform(
+        self, place: Place, key: str, description: str, work: Callable[[Say], Awaitable[DiffID | None]]
+    ) -> Record:
+        """Take a step's outcome from the cache, or from whoever is at it, or do the work."""
+        if place.cached:
+            record = self._cache.find(key)
+            if record is not None:
+                if record.diff_id is None or self._store.layers.find(record.diff_id) is not None:
+                    place.tell("cached")
+                    return record
+                self._cache.forget(key)
+
+        async def make(say: Say) -> Record:
+            diff_id = await work(say)
+            layer = None if diff_id is None else self._store.layers.find(diff_id)
+            now = time.time_ns()
+            record = Record(
+                key=key,
+                diff_id=diff_id,
+                description=description,
+                size=layer.size if layer else 0,
+                created_at=now,
+                used_at=now,
+            )
+            self._cache.add(record)
+            return record
+
+        flight = key if place.cached else f"{key}-{secrets.token_hex(8)}"
+        return await self._build.tools.flights.join(flight, make, lambda said: place.tell(*said))
+
+    # --- RUN
+
+    async def run(
+        self, place: Place, state: ImageState, one: kinds.Run, args: tuple[str, ...], env: Sequence[str],
+        mounts: Sequence[Mount], shown: str, script: str, silent: Sequence[str],
+    ) -> Record:  # fmt: skip
+        """Run a command. `script` is mounted for it; `silent` variables are in no key. Raises CommandFailed."""
+        epoch = self._build.options.epoch
+        described = [msgspec.structs.astuple(mount) for mount in mounts]
+        origins = [
+            await self._origins.layers_of(mount.source_stage)
+            if mount.source_stage
+            else (await self._context_digest() if mount.type == "bind" else "")
+            for mount in mounts
+        ]
+        key = step_key(
+            "RUN", state.chain, str(state.platform), args, env, state.config.user, state.config.working_dir,
+            one.network, one.security, described, origins, script, epoch,
+        )  # fmt: skip
+
+        async def work(say: Say) -> DiffID | None:
+            id = secrets.token_hex(32)
+            async with AsyncExitStack() as stack:
+                ready = [await self._mount(stack, state, mount, id) for mount in mounts]
+                variables = [*env, *silent]
+                for mount in mounts:
+                    if mount.type == "secret" and mount.env and mount.id in self._build.options.secrets:
+                        value = self._build.options.secrets[mount.id].decode("utf-8", "surrogateescape")
+                        variables.append(f"{mount.env}={value}")
+                for mount in mounts:
+                    if mount.type == "ssh" and mount.id in self._build.options.agents:
+                        variables.append(f"SSH_AUTH_SOCK={_ssh_target(mount)}")
+                if script:
+                    ready.append(await self._script(stack, script, id))
+                request = RunRequest(
+                    base=state.diff_ids,
+                    args=args,
+                    env=tuple(variables),
+                    user=state.config.user,
+                    working_dir=state.config.working_dir or "/",
+                    network=one.network,  # type: ignore[arg-type]  # the parser knows the three
+                    insecure=one.security == "insecure",
+                    mounts=tuple(each for each in ready if each is not None),
+                    epoch=epoch,
+                )
+                say(("container", id))
+                code, layer = await self._build.runner.run(
+                    id, request, lambda stream, data: say(("output", "", stream, data))
+                )
+            if code:
+                raise CommandFailed(shown, code)
+            say(("removed", id))
+            return None if layer is None else layer.diff_id
+
+        return await self.perform(place, key, f"RUN {shown}", work)
+
+    async def _context_digest(self) -> str:
+        tree = self._context.tree
+        whole = [Selected(b"", tree.root, b"")]
+        return await asyncio.to_thread(digest, tree, whole, self._ignored, owners=False)
+
+    async def _mount(self, stack: AsyncExitStack, state: ImageState, mount: Mount, id: str) -> RunMount | None:
+        target = posixpath.normpath(posixpath.join(state.config.working_dir or "/", mount.target))
+        if mount.type == "tmpfs":
+            return RunMount(target=target, rw=True, size=mount.size)
+        if mount.type == "secret":
+            return await self._secret(stack, mount, id)
+        if mount.type == "ssh":
+            agent = self._build.options.agents.get(mount.id)
+            if agent is None:
+                if mount.required:
+                    raise InvalidArgument(f'unset ssh forward key "{mount.id}": pass it with --ssh')
+                return None
+            return RunMount(target=_ssh_target(mount), source=agent, rw=True)
+        if mount.type == "cache":
+            top = await stack.enter_async_context(self._cache.mounted(mount.id, mount.sharing))
+            await asyncio.to_thread(_prepare_cache, top, mount)
+            return RunMount(target=target, source=top, rw=not mount.readonly)
+        layers = await self._origins.layers_of(mount.source_stage) if mount.source_stage else await self._as_layer()
+        if mount.readonly:
+            top = await stack.enter_async_context(self._store.snapshots.view(layers))
+        else:
+            top = await stack.enter_async_context(self._scratch(layers))
+        found = await asyncio.to_thread(find, DirectoryTree(top), os.fsencode(mount.source.strip("/")))
+        if found is None:
+            raise NotFound(f'failed to mount: "{mount.source}" not found')
+        source = Path(os.fsdecode(os.fsencode(top) + b"/" + found[0])) if found[0] else top
+        return RunMount(target=target, source=source, rw=not mount.readonly)
+
+    async def _as_layer(self) -> tuple[DiffID, ...]:
+        """The context as a layer, to be mounted."""
+        tree = self._context.tree
+        whole = [Selected(b"", tree.root, b"")]
+        layer = await compose_layer(
+            self._store, (), lambda composer: composer.copy(tree, whole, "/", owner=Owner(0, 0), keep=self._ignored)
+        )
+        return () if layer is None else (layer.diff_id,)
+
+    @asynccontextmanager
+    async def _scratch(self, layers: tuple[DiffID, ...]) -> AsyncIterator[Path]:
+        """Layers as a directory in which can be written, and all of that is forgotten."""
+        name = f"build-{secrets.token_hex(16)}"
+        try:
+            await self._store.snapshots.prepare(name, layers)
+            yield await self._store.snapshots.mount(name)
+        finally:
+            await asyncio.shield(asyncio.ensure_future(self._store.snapshots.remove(name)))
+
+    async def _secret(self, stack: AsyncExitStack, mount: Mount, id: str) -> RunMount | None:
+        value = self._build.options.secrets.get(mount.id)
+        if value is None:
+            if mount.required:
+                raise NotFound(f'secret "{mount.id}" not found: pass it with --secret id={mount.id},src=FILE')
+            return None
+        if mount.env and not mount.target:
+            return None
+        folder = self._build.tools.run_folder / f"secrets-{id}"
+        stack.push_async_callback(asyncio.to_thread, shutil.rmtree, folder, True)
+        file = folder / secrets.token_hex(8)
+        await asyncio.to_thread(_write_secret, file, value, mount)
+        return RunMount(target=posixpath.normpath("/" + (mount.target or f"run/secrets/{mount.id}")), source=file)
+
+    async def _script(self, stack: AsyncExitStack, text: str, id: str) -> RunMount:
+        folder = self._build.tools.run_folder / f"script-{id}"
+        stack.push_async_callback(asyncio.to_thread, shutil.rmtree, folder, True)
+        await asyncio.to_thread(_write_secret, folder / "script", text.encode(), Mount(type="secret", mode=0o555))
+        return RunMount(target=SCRIPT, source=folder / "script")
+
+    # --- COPY, ADD
+
+    async def copy(self, place: Place, state: ImageState, one: kinds.Copy) -> tuple[Record, str]:
+        """Copy files; the instruction's variables are replaced already. Gives the digest of what was copied, too."""
+        epoch = self._build.options.epoch
+        chmod = parse_chmod(one.chmod) if one.chmod else None
+        working_dir = state.config.working_dir or "/"
+        destination = posixpath.join(working_dir, one.destination)
+        if one.destination in (".", "..") or one.destination.endswith(("/.", "/..")):
+            destination += "/"
+        async with AsyncExitStack() as stack:
+            origins = await self._origins_of(stack, one)
+            owner = await self._owner(state, one)
+            several = sum(len(origin.selections) for origin in origins) > 1 or len(one.sources) + len(one.inline) > 1
+            if several and not destination.endswith("/"):
+                raise InvalidArgument(
+                    f"When using {one.NAME} with more than one source file, "
+                    "the destination must be a directory and end with a /"
+                )
+            names = await asyncio.to_thread(
+                lambda: [
+                    digest(each.tree, each.selections, each.keep, owners=each.owners and owner is None)
+                    for each in origins
+                ]
+            )
+            key = step_key(
+                "COPY", "" if one.link else state.chain, names, destination, msgspec.json.encode(owner).decode(),
+                one.chmod, one.parents, several, isinstance(one, kinds.Add), epoch,
+            )  # fmt: skip
+
+            async def work(say: Say) -> DiffID | None:
+                def fill(composer: Composer) -> None:
+                    for each in origins:
+                        whose = owner or (None if each.owners else Owner(0, 0))
+                        composer.copy(
+                            each.tree, each.selections, destination,
+                            owner=whose, chmod=chmod, keep=each.keep, several=several,
+                        )  # fmt: skip
+
+                layer = await compose_layer(
+                    self._store, state.diff_ids, fill, look=not one.link, epoch=epoch, now=int(time.time())
+                )
+                return None if layer is None else layer.diff_id
+
+            record = await self.perform(place, key, one.text, work)
+        return record, names[0] if len(names) == 1 else step_key(names)
+
+    async def _origins_of(self, stack: AsyncExitStack, one: kinds.Copy) -> list[_Origin]:
+        folder = self._build.tools.folder / f"copy-{secrets.token_hex(8)}"
+        stack.push_async_callback(asyncio.to_thread, shutil.rmtree, folder, True)
+        excluded = excluding(one.exclude)
+        found: list[_Origin] = []
+        tree: Tree
+        ignored: Keep
+        if one.source_stage:
+            layers = await self._origins.layers_of(one.source_stage)
+            tree, ignored, owners = (
+                DirectoryTree(await stack.enter_async_context(self._store.snapshots.view(layers))),
+                everything,
+                True,
+            )
+        else:
+            tree, ignored, owners = self._context.tree, self._ignored, False
+            await stack.enter_async_context(self._context.used())
+
+        def keep(path: bytes, node: Node) -> bool:
+            return ignored(path, node) and excluded(path, node)
+
+        wanted = everything if ignored is everything and excluded is everything else keep
+        for source in one.sources:
+            if isinstance(one, kinds.Add) and is_remote(source):
+                remote = Remote(source, one.checksum, one.keep_git_dir, self._build.options.epoch)
+                fetched = await remote.fetch(folder)
+                if one.unpack and (inner := await archive_tree(fetched, folder)) is not None:
+                    found.append(_Origin(inner, [Selected(b"", inner.root, b"")], everything, True))
+                else:
+                    path = b"" if fetched.root.is_directory and remote.is_git else None
+                    selections = (
+                        [Selected(b"", fetched.root, b"")]
+                        if path is not None
+                        else [Selected(name, node, name) for name, node in fetched.children(b"", fetched.root)]
+                    )
+                    found.append(_Origin(fetched, selections, excluded, False))
+                continue
+            selections = await asyncio.to_thread(select, tree, source, wanted, parents=one.parents)
+            plain: list[Selected] = []
+            for each in selections:
+                inner = None
+                if isinstance(one, kinds.Add) and one.unpack is not False and not each.node.is_directory:
+                    inner = await archive_tree(tree, folder, each.path, each.node)
+                if inner is None:
+                    plain.append(each)
+                else:
+                    found.append(_Origin(inner, [Selected(b"", inner.root, b"")], everything, True))
+            if plain:
+                found.append(_Origin(tree, plain, wanted, owners))
+        if one.inline:
+            inner = await asyncio.to_thread(inline_tree, {each.name: each.text for each in one.inline}, folder)
+            found.append(
+                _Origin(inner, [Selected(n, node, n) for n, node in inner.children(b"", inner.root)], everything, False)
+            )
+        return found
+
+    async def _owner(self, state: ImageState, one: kinds.Copy) -> Owner | None:
+        if not one.chown:
+            return None
+        user, _, group = one.chown.partition(":")
+        if re.fullmatch(r"[0-9]*:?[0-9]*", one.chown):
+            return Owner(int(user or "0"), int(group or user or "0"))
+        async with self._store.snapshots.view(state.diff_ids) as root:
+            try:
+                uid = (await asyncio.to_thread(resolve_user, root, user)).uid if user else 0
+                if not group:
+                    return Owner(uid, uid)
+                return Owner(uid, (await asyncio.to_thread(resolve_user, root, f"0:{group}")).gid)
+            except InvalidArgument as error:
+                raise InvalidArgument(
+                    f"unable to convert uid/gid chown string to host mapping: can't find {one.chown}: {error}"
+                ) from error
+
+    # --- WORKDIR
+
+    async def workdir(self, place: Place, state: ImageState, path: str, shown: str) -> Record:
+        """Have a directory."""
+        epoch = self._build.options.epoch
+        key = step_key("WORKDIR", state.chain, path, shown, epoch)
+
+        async def work(say: Say) -> DiffID | None:
+            layer = await compose_layer(
+                self._store,
+                state.diff_ids,
+                lambda composer: composer.directory(path, None),
+                epoch=epoch,
+                now=int(time.time()),
+            )
+            return None if layer is None else layer.diff_id
+
+        return await self.perform(place, key, shown, work)
+
+    # --- those that change the config only
+
+    async def note(self, place: Place, state: ImageState, shown: str, after: Any) -> Record:
+        """Remember a step that changes no file: its time is part of the image."""
+        key = step_key("CONFIG", state.chain, msgspec.json.encode(state.config).decode(), shown, after)
+
+        async def work(say: Say) -> DiffID | None:
+            return None
+
+        return await self.perform(place, key, shown, work)
+
+
+def command_of(one: kinds.Run, shell: tuple[str, ...]) -> tuple[tuple[str, ...], str]:
+    """What a RUN executes, and the script to be mounted at SCRIPT for it, if there is one.
+
+    A here-document alone is what the shell gets to run, or with `#!` a program; others are part of the command line.
+    """
+    command = one.command
+    if not command.heredocs or not command.shell_form:
+        return command.argv(shell), ""
+    line = " ".join(command.args)
+    if len(command.heredocs) == 1 and _ONLY_HEREDOC.fullmatch(line.strip()):
+        text = command.heredocs[0].text
+        return ((*shell, SCRIPT), text) if text.startswith("#!") else ((*shell, text), "")
+    bodies = "".join(f"\n{each.body}{each.name}" for each in command.heredocs)
+    return (*shell, line + bodies), ""
+
+
+def _ssh_target(mount: Mount) -> str:
+    return mount.target or f"/run/buildkit/ssh_agent.{mount.id}"
+
+
+def _write_secret(file: Path, value: bytes, mount: Mount) -> None:
+    file.parent.mkdir(mode=0o700, parents=True)
+    file.touch(mode=0o600)
+    file.write_bytes(value)
+    os.chown(file, mount.uid or 0, mount.gid or 0)
+    file.chmod(0o400 if mount.mode is None else mount.mode)
+
+
+def _prepare_cache(top: Path, mount: Mount) -> None:
+    if mount.uid is not None or mount.gid is not None:
+        os.chown(top, mount.uid or 0, mount.gid or 0)
+    if mount.mode is not None:
+        top.chmod(mount.mode)

@@ -1,0 +1,67 @@
+"""What a build works with, and what it was asked for."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+
+from scow.build.cache import Cache, Record
+from scow.build.flights import Flights
+from scow.build.runner import Runner
+from scow.oci.image_config import ImageConfig
+from scow.oci.platform import Platform
+from scow.store.images import Image
+from scow.store.store import Store
+from scow.wire.progress import ProgressMessage
+
+
+class Bases(Protocol):
+    """Finds the images that FROM, COPY --from and mounts name."""
+
+    async def find(
+        self, reference: str, platform: Platform | None, emit: Callable[[ProgressMessage], None]
+    ) -> tuple[Image, ImageConfig]:
+        """The image, pulled if need be. Raises NotFound, PullRefused and the like."""
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """What a client asks of a build."""
+
+    dockerfile: str = "Dockerfile"
+    build_args: Mapping[str, str] = {}
+    labels: Mapping[str, str] = {}
+    target: str = ""
+    no_cache: bool = False
+    no_cache_filter: tuple[str, ...] = ()
+    platform: Platform | None = None
+    secrets: Mapping[str, bytes] = {}
+    agents: Mapping[str, Path] = {}  # sockets of SSH agents
+    squash: bool = False
+
+    @property
+    def epoch(self) -> int | None:
+        """SOURCE_DATE_EPOCH: the time that everything is to have, in seconds."""
+        text = self.build_args.get("SOURCE_DATE_EPOCH", "")
+        return int(text) if text.isdigit() and len(text) < 12 else None
+
+
+class Tools:
+    """What builds share."""
+
+    def __init__(self, store: Store, cache: Cache, folder: Path, run_folder: Path) -> None:
+        self.store = store
+        self.cache = cache
+        self.folder = folder  # for contexts and downloads; emptied at start
+        self.run_folder = run_folder  # on a tmpfs: for secrets
+        self.flights: Flights[Record] = Flights()
+
+
+class Build:
+    """One build's means: everything that its stages need."""
+
+    def __init__(self, tools: Tools, options: Options, runner: Runner, bases: Bases, **more: Any) -> None:
+        self.tools = tools
+        self.options = options
+        self.runner = runner
+        self.bases = bases

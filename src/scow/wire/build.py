@@ -1,0 +1,83 @@
+"""What a build is asked for: the query of POST /build, and the records of the build cache."""
+
+from typing import ClassVar
+
+import msgspec
+
+from scow.wire.host_config import HostConfig, Ulimit
+from scow.wire.message import Message, SparseMessage
+
+
+class BuildRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """POST /build's parameters. Sizes in bytes, CPU periods and quotas in microseconds."""
+
+    tags: tuple[str, ...] = ()
+    dockerfile: str = ""
+    remote: str = ""
+    quiet: bool = False
+    no_cache: bool = False
+    cache_from: tuple[str, ...] = ()
+    pull: bool = False
+    remove: bool = True
+    force_remove: bool = False
+    memory: int = 0
+    memory_swap: int = 0
+    cpu_shares: int = 0
+    cpuset_cpus: str = ""
+    cpuset_mems: str = ""
+    cpu_period: int = 0
+    cpu_quota: int = 0
+    build_args: dict[str, str | None] | None = None
+    shm_size: int = 0
+    squash: bool = False
+    labels: dict[str, str] | None = None
+    network_mode: str = ""
+    extra_hosts: tuple[str, ...] = ()
+    ulimits: tuple[Ulimit, ...] = ()
+    cgroup_parent: str = ""
+    security_opt: tuple[str, ...] = ()
+    platform: str = ""
+    target: str = ""
+    build_id: str = ""
+
+    def host_config(self) -> HostConfig:
+        """What the containers of RUN steps get of the host."""
+        return HostConfig(
+            memory=self.memory,
+            memory_swap=self.memory_swap,
+            cpu_shares=self.cpu_shares,
+            cpuset_cpus=self.cpuset_cpus,
+            cpuset_mems=self.cpuset_mems,
+            cpu_period=self.cpu_period,
+            cpu_quota=self.cpu_quota,
+            shm_size=self.shm_size,
+            network_mode=self.network_mode,
+            extra_hosts=list(self.extra_hosts) or None,
+            ulimits=list(self.ulimits) or None,
+            cgroup_parent=self.cgroup_parent,
+            security_opt=list(self.security_opt) or None,
+        )
+
+
+class CacheRecord(Message, frozen=True, kw_only=True):
+    """One record of the build cache. Engine API, BuildCache."""
+
+    OMIT_EMPTY: ClassVar[frozenset[str]] = frozenset({"parents"})
+
+    id: str = msgspec.field(name="ID")
+    parents: list[str] | None = None
+    type: str = "regular"
+    description: str = ""
+    in_use: bool = False
+    shared: bool = False
+    size: int = 0
+    created_at: str = ""
+    last_used_at: str | None = None
+    usage_count: int = 0
+
+
+class PruneBuildReply(SparseMessage, frozen=True, kw_only=True):
+    """What POST /build/prune removed."""
+
+    caches_deleted: list[str] | None = None
+    space_reclaimed: int = 0
