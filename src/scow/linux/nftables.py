@@ -1,12 +1,19 @@
-"""nftables, by libnftables in process (libnftables(3)): commands in nft's own language, each script one transaction."""
+"""nftables, by libnftables (libnftables(3)): commands in nft's own language, each script one transaction.
 
-import ctypes
-import ctypes.util
+The library lives in a small process of its own (nftables_child.py, which says why): a question costs a message more,
+and a crash costs a new process instead of the engine.
+"""
+
+import socket
+import subprocess
+import sys
 import threading
-from typing import Final
+from pathlib import Path
+from typing import Final, Self
 
-_NFT_CTX_DEFAULT: Final = 0
-_OUTPUT_JSON: Final = 1 << 4
+from scow.linux import nftables_child as child
+
+_CHILD: Final = str(Path(child.__file__))
 
 
 class NftablesMissing(OSError):
@@ -21,57 +28,84 @@ class NftablesFailed(OSError):
         self.script = script
 
 
+class NftablesCrashed(NftablesFailed):
+    """The library's process ended over a script: all of it took effect, or nothing. The next script gets a new one."""
+
+
 class Nftables:
-    """A libnftables context. Calls are serialised by a lock and may wait for the kernel: use it from threads."""
+    """A process with a libnftables context. Calls are serialised by a lock and wait for the kernel: use threads."""
 
     def __init__(self) -> None:
-        name = ctypes.util.find_library("nftables") if not _loads("libnftables.so.1") else "libnftables.so.1"
-        if name is None:
-            raise NftablesMissing("libnftables.so.1 is not installed (package libnftables1 or nftables)")
-        library = ctypes.CDLL(name)
-        library.nft_ctx_new.restype = ctypes.c_void_p
-        library.nft_ctx_new.argtypes = [ctypes.c_uint32]
-        library.nft_ctx_free.argtypes = [ctypes.c_void_p]
-        library.nft_ctx_buffer_output.argtypes = [ctypes.c_void_p]
-        library.nft_ctx_buffer_error.argtypes = [ctypes.c_void_p]
-        library.nft_ctx_output_set_flags.argtypes = [ctypes.c_void_p, ctypes.c_uint]
-        library.nft_run_cmd_from_buffer.argtypes = [ctypes.c_void_p, ctypes.c_char_p]
-        for reader in (library.nft_ctx_get_output_buffer, library.nft_ctx_get_error_buffer):
-            reader.argtypes = [ctypes.c_void_p]
-            reader.restype = ctypes.c_char_p
-        self._library = library
         self._lock = threading.Lock()
-        self._context = library.nft_ctx_new(_NFT_CTX_DEFAULT)
-        if not self._context:
-            raise MemoryError("nft_ctx_new")
-        library.nft_ctx_buffer_output(self._context)
-        library.nft_ctx_buffer_error(self._context)
+        self._closed = False
+        self._process: subprocess.Popen[bytes] | None = None
+        self._connection: socket.socket | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """The process, None while there is none."""
+        return self._process.pid if self._process is not None else None
 
     def run(self, script: str, *, json: bool = False) -> str:
-        """Run a script, all of it or nothing, and return what it prints. Raises NftablesFailed."""
+        """Run a script, all of it or nothing, and return what it prints.
+
+        Raises NftablesFailed, NftablesCrashed and NftablesMissing.
+        """
         with self._lock:
-            if not self._context:
+            if self._closed:
                 raise NftablesFailed("context is closed", script)
-            self._library.nft_ctx_output_set_flags(self._context, _OUTPUT_JSON if json else 0)
-            failed = self._library.nft_run_cmd_from_buffer(self._context, script.encode())
-            output = self._library.nft_ctx_get_output_buffer(self._context)
-            answer = self._library.nft_ctx_get_error_buffer(self._context)
-            if failed:
-                raise NftablesFailed((answer or b"").decode(errors="replace"), script)
-            return (output or b"").decode(errors="replace")
+            if self._process is not None and self._process.poll() is not None:
+                self._stop()
+            connection = self._connection or self._start()
+            try:
+                child.send(connection, json, script.encode())
+                answer = child.receive(connection)
+            except ConnectionError:
+                answer = None
+            if answer is None:
+                raise NftablesCrashed(f"the process that runs it ended ({self._stop()})", script)
+            kind, data = answer
+            text = data.decode(errors="replace")
+            if kind == child.MISSING:
+                raise NftablesMissing(f"libnftables can't be loaded (package libnftables1 or nftables): {text}")
+            if kind == child.REFUSED:
+                raise NftablesFailed(text, script)
+            return text
+
+    def _start(self) -> socket.socket:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            try:
+                # Isolated and without site: what it imports is known, and it is there in some 20 ms.
+                self._process = subprocess.Popen(
+                    [sys.executable, "-I", "-S", _CHILD, str(theirs.fileno())],
+                    stdin=subprocess.DEVNULL,
+                    pass_fds=[theirs.fileno()],
+                )
+            except BaseException:
+                ours.close()
+                raise
+        self._connection = ours
+        return ours
+
+    def _stop(self) -> str:
+        """End the process; how it ended."""
+        assert self._connection is not None
+        assert self._process is not None
+        self._connection.close()
+        status = self._process.wait()
+        self._process = self._connection = None
+        return f"signal {-status}" if status < 0 else f"status {status}"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        self.close()
 
     def close(self) -> None:
-        """Free the context; a second call does nothing."""
+        """End the process; a second call does nothing."""
         with self._lock:
-            if self._context:
-                self._library.nft_ctx_free(self._context)
-                self._context = None
-
-
-def _loads(name: str) -> bool:
-    # find_library runs ldconfig in a subprocess, so the usual name is tried first.
-    try:
-        ctypes.CDLL(name)
-    except OSError:
-        return False
-    return True
+            self._closed = True
+            if self._connection is not None:
+                self._stop()

@@ -19,7 +19,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final
 
-from scow.linux.nftables import Nftables, NftablesFailed
+from scow.linux.nftables import Nftables, NftablesCrashed, NftablesFailed
 from scow.linux.ruleset_events import RulesetEvents
 from scow.network import addresses
 from scow.network.model import Endpoint, Network
@@ -124,8 +124,8 @@ class Firewall:
         """Let go of the ruleset; the table stays as it is. A second call does nothing."""
         await self._unwatch()
         if self._nft is not None:
-            self._nft.close()
-            self._nft = None
+            nft, self._nft = self._nft, None
+            await asyncio.to_thread(nft.close)
 
     async def _change(self, verb: str, lines: Sequence[str]) -> None:
         script = "".join(f"{verb} {line.format(table=self.table)}\n" for line in lines)
@@ -140,7 +140,11 @@ class Firewall:
         script = render(self.table, self._networks)
         for lines in self._published.values():
             script += "".join(f"add element {self.table} {line}\n" for line in lines)
-        await self._run(script)
+        try:
+            await self._run(script)
+        except NftablesCrashed as failure:
+            _log.warning("writing table %s once more: %s", self.table, failure)
+            await self._run(script)
 
     async def _run(self, script: str) -> None:
         def job() -> None:

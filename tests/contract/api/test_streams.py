@@ -250,7 +250,7 @@ async def test_a_shutdown_ends_streams_that_would_go_on_for_ever(server: Server)
     await events.send("GET", "/events")
     await waiting.head()
     await events.head()
-    async with asyncio.timeout(3):
+    async with asyncio.timeout(20):
         await server.runner.cleanup()
         assert await waiting.reader.read() == b""
         assert await events.reader.read() == b""

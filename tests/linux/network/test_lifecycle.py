@@ -1,6 +1,8 @@
 """What is made, what is left: ports that are taken, kills at any moment, forty containers at once."""
 
 import asyncio
+import os
+import signal
 import socket
 import sqlite3
 from functools import partial
@@ -8,7 +10,7 @@ from functools import partial
 import pytest
 
 from scow.errors import Conflict, Forbidden, NotFound
-from scow.linux import links, netns
+from scow.linux import links, netns, nftables_child
 from scow.linux.netlink import Netlink
 from scow.linux.nftables import Nftables, NftablesFailed
 from scow.network.addresses import AddressTaken
@@ -35,7 +37,8 @@ def link_names(networks: Networks) -> set[str]:
 
 
 def own_table(networks: Networks) -> str:
-    return Nftables().run(f"list table inet scow_{networks.tag}")
+    with Nftables() as nft:
+        return nft.run(f"list table inet scow_{networks.tag}")
 
 
 def free_port() -> int:
@@ -200,7 +203,8 @@ async def test_a_kill_in_the_middle_of_a_connect_or_release_leaves_nothing(rig: 
 async def test_a_flushed_ruleset_is_restored_by_the_next_change(rig: Rig) -> None:
     networks = await rig.engine()
     first = await run(networks, "c1", Port(80))
-    Nftables().run(f"delete table inet scow_{networks.tag}")
+    with Nftables() as nft:
+        nft.run(f"delete table inet scow_{networks.tag}")
     await run(networks, "c2", Port(80))
     with serving(rig.folder / "netns" / "c1", 80):
         assert ask("127.0.0.1", first.ports[0].host_port)
@@ -284,7 +288,7 @@ async def test_rules_that_others_remove_come_back(rig: Rig, harm: str) -> None:
     (port,) = (await run(networks, "c1", Port(80))).ports
     nft = Nftables()
     await asyncio.to_thread(nft.run, harm.format(f"scow_{networks.tag}"))
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(30):
         while True:
             try:
                 found = own_table(networks)
@@ -345,3 +349,24 @@ async def test_names_are_served_on_the_same_port_after_a_kill(rig: Rig) -> None:
     again = await rig.engine()
     assert again.get("n") == made
     assert made.resolver_port
+
+
+async def test_the_table_is_written_again_when_the_rules_process_crashes(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def send_and_kill(connection: socket.socket, kind: int, data: bytes) -> None:
+        send(connection, kind, data)
+        if crashes:
+            os.kill(crashes.pop(), signal.SIGKILL)
+
+    networks = await rig.engine()
+    nft = networks._firewall._nft
+    assert nft is not None
+    assert nft.pid is not None
+    send, crashes = nftables_child.send, [nft.pid]
+    monkeypatch.setattr(nftables_child, "send", send_and_kill)
+    endpoint = await run(networks, "c1", Port(80))
+    assert not crashes
+    assert f"tcp . {endpoint.ports[0].host_port}" in own_table(networks)
+    with serving(networks._sandboxes.path("c1"), 80):
+        assert await asyncio.to_thread(ask, "127.0.0.1", endpoint.ports[0].host_port)

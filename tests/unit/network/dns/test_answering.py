@@ -220,7 +220,7 @@ async def ask(port: int, data: bytes, client: str = "127.0.1.2") -> bytes:
     transport, _ = await loop.create_datagram_endpoint(Client, local_addr=(client, 0), remote_addr=("127.0.0.1", port))
     try:
         transport.sendto(data)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             return await future
     finally:
         transport.close()
