@@ -35,13 +35,22 @@ def platform_of(call: Call, since: tuple[int, int], name: str = "platform") -> P
 
 def decode_platform(text: str) -> Platform:
     """Read a platform's JSON. Raises InvalidArgument."""
+    platforms = decode_platforms(text)
+    if len(platforms) != 1:
+        raise InvalidArgument("failed to parse platform: specify one")
+    return platforms[0]
+
+
+def decode_platforms(text: str) -> list[Platform]:
+    """Read a platform's JSON, or that of a list of them. Raises InvalidArgument."""
     try:
-        platform = msgspec.json.decode(text, type=Platform)
+        found = msgspec.json.decode(text, type=Platform | list[Platform])
     except msgspec.DecodeError as error:
         raise InvalidArgument(f"failed to parse platform: {error}") from error
-    if not platform.os or not platform.architecture:
+    platforms = found if isinstance(found, list) else [found]
+    if not all(platform.os and platform.architecture for platform in platforms):
         raise InvalidArgument("both OS and Architecture must be provided")
-    return normalize(platform)
+    return [normalize(platform) for platform in platforms]
 
 
 async def _send(call: Call, archive: SavedArchive) -> web.StreamResponse:

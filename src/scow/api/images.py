@@ -3,11 +3,12 @@
 from aiohttp import web
 
 from scow.api.call import Call, empty
-from scow.api.image_archives import platform_of
+from scow.api.image_archives import decode_platforms, platform_of
 from scow.api.image_making import import_image
 from scow.api.progress import serve_progress
 from scow.api.shims import respond
 from scow.errors import InvalidArgument
+from scow.oci.platform import Platform
 
 
 async def list_images(call: Call) -> web.StreamResponse:
@@ -15,6 +16,7 @@ async def list_images(call: Call) -> web.StreamResponse:
     if call.version < (1, 41) and (pattern := call.text("filter")):
         filters.setdefault("reference", []).append(pattern)
     summaries = await call.engine.images.list(
+        manifests=call.version >= (1, 47) and call.flag("manifests"),
         all=call.flag("all"),
         digests=call.flag("digests"),
         shared_size=call.version >= (1, 42) and call.flag("shared-size"),
@@ -24,11 +26,17 @@ async def list_images(call: Call) -> web.StreamResponse:
 
 
 async def inspect(call: Call) -> web.StreamResponse:
-    return respond("images.inspect", call.version, await call.engine.images.inspect(call.params["name"]))
+    platform = platform_of(call, (1, 49))
+    manifests = call.version >= (1, 48) and call.flag("manifests")
+    if platform is not None and manifests:
+        raise InvalidArgument("conflicting options: manifests and platform options cannot both be set")
+    found = await call.engine.images.inspect(call.params["name"], platform=platform, manifests=manifests)
+    return respond("images.inspect", call.version, found)
 
 
 async def history(call: Call) -> web.StreamResponse:
-    return respond("images.history", call.version, await call.engine.images.history(call.params["name"]))
+    items = await call.engine.images.history(call.params["name"], platform_of(call, (1, 48)))
+    return respond("images.history", call.version, items)
 
 
 async def create(call: Call) -> web.StreamResponse:
@@ -64,7 +72,12 @@ async def remove(call: Call) -> web.StreamResponse:
     name = call.params["name"]
     if not name.strip():
         raise InvalidArgument("image name cannot be blank")
+    platforms: list[Platform] = []
+    if call.version >= (1, 50):
+        # One JSON object, or a list of them, in each of any number of parameters: clients differ.
+        for text in call.request.query.getall("platforms", []):
+            platforms += decode_platforms(text)
     deleted = await call.background.finish(
-        call.engine.images.remove(name, force=call.flag("force"), prune=not call.flag("noprune"))
+        call.engine.images.remove(name, force=call.flag("force"), prune=not call.flag("noprune"), platforms=platforms)
     )
     return respond("images.remove", call.version, deleted)

@@ -1,16 +1,19 @@
 """Images as people handle them: list, inspect, history, tag, remove, pull, push. Engine API, /images."""
 
 import fnmatch
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from msgspec import structs
+from msgspec import UNSET, structs
 
 from scow.engine import validation
 from scow.engine.container import Container
 from scow.engine.describing import status_word
 from scow.engine.events import Events
 from scow.engine.image_lookup import find_image, find_reference, get_image, tag_reference
+from scow.engine.image_manifests import ImageManifests
+from scow.engine.moments import parse_moment
 from scow.engine.streams import ProgressStream
 from scow.errors import Conflict, Internal, InvalidArgument, NotFound, Unauthorized
 from scow.oci.digest import Digest, chain_id, short
@@ -55,26 +58,30 @@ class Images:
         self._events = events
         self._driver = driver
         self._users = users
+        self._manifests = ImageManifests(store, lambda id: [container.id for container in users(id)])
 
-    async def list(self, *, all: bool, digests: bool, shared_size: bool, filters: Filters) -> list[ImageSummary]:
+    async def list(
+        self, *, all: bool, digests: bool, shared_size: bool, filters: Filters, manifests: bool = False
+    ) -> list[ImageSummary]:
         """GET /images/json: newest first."""
         validation.check_filters(filters, FILTERS)
         images = self._store.images
         dangling = _flag(filters, "dangling")
         before = [get_image(images, ref) for ref in filters.get("before", ())]
         since = [get_image(images, ref) for ref in filters.get("since", ())]
+        until = [parse_moment(value, time.time()) for value in filters.get("until", ())]
         shared = self._shared_layers() if shared_size else {}
         found: list[ImageSummary] = []
         for image in images.all():
             tags = [parse_reference(name) for name in images.names(image.id)]
             repo_digests = [parse_reference(name) for name in images.digests(image.id)]
-            if dangling is not None and dangling == bool(tags):
+            if tags if dangling else dangling is False and not (tags or repo_digests):
                 continue
             if any(_created(image) >= _created(other) for other in before):
                 continue
             if any(_created(image) <= _created(other) for other in since):
                 continue
-            if "until" in filters and not any(_created(image) < _moment(value) for value in filters["until"]):
+            if until and not any(_created(image) < moment for moment in until):
                 continue
             patterns = filters.get("reference", ())
             if patterns:
@@ -95,17 +102,20 @@ class Images:
                     size=image.size,
                     shared_size=self._shared(image, shared) if shared_size else -1,
                     containers=len(self._users(image.id)) if shared_size else -1,
+                    descriptor=(await self._manifests.descriptor(image) or UNSET) if manifests else UNSET,
+                    manifests=await self._manifests.summaries(image) if manifests else UNSET,
                 )
             )
         return sorted(found, key=lambda each: (-each.created, each.id))
 
-    async def inspect(self, ref: str) -> ImageInspect:
-        """GET /images/{name}/json. Raises NoSuchImage."""
+    async def inspect(self, ref: str, *, platform: Platform | None = None, manifests: bool = False) -> ImageInspect:
+        """GET /images/{name}/json. Raises NoSuchImage, PlatformMissing."""
         images = self._store.images
         image = get_image(images, ref)
-        config = await images.config(image.id)
+        variant = await self._manifests.variant(ref, image, platform)
+        config = variant.config
         return ImageInspect(
-            id=image.id,
+            id=variant.id,
             repo_tags=[parse_reference(name).familiar for name in images.names(image.id)],
             repo_digests=[parse_reference(name).familiar for name in images.digests(image.id)],
             comment=config.comment or (config.history[-1].comment if config.history else ""),
@@ -117,24 +127,28 @@ class Images:
             variant=config.variant,
             os=config.os or "linux",
             os_version=config.os_version,
-            size=image.size,
+            size=image.size if variant.sizes is None else sum(variant.sizes),
             graph_driver=GraphDriver(name=self._driver, data=None),
-            root_fs=RootFS(layers=list(image.diff_ids) or None),
+            root_fs=RootFS(layers=list(config.diff_ids) or None),
+            descriptor=variant.descriptor,
+            manifests=await self._manifests.summaries(image) if manifests else UNSET,
             metadata=ImageMetadata(last_tag_time=format_datetime(image.stored_at) if image.stored_at else NEVER),
         )
 
-    async def history(self, ref: str) -> History:
-        """GET /images/{name}/history: newest first; sizes are those of the layers' tars."""
+    async def history(self, ref: str, platform: Platform | None = None) -> History:
+        """GET /images/{name}/history: newest first; sizes are those of the layers' tars, of blobs if there are none."""
         images = self._store.images
         image = get_image(images, ref)
-        config = await images.config(image.id)
-        remaining = list(config.diff_ids)
+        variant = await self._manifests.variant(ref, image, platform)
+        config = variant.config
+        if variant.sizes is None:
+            layers = [self._store.layers.find(diff_id) for diff_id in config.diff_ids]
+            remaining = [layer.size if layer is not None else 0 for layer in layers]
+        else:
+            remaining = list(variant.sizes)
         items: History = []
         for step in config.history or ():
-            size = 0
-            if not step.empty_layer and remaining:
-                layer = self._store.layers.find(remaining.pop(0))
-                size = layer.size if layer is not None else 0
+            size = remaining.pop(0) if remaining and not step.empty_layer else 0
             created = parse_created(step.created)
             items.append(
                 HistoryItem(
@@ -145,9 +159,9 @@ class Images:
                 )
             )
         if not items:
-            items.append(HistoryItem(created=int(_created(image)), size=image.size))
+            items.append(HistoryItem(created=int(_created(image)), size=sum(remaining)))
         tags = [parse_reference(name).familiar for name in images.names(image.id)]
-        items[-1] = structs.replace(items[-1], id=image.id, tags=tags or None)
+        items[-1] = structs.replace(items[-1], id=variant.id, tags=tags or None)
         return items[::-1]
 
     async def tag(self, ref: str, repo: str, tag: str) -> None:
@@ -161,10 +175,16 @@ class Images:
 
     # --- removal
 
-    async def remove(self, ref: str, *, force: bool, prune: bool) -> Deletions:
-        """DELETE /images/{name}: untag, and delete what nothing names or uses any more. Raises ImageInUse."""
+    async def remove(self, ref: str, *, force: bool, prune: bool, platforms: Sequence[Platform] = ()) -> Deletions:
+        """DELETE /images/{name}: untag, and delete what nothing names or uses any more. Raises ImageInUse.
+
+        With `platforms` only what an index has for them goes.
+        """
         images = self._store.images
         image = get_image(images, ref)
+        if platforms:
+            dropped = await self._manifests.remove_platforms(ref, image, platforms)
+            return [DeleteItem(deleted=digest) for digest in dropped]
         by_id = self._is_id(ref, image)
         names = [*images.names(image.id), *images.digests(image.id)]
         done: Deletions = []
@@ -366,17 +386,6 @@ def _flag(filters: Filters, name: str) -> bool | None:
     return word in ("1", "true")
 
 
-def _moment(text: str) -> float:
-    """Read a moment: seconds since the epoch or RFC 3339."""
-    try:
-        return float(text)
-    except ValueError:
-        found = parse_created(text)
-        if found is None:
-            raise InvalidArgument(f"invalid filter 'until={text}'") from None
-        return found.timestamp()
-
-
 def _fits(reference: Reference, pattern: str) -> bool:
     """Match as docker does: the pattern against the familiar name, with and without tag."""
     names = {reference.familiar, reference.familiar_name}
@@ -384,7 +393,8 @@ def _fits(reference: Reference, pattern: str) -> bool:
 
 
 def _path_match(name: str, pattern: str) -> bool:
-    parts, wanted = name.split("/"), pattern.split("/")
+    # Go's path.Match negates a set by ^, as a shell does by !.
+    parts, wanted = name.split("/"), pattern.replace("[^", "[!").split("/")
     return len(parts) == len(wanted) and all(map(fnmatch.fnmatchcase, parts, wanted))
 
 

@@ -152,6 +152,18 @@ class Collector:
                 layers_size=layers_size,
             )
 
+    def forget(self, digest: Digest) -> None:
+        """Don't rely on what a document referred to: it was removed."""
+        self._references.pop(digest, None)
+
+    async def garbage(self) -> list[str]:
+        """Return the digests and diff IDs that a collection would remove now."""
+        async with self._lock:
+            layers = [layer.diff_id for layer in self._layers.all()]
+            content = await self._content.all()
+            reached = await self._reach()
+            return [each for each in (*layers, *content) if not self._in_use(each, reached)]
+
     def _in_use(self, digest: str, reached: _Reached) -> bool:
         return digest in reached.digests or self._leases.protects(digest)
 

@@ -17,6 +17,7 @@ from typing import Final, Self
 import msgspec
 
 from scow.errors import Conflict, ScowError
+from scow.oci.digest import Digest
 from scow.store.content import Content
 from scow.store.database import Database
 from scow.store.gc import Collected, Collector
@@ -129,6 +130,15 @@ class Store:
         collected = await self._collector.collect()
         self.freed += collected.size
         return collected
+
+    async def drop_content(self, digest: Digest) -> None:
+        """Remove a document although something may refer to it: what it alone referred to is garbage from then on."""
+        await self.content.remove(digest)
+        self._collector.forget(digest)
+
+    async def garbage(self) -> list[str]:
+        """Return the digests and diff IDs that `collect` would remove now."""
+        return await self._collector.garbage()
 
     async def usage(self) -> Usage:
         """Return the bytes in use; walks the writable directories."""

@@ -11,6 +11,45 @@ from scow.wire.container import ContainerConfig, GraphDriver, HealthConfig
 from scow.wire.message import Message
 
 
+class ManifestSize(Message, frozen=True, kw_only=True):
+    """Bytes of a manifest and what it leads to: all that is here, and as content (compressed) only."""
+
+    total: int
+    content: int
+
+
+class UnpackedSize(Message, frozen=True, kw_only=True):
+    """Bytes of the layers that containers run on."""
+
+    unpacked: int = 0
+
+
+class ImageData(Message, frozen=True, kw_only=True):
+    """What a manifest's image is for, and the IDs of its containers."""
+
+    platform: Platform
+    containers: list[str] = field(default_factory=list)
+    size: UnpackedSize
+
+
+class AttestationData(Message, frozen=True, kw_only=True):
+    """The manifest that an attestation is about."""
+
+    target: str = field(name="For")
+
+
+class ManifestSummary(Message, frozen=True, kw_only=True):
+    """One manifest of an image; `available` if all that it lists is here. `kind`: image, attestation or unknown."""
+
+    id: str = field(name="ID")
+    descriptor: Descriptor
+    available: bool
+    size: ManifestSize
+    kind: str
+    image_data: ImageData | UnsetType = UNSET
+    attestation_data: AttestationData | UnsetType = UNSET
+
+
 class ImageSummary(Message, frozen=True, kw_only=True):
     """One image in a list; -1 means not computed."""
 
@@ -20,6 +59,7 @@ class ImageSummary(Message, frozen=True, kw_only=True):
     labels: dict[str, str] | None = None
     parent_id: str = ""
     descriptor: Descriptor | UnsetType = UNSET
+    manifests: list[ManifestSummary] | UnsetType = UNSET
     repo_digests: list[str] = field(default_factory=list)
     repo_tags: list[str] = field(default_factory=list)
     shared_size: int = -1
@@ -86,6 +126,7 @@ class ImageInspect(Message, frozen=True, kw_only=True):
     root_fs: RootFS = field(name="RootFS")
     metadata: ImageMetadata = field(default_factory=ImageMetadata)
     descriptor: Descriptor | None = None
+    manifests: list[ManifestSummary] | UnsetType = UNSET
 
 
 class HistoryItem(Message, frozen=True, kw_only=True):

@@ -1,7 +1,7 @@
 """A small engine in memory: enough of every noun for the API to be spoken to in earnest."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Sequence
 from typing import Any, Generic, TypeVar
 
 from scow.api.interfaces import Chunks, Deletions, Duplex, Filters, History
@@ -323,11 +323,13 @@ class Images:
         self.pull_hold: asyncio.Event | None = None
         self.pull_stream: Stream[ProgressMessage] | None = None
 
-    async def list(self, *, all: bool, digests: bool, shared_size: bool, filters: Filters) -> list[ImageSummary]:
+    async def list(
+        self, *, all: bool, digests: bool, shared_size: bool, filters: Filters, manifests: bool = False
+    ) -> list[ImageSummary]:
         self.calls.append(("list", {"all": all, "shared_size": shared_size, "filters": dict(filters)}))
         return [ImageSummary(created=1, id=IMAGE_ID, size=7)]
 
-    async def inspect(self, ref: str) -> ImageInspect:
+    async def inspect(self, ref: str, *, platform: Platform | None = None, manifests: bool = False) -> ImageInspect:
         self.calls.append(("inspect", ref))
         if ref == "missing":
             raise NotFound("No such image: missing:latest")
@@ -335,14 +337,14 @@ class Images:
             id=IMAGE_ID, architecture="amd64", os="linux", size=7, root_fs=RootFS(), config=ImageExecConfig(cmd=["sh"])
         )
 
-    async def history(self, ref: str) -> History:
+    async def history(self, ref: str, platform: Platform | None = None) -> History:
         self.calls.append(("history", ref))
         return [HistoryItem(created_by="COPY / /")]
 
     async def tag(self, ref: str, repo: str, tag: str) -> None:
         self.calls.append(("tag", (ref, repo, tag)))
 
-    async def remove(self, ref: str, *, force: bool, prune: bool) -> Deletions:
+    async def remove(self, ref: str, *, force: bool, prune: bool, platforms: Sequence[Platform] = ()) -> Deletions:
         self.calls.append(("remove", (ref, force, prune)))
         return [DeleteItem(untagged="a:b"), DeleteItem(deleted=IMAGE_ID)]
 
