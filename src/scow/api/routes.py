@@ -72,7 +72,7 @@ ROUTES: Final[tuple[tuple[str, str, Handler], ...]] = (
     ("POST", "/containers/{name}/update", containers.update),
     ("GET", "/containers/{name}/attach/ws", websocket.attach),
     ("GET", "/containers/{name}/export", archives.export),
-    ("DELETE", "/containers/{name}", containers.remove),
+    ("DELETE", "/containers/{name:.*}", containers.remove),  # `rm --link parent/alias`
     ("GET", "/exec/{id}/json", execs.inspect),
     ("POST", "/exec/{id}/start", execs.start),
     ("POST", "/exec/{id}/resize", execs.resize),

@@ -156,6 +156,10 @@ class ContainerTable:
         """The container with exactly this name, if there is one."""
         return self._by_name.get(name)
 
+    def find_id(self, id: str) -> Container | None:
+        """The container with exactly this ID, if there is one."""
+        return self._by_id.get(id)
+
     def is_name_taken(self, name: str) -> bool:
         """Whether a container has the name, or is being created with it."""
         return name in self._by_name or name in self._reserved

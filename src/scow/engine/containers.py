@@ -114,9 +114,9 @@ class Containers:
 
     async def remove(self, ref: str, *, force: bool, volumes: bool, link: bool) -> None:
         """DELETE /containers/{id}."""
-        container = self._table.get(ref)
         if link:
-            raise InvalidArgument(f"links are not supported: there is no link {ref} to remove")
+            return await self._resources.links.remove(ref)
+        container = self._table.get(ref)
         await self._tasks.finish(self._removal.remove(container, force=force, volumes=volumes), f"remove {ref}")
 
     async def resize(self, ref: str, height: int, width: int) -> None:

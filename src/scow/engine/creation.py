@@ -87,6 +87,7 @@ class Creation:
             config = msgspec.structs.replace(config, hostname=id[:12])
         mounts = self._mounts.resolved(resolve_mounts(config, host, self._inherited(host)))
         endpoints = self._endpoints(host, request)
+        links = self._links(host)
         name = name or random_name(self._table.is_name_taken)
         self._table.reserve(name)
         try:
@@ -119,6 +120,7 @@ class Creation:
                         diff_ids=tuple(diff_ids),
                         mounts=tuple(self._mounts.completed(mounts)),
                         endpoints=endpoints,
+                        links=links,
                         runtime=host.runtime,
                     ),
                     self._volumes.inserting(drafts),
@@ -194,11 +196,21 @@ class Creation:
         except NotFound as error:
             raise InvalidArgument(str(error)) from error
 
-    def _linked(self, ref: str) -> None:
-        try:
-            self._table.get(ref)
-        except NotFound as error:
-            raise InvalidArgument(f"could not get container for {ref}: {error}") from error
+    def _links(self, host: HostConfig) -> dict[str, str]:
+        """The links of the default bridge: alias -> the linked container's ID. Raises InvalidArgument."""
+        found: dict[str, str] = {}
+        if host.network_mode.startswith("container:") or self._networks.get(host.network_mode).resolves:
+            return found
+        for link in host.links or ():
+            alias, ref = parse_link(link)
+            try:
+                child = self._table.get(ref)
+            except NotFound as error:
+                raise InvalidArgument(f"could not get container for {ref}: {error}") from error
+            if child.record.host_config.network_mode == "host":
+                raise InvalidArgument("conflicting options: host type networking can't be used with links")
+            found[alias] = child.id
+        return found
 
     async def _make_sources(self, mounts: list[MountRecord]) -> None:
         for mount in mounts:
@@ -220,9 +232,6 @@ class Creation:
             endpoints = {self._networks.get(name).name: settings for name, settings in endpoints.items()}
         except NotFound as error:
             raise InvalidArgument(str(error)) from error  # clients take 404 as a missing image, and pull
-        if not self._networks.get(main).resolves:
-            for link in host.links or ():
-                self._linked(parse_link(link)[1])
         if main not in endpoints:
             endpoints = {main: EndpointSettings(), **endpoints}
         for name, settings in endpoints.items():

@@ -147,7 +147,7 @@ class Engine:
         creation = Creation(
             config, store, table, volumes, mounts, driver, events, resources.runtimes, resources.default_runtime
         )
-        inspector = Inspector(store, driver, volumes, snapshotter, config.exec_root / "netns")
+        inspector = Inspector(store, driver, volumes, resources.links, snapshotter, config.exec_root / "netns")
         self.containers = Containers(
             table, creation, lifecycle, removal, resources, inspector, events, tasks, self._image_ids
         )

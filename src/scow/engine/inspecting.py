@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
+import msgspec
 from msgspec import UNSET, UnsetType
 
 from scow.engine import describing
 from scow.engine.container import Container
 from scow.engine.container_mounts import image_key
 from scow.engine.image_lookup import find_image
+from scow.engine.links import Links
 from scow.engine.record import ContainerRecord
 from scow.engine.volumes import Volumes
 from scow.network.model import Endpoint, NoSuchNetwork
@@ -22,6 +24,7 @@ from scow.wire.container import (
     SummaryHostConfig,
     SummaryNetworkSettings,
 )
+from scow.wire.host_config import HostConfig
 from scow.wire.network import EndpointSettings
 from scow.wire.times import format_time
 
@@ -29,10 +32,13 @@ from scow.wire.times import format_time
 class Inspector:
     """Describes containers; it changes nothing."""
 
-    def __init__(self, store: Store, networks: Networks, volumes: Volumes, driver: str, sandboxes: Path) -> None:
+    def __init__(
+        self, store: Store, networks: Networks, volumes: Volumes, links: Links, driver: str, sandboxes: Path
+    ) -> None:
         self._store = store
         self._networks = networks
         self._volumes = volumes
+        self._links = links
         self._driver = driver
         self._sandboxes = sandboxes  # where network namespaces are pinned
 
@@ -46,7 +52,7 @@ class Inspector:
             size_rw, size_root = await self._sizes(container)
         return ContainerSummary(
             id=record.id,
-            names=[f"/{record.name}"],
+            names=sorted([f"/{record.name}", *self._links.names(container)]),
             image=self._image_name(container),
             image_id=record.image or "",
             command=describing.command_text(record.args),
@@ -92,7 +98,7 @@ class Inspector:
             driver=self._driver,
             platform=record.platform,
             exec_ids=sorted(container.execs) or None,
-            host_config=record.host_config,
+            host_config=self._host_config(container),
             graph_driver=GraphDriver(
                 name=self._driver,
                 data={
@@ -116,6 +122,10 @@ class Inspector:
         if mount.type == "image":
             return str(self._store.snapshots.mount_point(image_key(record.id, index)))
         return str(self._volumes.path(mount.name)) if mount.type == "volume" else mount.source
+
+    def _host_config(self, container: Container) -> HostConfig:
+        host, links = container.record.host_config, self._links.shown(container)
+        return host if links is None else msgspec.structs.replace(host, links=links)
 
     def _network_settings(self, container: Container) -> NetworkSettings:
         endpoints = self._endpoints(container)

@@ -1,6 +1,7 @@
 """The three files of a container that say who it is and whom it asks: /etc/hosts, /etc/hostname, /etc/resolv.conf."""
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -23,11 +24,15 @@ MACHINE_RESOLVERS: Final = (Path("/etc/resolv.conf"), Path("/run/systemd/resolve
 
 
 async def write_network_files(
-    container: Container, table: ContainerTable, networks: Networks, config: EngineConfig
+    container: Container,
+    table: ContainerTable,
+    networks: Networks,
+    config: EngineConfig,
+    links: Sequence[tuple[str, str]] = (),
 ) -> dict[str, Path]:
     """Write them for a run that is about to start; where each is to be mounted. Raises InvalidArgument.
 
-    A container that shares another's network shares its files.
+    A container that shares another's network shares its files. `links` are addresses and names of linked containers.
     """
     host = container.record.host_config
     if host.network_mode.startswith("container:"):
@@ -49,7 +54,7 @@ async def write_network_files(
         if shares and not host.extra_hosts:
             hosts = _read(Path("/etc/hosts")) or hosts_file(hostname)
         else:
-            hosts = hosts_file(hostname, record.config.domainname, endpoints, host.extra_hosts or (), gateway)
+            hosts = hosts_file(hostname, record.config.domainname, endpoints, host.extra_hosts or (), gateway, links)
         resolver = resolver_for(
             _machine_resolver(shares),
             nameservers=tuple(host.dns or config.dns),

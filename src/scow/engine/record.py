@@ -73,6 +73,7 @@ class ContainerRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     diff_ids: tuple[DiffID, ...] = ()
     mounts: tuple[MountRecord, ...] = ()
     endpoints: dict[str, EndpointSettings] = {}  # as asked for, by network name
+    links: dict[str, str] = {}  # of the default bridge: alias -> the linked container's ID
     platform: str = "linux"
     runtime: str = ""
     state: State = State()

@@ -12,11 +12,14 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+import msgspec
+
 from scow import points
 from scow.engine.config import EngineConfig
 from scow.engine.container import Container, ContainerTable
 from scow.engine.container_mounts import ContainerMounts, container_of
 from scow.engine.endpoints import endpoint_request, main_network, names_of
+from scow.engine.links import Links
 from scow.engine.log_limits import limits_of
 from scow.engine.network_files import write_network_files
 from scow.engine.tasks import Tasks
@@ -35,6 +38,7 @@ from scow.runtime.oci_runtime import OciRuntime
 from scow.runtime.selection import choose_runtimes
 from scow.runtime.user import resolve_user
 from scow.store.store import Store
+from scow.wire.container import ContainerConfig
 from scow.wire.exec import ExecCreateRequest
 
 log = logging.getLogger(__name__)
@@ -68,6 +72,7 @@ class Resources:
         self._cgroup = f"/scow-{config.engine_id}"
         self._moves = GroupMoves()
         self.on_exit: Callable[[Exit], None] = lambda ended: None
+        self.links = Links(table, self._bridge_address)
         self.before_run: Callable[[Container], Awaitable[None]] = _nothing
         self._monitors = Monitors(config.exec_root, runtimes[default_runtime], lambda ended: self.on_exit(ended))
 
@@ -104,6 +109,7 @@ class Resources:
     async def acquire(self, container: Container, created: Callable[[Container], Awaitable[None]]) -> int:
         """Bring up one run and return its pid; `created` is awaited when the process exists and has not begun."""
         record = container.record
+        self.links.check(container)
         self.expect_processes()
         async with AsyncExitStack() as undo:
             undo.push_async_callback(self._store.snapshots.unmount, record.id)
@@ -114,6 +120,7 @@ class Resources:
             spec = await self._spec(container, rootfs, namespace)
             await points.at("start.specified")
             await self.before_run(container)
+            await asyncio.to_thread(self.links.refresh, container)
             is_logged = record.host_config.log_config.type != "none"
             pid = await self._monitors.create(
                 record.id,
@@ -248,7 +255,7 @@ class Resources:
         user = await asyncio.to_thread(resolve_user, rootfs, record.config.user, host.group_add or [])
         mounts = await self._mounts(container)
         return make_spec(
-            record.config,
+            self._linked_config(container),
             host,
             BundleContext(
                 id=record.id,
@@ -267,6 +274,16 @@ class Resources:
                 init_path=self._config.init_path,
             ),
         )
+
+    def _bridge_address(self, id: str) -> str:
+        found = [each.ip for each in self._networks.of_container(id) if each.network_name == "bridge"]
+        return found[0] if found else ""
+
+    def _linked_config(self, container: Container) -> ContainerConfig:
+        """The configuration with variables of linked containers before its own."""
+        config = container.record.config
+        told = self.links.environment(container)
+        return msgspec.structs.replace(config, env=[*told, *(config.env or ())]) if told else config
 
     def _hostname(self, container: Container) -> str:
         """A container that lives in another's network has the other's name."""
@@ -300,7 +317,9 @@ class Resources:
     async def _mounts(self, container: Container) -> list[BundleMount]:
         record = container.record
         found: list[BundleMount] = []
-        files = await write_network_files(container, self._table, self._networks, self._config)
+        files = await write_network_files(
+            container, self._table, self._networks, self._config, self.links.hosts(container)
+        )
         taken = {mount.destination for mount in record.mounts}
         for destination, source in files.items():
             if destination not in taken:
@@ -322,7 +341,7 @@ class Resources:
             record.id,
             ExecSpec(
                 args=tuple(request.cmd or ()),
-                config=record.config,
+                config=self._linked_config(container),
                 host=record.host_config,
                 user=user,
                 env=tuple(request.env or ()),

@@ -43,8 +43,9 @@ def hosts_file(
     endpoints: Sequence[Endpoint] = (),
     extra: Iterable[str] = (),
     gateway: str = "",
+    links: Iterable[tuple[str, str]] = (),
 ) -> str:
-    """Return the content of /etc/hosts: loopback, `--add-host` entries (`name:address`), then the container itself.
+    """Return the content of /etc/hosts: loopback, `--add-host` entries, linked containers, then the container itself.
 
     `host-gateway` as an address means `gateway`, the machine as a container sees it. Raises InvalidArgument.
     """
@@ -52,6 +53,7 @@ def hosts_file(
     for entry in extra:
         name, address = parse_extra_host(entry, gateway)
         lines.append(f"{address}\t{name}\n")
+    lines += [f"{address}\t{names}\n" for address, names in links]
     names = f"{hostname}.{domain} {hostname}" if domain else hostname
     for endpoint in endpoints:
         lines += [f"{address}\t{names}\n" for address in (endpoint.ip, endpoint.ipv6) if address]
