@@ -148,13 +148,13 @@ class Engine(Program):
         """Its own processes and monitors, without what runs in containers."""
         mark = str(self.folder)
         assert self.process is not None
-        return set(_descendants(self.process.pid)) | {
+        return set(processes_of(self.process.pid)) | {
             pid for pid, command in _commands() if mark in command and str(os.getpid()) != str(pid)
         }
 
     def memory(self) -> int:
         """Bytes of them all, shared pages divided among those who share them (PSS)."""
-        return sum(_pss(pid) for pid in self.processes())
+        return sum(pss(pid) for pid in self.processes())
 
     def clean(self) -> None:
         """Remove all containers."""
@@ -246,17 +246,19 @@ def _commands() -> Iterable[tuple[int, str]]:
                 continue
 
 
-def _descendants(pid: int) -> Iterable[int]:
+def processes_of(pid: int) -> Iterable[int]:
+    """A process and all its descendants."""
     yield pid
     try:
         for task in Path(f"/proc/{pid}/task").iterdir():
             for child in (task / "children").read_text().split():
-                yield from _descendants(int(child))
+                yield from processes_of(int(child))
     except OSError:
         return
 
 
-def _pss(pid: int) -> int:
+def pss(pid: int) -> int:
+    """Proportional set size of a process, in bytes."""
     try:
         for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
             if line.startswith("Pss:"):

@@ -58,7 +58,9 @@ class FolderStage:
         self._folder = folder
         self._upload_id = upload_id
         self._fd: int | None = fd
-        self.size = os.fstat(fd).st_size
+        status = os.fstat(fd)
+        self.size = status.st_size
+        self._published = status.st_nlink > 1
 
     @property
     def _open_fd(self) -> int:
@@ -66,25 +68,27 @@ class FolderStage:
         return self._fd
 
     async def append(self, chunks: Sequence[bytes], hashes: "Sequence[_Hash]") -> None:
+        self.size += await self._folder.run(self._write, chunks, hashes)
+
+    def _write(self, chunks: Sequence[bytes], hashes: "Sequence[_Hash]") -> int:
+        if self._published:
+            # Stage and blob are one file: whoever published it died before the stage was gone.
+            raise UploadUnknown(self._upload_id)
         fd, offset = self._open_fd, self.size
-
-        def write() -> int:
-            data = b"".join(chunks) if len(chunks) > 1 else chunks[0]
-            view = memoryview(data)
-            try:
-                while view:
-                    view = view[os.pwrite(fd, view, offset + len(data) - len(view)) :]
-            except OSError as error:
-                if error.errno in FULL:
-                    with suppress(OSError):
-                        os.ftruncate(fd, offset)
-                    raise StorageFull from error
-                raise
-            for state in hashes:
-                state.update(data)
-            return len(data)
-
-        self.size += await self._folder.run(write)
+        data = b"".join(chunks) if len(chunks) > 1 else chunks[0]
+        view = memoryview(data)
+        try:
+            while view:
+                view = view[os.pwrite(fd, view, offset + len(data) - len(view)) :]
+        except OSError as error:
+            if error.errno in FULL:
+                with suppress(OSError):
+                    os.ftruncate(fd, offset)
+                raise StorageFull from error
+            raise
+        for state in hashes:
+            state.update(data)
+        return len(data)
 
     async def feed(self, state: "_Hash", start: int) -> None:
         fd, end = self._open_fd, self.size
@@ -101,10 +105,14 @@ class FolderStage:
         await self._folder.run(os.ftruncate, self._open_fd, size)
         self.size = size
 
-    async def publish(self, digest: Digest) -> None:
+    async def publish(self, digest: Digest, tail: Sequence[bytes], state: "_Hash") -> None:
         fd, target = self._open_fd, self._folder.path(digest)
 
         def link() -> None:
+            if tail:
+                self.size += self._write(tail, (state,))
+            if state.hexdigest() != encoded(digest):
+                raise DigestInvalid("provided digest did not match uploaded content", {"digest": digest})
             try:
                 os.fsync(fd)
                 self._folder.make_parent(target)
@@ -112,6 +120,7 @@ class FolderStage:
                 with suppress(FileExistsError):
                     os.link(self._folder.stage_path(self._upload_id), target)
                 _sync_directory(target.parent)
+                self._published = True
             except OSError as error:
                 if error.errno in FULL:
                     raise StorageFull from error

@@ -2,7 +2,8 @@
 
 An upload's life: `open_stage` (again after each interruption), `append`, `close`; then `publish`, which makes the
 staged bytes durable under their digest while the stage stays, and `discard` once the names are committed, or to
-cancel. Objects are written once and never change. Nothing here knows repositories.
+cancel. What was published takes no more bytes. Objects are written once and never change. Nothing here knows
+repositories.
 """
 
 from collections.abc import Sequence
@@ -30,8 +31,11 @@ class Stage(Protocol):
     async def truncate(self, size: int) -> None:
         """Drop what lies behind `size`."""
 
-    async def publish(self, digest: Digest) -> None:
-        """Make the staged bytes the object of `digest`, durably. Idempotent. Raises StorageFull."""
+    async def publish(self, digest: Digest, tail: Sequence[bytes], state: "_Hash") -> None:
+        """Make the staged bytes and `tail`, which is added to them, the object of `digest`, durably.
+
+        `state` has been fed what is staged. Idempotent once the tail is added. Raises DigestInvalid and StorageFull.
+        """
 
     async def close(self) -> None:
         """Let the next writer in. Idempotent."""

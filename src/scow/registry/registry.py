@@ -49,7 +49,7 @@ class Registry:
         metrics: Metrics,
     ) -> None:
         """`database` is what the names are kept in, to be closed at the end."""
-        uploads = Uploads(objects, metadata, settings.limits.blob_size)
+        self._uploads = uploads = Uploads(objects, metadata, settings.limits.blob_size)
         upload_requests = UploadRequests(uploads, metadata)
         listings = Listings(metadata)
         auth = settings.auth
@@ -127,6 +127,7 @@ class Registry:
 
     async def aclose(self) -> None:
         """Close storage and names."""
+        await self._uploads.aclose()
         await self.objects.aclose()
         await self._database.aclose()
         self._audit.close()

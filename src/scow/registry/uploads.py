@@ -7,6 +7,7 @@ before use.
 
 import asyncio
 import hashlib
+import logging
 import uuid
 from collections import OrderedDict
 from collections.abc import AsyncIterator
@@ -14,7 +15,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from scow.oci.digest import Digest, algorithm, encoded
+from scow.oci.digest import Digest, algorithm
 from scow.registry.errors import (
     BlobTooLarge,
     DigestInvalid,
@@ -30,6 +31,8 @@ from scow.registry.objects import Objects, Stage
 
 if TYPE_CHECKING:
     from hashlib import _Hash
+
+log = logging.getLogger("scow.registry")
 
 BATCH_SIZE: Final = 1 << 20
 """Bytes that are handed to a thread at a time: hashing releases the interpreter's lock, handing over costs."""
@@ -53,7 +56,9 @@ class Receiver:
         self._uploads = uploads
         self._stage = stage
         self._closing: asyncio.Task[bool] | None = None
+        self._tail: list[bytes] = []  # the last bytes of a closing request: written when it finishes
         self.upload = upload
+        self.finished = False
 
     @property
     def size(self) -> int:
@@ -73,6 +78,7 @@ class Receiver:
         batch: list[bytes] = []
         batched = total = 0
         writing: asyncio.Task[None] | None = None
+        whole = False
         try:
             async for data in body:
                 batch.append(data)
@@ -87,11 +93,15 @@ class Receiver:
                         await writing
                     writing = asyncio.create_task(self._append(batch, hashing))
                     batch, batched = [], 0
+            else:
+                whole = expected is None or total == expected
         finally:
             # Also when the client was cut off: what has arrived need not be sent again.
             if writing is not None:
                 await writing
-            if batch:
+            if batch and whole and self._closing is not None:
+                self._tail = batch  # one turn of a thread less
+            elif batch:
                 await self._append(batch, hashing)
         if limit and start + total > limit:
             await self._uploads.drop(self.upload.upload_id)
@@ -144,20 +154,28 @@ class Receiver:
         Raises DigestInvalid, and the upload is over; StorageFull, and it can be tried again.
         """
         uploads, upload_id = self._uploads, self.upload.upload_id
+        tail, self._tail = self._tail, []
+        if tail and algorithm(digest) != self.upload.algorithm:
+            await self._append(tail, await self._hashing(self.upload.algorithm))
+            tail = []
         hashing = await self._hashing(algorithm(digest))
-        if hashing.state.hexdigest() != encoded(digest):
-            await uploads.drop(upload_id)
-            raise DigestInvalid("provided digest did not match uploaded content", {"digest": digest})
         for _ in range(CLOSE_TRIES):
             if await self._close(digest):
                 break
             await asyncio.sleep(CLOSE_PAUSE_S)  # another process may be the one that removes it: nothing to wait on
         else:
             raise Draining("the blob is being deleted, try again")
-        await self._stage.publish(digest)
+        try:
+            await self._stage.publish(digest, tail, hashing.state)
+        except DigestInvalid:
+            await uploads.drop(upload_id)
+            raise
+        except BaseException:
+            uploads.forget(upload_id)  # the hash may be ahead of the stage
+            raise
         fits = await uploads.metadata.commit_blob(self.upload, digest, self._stage.size)
         uploads.forget(upload_id)
-        await uploads.objects.discard(upload_id)
+        self.finished = True
         if not fits:
             raise QuotaExceeded(self.upload.repository)
 
@@ -170,6 +188,7 @@ class Uploads:
         self.objects = objects
         self.size_limit = size_limit
         self.metadata = metadata
+        self._endings: set[asyncio.Task[None]] = set()
         self._states: OrderedDict[str, _HashState] = OrderedDict()
         self._known: OrderedDict[str, Upload] = OrderedDict()
 
@@ -188,12 +207,36 @@ class Uploads:
             raise
         stage = await opening
         self._know(upload)
+        async with self._held(upload, stage) as receiver:
+            yield receiver
+
+    @asynccontextmanager
+    async def _held(self, upload: Upload, stage: Stage) -> AsyncIterator[Receiver]:
         receiver = Receiver(self, upload, stage)
         try:
             yield receiver
         finally:
             await receiver.settle()
+            if receiver.finished:
+                # The client need not wait for this. The stage goes before its lock: who gets the lock may write.
+                ending = asyncio.create_task(self._end(upload.upload_id, stage))
+                self._endings.add(ending)
+                ending.add_done_callback(self._endings.discard)
+            else:
+                await stage.close()
+
+    async def _end(self, upload_id: str, stage: Stage) -> None:
+        try:
+            await self.objects.discard(upload_id)
+        except OSError as error:
+            log.warning("the staged bytes of upload %s are left to garbage collection: %s", upload_id, error)
+        finally:
             await stage.close()
+
+    async def aclose(self) -> None:
+        """Wait until the stages of finished uploads are gone."""
+        while self._endings:
+            await asyncio.wait(set(self._endings))
 
     @asynccontextmanager
     async def hold(self, repository: str, upload_id: str) -> AsyncIterator[Receiver]:
@@ -205,13 +248,8 @@ class Uploads:
         else:
             upload = await self.find(repository, upload_id)
             self._know(upload)
-        stage = await self._open(upload_id)
-        receiver = Receiver(self, upload, stage)
-        try:
+        async with self._held(upload, await self._open(upload_id)) as receiver:
             yield receiver
-        finally:
-            await receiver.settle()
-            await stage.close()
 
     async def _open(self, upload_id: str) -> Stage:
         for _ in range(BUSY_TRIES):

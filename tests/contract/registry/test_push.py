@@ -1,14 +1,17 @@
 """distribution-spec spec.md#push."""
 
 import asyncio
+import hashlib
 import json
 import re
+import uuid
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
 
-from scow.registry.errors import UploadBusy
+from scow.oci.digest import parse_digest
+from scow.registry.errors import UploadBusy, UploadUnknown
 from scow.registry.settings import Settings
 
 from .conftest import CONFIG, INDEX, LAYER, MANIFEST, Client, Running, descriptor, digest_of
@@ -257,6 +260,18 @@ async def test_the_same_blob_pushed_by_many_at_once(client: Client) -> None:
     assert set(digests) == {digest_of(data)}
     for number in range(8):
         assert (await client("GET", f"/v2/user{number}/blobs/{digests[0]}")).body == data
+
+
+async def test_what_was_published_takes_no_more_bytes(running: Running) -> None:
+    objects, digest, name = running.registry.objects, digest_of(b"whole"), str(uuid.uuid4())
+    stage = await objects.open_stage(name, create=True)
+    await stage.publish(parse_digest(digest), [b"whole"], hashlib.sha256())
+    await stage.close()  # as if its holder had died before the stage was discarded
+    stage = await objects.open_stage(name)
+    with pytest.raises(UploadUnknown):
+        await stage.append([b"more"], [])
+    await stage.close()
+    assert await objects.verify(parse_digest(digest))
 
 
 class TestMount:
