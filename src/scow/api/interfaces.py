@@ -8,6 +8,7 @@ from scow.oci.descriptor import Descriptor
 from scow.oci.platform import Platform
 from scow.wire.archive import FilesystemChange, PathStat
 from scow.wire.build import BuildRequest
+from scow.wire.check import CheckMessage
 from scow.wire.container import (
     ContainerInspect,
     ContainerSummary,
@@ -380,6 +381,20 @@ class DiskUsages(Protocol):
     async def data_root(self) -> DataRootUsage: ...
 
 
+class Exploring(Protocol):
+    """Looks into images."""
+
+    async def explore(self, ref: str, *, files: bool) -> bytes: ...
+
+    async def diff(self, before: str, after: str, *, times: bool) -> bytes: ...
+
+
+class Checking(Protocol):
+    """Checks what the engine keeps."""
+
+    async def run(self, *, repair: bool, auth: str | None = None) -> AsyncGenerator[CheckMessage, None]: ...
+
+
 class EngineApi(Protocol):
     """The engine, by its nouns."""
 
@@ -436,3 +451,9 @@ class EngineApi(Protocol):
 
     @property
     def disk(self) -> DiskUsages: ...
+
+    @property
+    def exploring(self) -> Exploring: ...
+
+    @property
+    def checking(self) -> Checking: ...

@@ -82,6 +82,20 @@ def find_credentials(config: Config, environment: Mapping[str, str], key: str) -
     return from_table(config.table("auths"), key)
 
 
+def all_credentials(config: Config, environment: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """Every registry's credentials that the configuration names, by its key; a helper that fails is left out."""
+    keys = dict.fromkeys([*config.table("auths"), *config.table("credHelpers")])
+    found: dict[str, dict[str, Any]] = {}
+    for key in keys:
+        try:
+            credentials = find_credentials(config, environment, key)
+        except CliError:
+            continue
+        if credentials:
+            found[key] = credentials
+    return found
+
+
 def from_table(auths: Mapping[str, Any], key: str) -> dict[str, Any]:
     """Look a registry up among `auths`, by its key and then by its host."""
     entry = auths.get(key)

@@ -8,6 +8,7 @@ from typing import Final, Self
 from scow.engine.archive import Archives
 from scow.engine.building import Builds
 from scow.engine.changes import Changes
+from scow.engine.checking import Checking
 from scow.engine.committing import Commits
 from scow.engine.config import EngineConfig, InvalidConfig
 from scow.engine.container import Container, ContainerTable
@@ -19,6 +20,7 @@ from scow.engine.distribution import Distribution
 from scow.engine.event_log import EventLog
 from scow.engine.events import MEMORY, Events
 from scow.engine.execs import Execs
+from scow.engine.exploring import Exploring
 from scow.engine.health import HealthChecks
 from scow.engine.image_archives import ImageArchives
 from scow.engine.image_lookup import find_image
@@ -72,6 +74,8 @@ class Engine:
     stats: StatsReader
     system: System
     disk: DiskUsages
+    exploring: Exploring
+    checking: Checking
     pruning: Pruning
     changes: Changes
     updates: Updates
@@ -136,7 +140,8 @@ class Engine:
                 if container.state.live or container.state.status == "starting"
             }
         )
-        mounts = ContainerMounts(store, volumes)
+        mounts = ContainerMounts(store, volumes, config.exec_root)
+        await mounts.reconcile()
         resources = await Resources.open(config, store, table, driver, mounts, tasks)
         close.push_async_callback(resources.aclose)
         lifecycle = Lifecycle(table, resources, events, tasks)
@@ -165,6 +170,8 @@ class Engine:
         uses = ImageUses(store, table, tasks)
         events.observers.append(uses.observe)
         self.disk = DiskUsages(store, self.containers, self.images, volumes, uses)
+        self.exploring = Exploring(store)
+        self.checking = Checking(store, registries, table, volumes)
         self.pruning = Pruning(table, removal, store, self.images, volumes, events, uses)
         self.networks = Networks(driver, table, events, tasks, config)
         self.system = System(

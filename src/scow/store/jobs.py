@@ -1,6 +1,7 @@
 """The jobs that a worker can do, by name, and what it answers."""
 
 from collections.abc import Callable
+from typing import Final
 
 from scow.store.capture import Capture
 from scow.store.ingest import Ingest, Job, Mismatch, compress, unpack_tar
@@ -8,6 +9,28 @@ from scow.store.split import ArchiveCorrupt, Split
 from scow.store.take import take
 from scow.store.tarstream import LayerUnsupported
 from scow.store.tree import LayerCorrupt
+
+
+def _explore(job: Job) -> Job:
+    from scow.store import exploring  # seldom wanted, and not worth every worker's memory
+
+    {"explore": exploring.explore, "compare": exploring.compare}[job["do"]](job)
+    return {"result": True}
+
+
+def _verify(job: Job) -> Job:
+    from scow.store import verifying
+
+    return {"verify": verifying.verify, "reindex": verifying.reindex, "rebuild": verifying.rebuild}[job["do"]](job)
+
+
+_OTHERS: Final = {
+    "explore": _explore,
+    "compare": _explore,
+    "verify": _verify,
+    "reindex": _verify,
+    "rebuild": _verify,
+}
 
 
 def perform(job: Job, source: int | None, finished: Callable[[], None]) -> Job:
@@ -25,6 +48,8 @@ def perform(job: Job, source: int | None, finished: Callable[[], None]) -> Job:
                 capture.close()
         if job["do"] == "take":
             return take(job)
+        if (own := _OTHERS.get(job["do"])) is not None:
+            return own(job)
         assert source is not None
         if job["do"] == "split":
             return Split(job, source).run(finished)

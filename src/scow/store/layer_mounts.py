@@ -90,7 +90,7 @@ class LayerMounts:
         """Unmount the layer if it is mounted. The caller holds its lock."""
         use, path = self.use(diff_id), self.path(diff_id)
         if use.mounted:
-            await asyncio.to_thread(mount.ensure_unmounted, path)
+            await asyncio.to_thread(_unmount_all, path)
             with contextlib.suppress(OSError):
                 path.rmdir()
             use.mounted = False
@@ -148,6 +148,11 @@ def mount_index(index: Path, tar: Path, target: Path, mode: MountMode = MountMod
             context.mounted_at(target, mount.MOUNT_ATTR_NODEV | mount.MOUNT_ATTR_RDONLY)
     except mount.MountFailed as error:
         raise mount.MountFailed(error.errno, "erofs", str(target), error.messages) from None
+
+
+def _unmount_all(path: Path) -> None:
+    while mount.ensure_unmounted(path):  # a layer that was repaired is mounted over what it was
+        pass
 
 
 def _mount_at(index: Path, tar: Path, target: Path, mode: MountMode) -> None:

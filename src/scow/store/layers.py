@@ -30,6 +30,7 @@ from scow.oci.digest import DiffID, Digest, algorithm, encoded
 from scow.oci.media_types import OCI_LAYER, OCI_LAYER_GZIP, OCI_LAYER_ZSTD, Compression
 from scow.store.content import Content
 from scow.store.database import Database
+from scow.store.exploring import RESULT
 from scow.store.ingest import BLOB, INDEX, LAYER, ROOT, TAR, sync_directory
 from scow.store.layer_errors import (
     DigestMismatch,
@@ -40,6 +41,7 @@ from scow.store.layer_errors import (
     raise_answer,
 )
 from scow.store.layer_mounts import LayerMounts, MountMode
+from scow.store.layer_parts import put_in_place
 from scow.store.layer_writer import PIPE_SIZE, Layer, LayerWriter
 from scow.store.workers import Message, Workers
 
@@ -153,9 +155,12 @@ class Layers:
         """Return the blobs, present in content, that inflate to this layer."""
         return [blob for blob in self._blobs_of.get(diff_id, {}).values() if self._content.has(blob.digest)]
 
+    def known_blobs(self) -> dict[Digest, tuple[DiffID, Descriptor]]:
+        """Return every blob that is known to inflate to a layer, here or not, with that layer."""
+        return dict(self._blobs)
+
     def is_dispensable(self, digest: Digest) -> bool:
-        """Return whether content is a compressed form of a layer that is here, from which or whose source it can be had
-        again. An uncompressed one is the tar itself, and costs nothing."""
+        """Return whether content is a compressed form of a layer that is here: it can be had again."""
         known = self._blobs.get(digest)
         return known is not None and known[0] in self._layers and known[1].media_type != OCI_LAYER
 
@@ -164,10 +169,14 @@ class Layers:
         known = self._blobs.get(digest)
         return None if known is None else self.find(known[0])
 
+    def folder(self, diff_id: DiffID) -> Path:
+        """Return where the layer is kept, whether or not it is there."""
+        return self._root / algorithm(diff_id) / encoded(diff_id)
+
     async def tar(self, diff_id: DiffID) -> Path:
         """Return the layer's uncompressed tar. Raises NoSuchLayer."""
         self.get(diff_id)
-        return self._directory(diff_id) / TAR
+        return self.folder(diff_id) / TAR
 
     # coming in
 
@@ -319,7 +328,7 @@ class Layers:
             if layer.format == "erofs" and not use.mounted:
                 layer = await _finish_anyway(self._mount(layer))
             use.users += 1
-            return self._mounts.path(diff_id) if layer.format == "erofs" else self._directory(diff_id) / ROOT
+            return self._mounts.path(diff_id) if layer.format == "erofs" else self.folder(diff_id) / ROOT
 
     async def release(self, diff_id: DiffID) -> None:
         """Give back what one call of `lower` took; the last one unmounts."""
@@ -357,7 +366,7 @@ class Layers:
         """
         await asyncio.to_thread(self._clear_leftovers)
         for layer in self.all():
-            directory = self._directory(layer.diff_id)
+            directory = self.folder(layer.diff_id)
             form = INDEX if layer.format == "erofs" else ROOT
             if not ((directory / TAR).exists() and (directory / form).exists()):
                 log.warning("layer %s is recorded but not on disk: it is forgotten", layer.diff_id)
@@ -370,6 +379,29 @@ class Layers:
             async with use.lock:
                 if use.users == 0:
                     await _finish_anyway(self._mounts.unmount(diff_id))
+
+    # looked at, put right
+
+    async def ask(self, subject: str, job: Message) -> tuple[Message, bytes]:
+        """Have a worker look at layers: its answer, and the file of a longer one. Raises LayerFailed, WorkerDied."""
+        job = {**job, "root": str(self._root)}
+        async with self._working(subject, job) as (directory, answer):
+            file = directory / RESULT
+            return answer, await asyncio.to_thread(file.read_bytes) if answer.get("result") else b""
+
+    async def replace(self, diff_id: DiffID, job: Message) -> None:
+        """Put what a job makes in the place of the layer's files, and mount that over what is mounted.
+
+        Containers that run go on with what they have. Raises NoSuchLayer, LayerFailed, LayerCorrupt, DigestMismatch.
+        """
+        layer, home = self.get(diff_id), self.folder(diff_id)
+        job = {**job, "folder": str(home), "diff_id": diff_id, "limit": self._inflation_limit, "compression": None}
+        async with self._working(diff_id, {**job, "form": layer.format}) as (made, _):
+            use = self._mounts.use(diff_id)
+            async with use.lock:
+                await asyncio.to_thread(put_in_place, made, home)
+                if layer.format == "erofs" and use.mounted:
+                    await self._mounts.mount(diff_id, home / INDEX, home / TAR)
 
     # inside
 
@@ -387,9 +419,6 @@ class Layers:
         self._blobs[blob.digest] = diff_id, blob
         self._blobs_of.setdefault(diff_id, {})[blob.digest] = blob
 
-    def _directory(self, diff_id: DiffID) -> Path:
-        return self._root / algorithm(diff_id) / encoded(diff_id)
-
     async def _form(self) -> Literal["erofs", "dir"]:
         if self.snapshotter == "erofs" and await self._mounts.mode() is not MountMode.NONE:
             return "erofs"
@@ -397,7 +426,7 @@ class Layers:
 
     async def _mount(self, layer: Layer) -> Layer:
         """Mount the layer, or unpack it if the kernel won't; return what it is then. Its lock is held."""
-        directory = self._directory(layer.diff_id)
+        directory = self.folder(layer.diff_id)
         try:
             if await self._mounts.mode() is not MountMode.NONE:
                 await self._mounts.mount(layer.diff_id, directory / INDEX, directory / TAR)
@@ -412,7 +441,7 @@ class Layers:
 
     async def _unpack(self, layer: Layer) -> Layer:
         """Turn a layer with an index into one with a directory."""
-        home = self._directory(layer.diff_id)
+        home = self.folder(layer.diff_id)
         async with self._working(layer.diff_id, {"do": "unpack", "tar": str(home / TAR)}) as (directory, _):
 
             def place() -> None:
@@ -469,7 +498,7 @@ class Layers:
         async with self._mounts.use(diff_id).lock:
             there = self._layers.get(diff_id)
             if there is None:
-                await asyncio.to_thread(self._place, directory / LAYER, self._directory(diff_id))
+                await asyncio.to_thread(self._place, directory / LAYER, self.folder(diff_id))
             if there is None or blob is not None:
                 await self._record(None if there is not None else layer, diff_id, blob)
             return there or layer
@@ -522,12 +551,12 @@ class Layers:
         await self._mounts.unmount(layer.diff_id)
         # The record first: a crash then leaves a directory that nobody refers to, which `reconcile` removes.
         await self._forget(layer.diff_id)
-        freed = await asyncio.to_thread(_tree_size, self._directory(layer.diff_id))
+        freed = await asyncio.to_thread(_tree_size, self.folder(layer.diff_id))
         gone = self._ingest / f"{TEMPORARY}{secrets.token_hex(8)}"
 
         def delete() -> None:
             with contextlib.suppress(FileNotFoundError):
-                os.rename(self._directory(layer.diff_id), gone)
+                os.rename(self.folder(layer.diff_id), gone)
             shutil.rmtree(gone, ignore_errors=True)
 
         await asyncio.to_thread(delete)

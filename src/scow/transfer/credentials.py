@@ -42,6 +42,30 @@ def decode_registry_auth(header: str | None) -> Credentials | None:
     return None if credentials.is_empty else credentials
 
 
+def credentials_by_host(header: str | None) -> dict[str, Credentials]:
+    """Read `X-Registry-Config`: base64 of JSON with the credentials of each registry, by a host as a reference has it.
+
+    Empty if there is nothing in it that can be read.
+    """
+    if not header:
+        return {}
+    try:
+        padded = header.strip().replace("+", "-").replace("/", "_")
+        data = base64.urlsafe_b64decode(padded + "=" * (-len(padded) % 4))
+        listed = msgspec.json.decode(data, type=dict[str, Credentials])
+        found = {_host(name): _plain(credentials) for name, credentials in listed.items()}
+    except (binascii.Error, msgspec.DecodeError, UnicodeDecodeError, ValueError):
+        return {}
+    return {host: credentials for host, credentials in found.items() if not credentials.is_empty}
+
+
+def _host(name: str) -> str:
+    """The host of an entry of ~/.docker/config.json: Docker Hub's is a URL."""
+    host = name.partition("://")[2] or name
+    host = host.partition("/")[0]
+    return "docker.io" if host in ("index.docker.io", "registry-1.docker.io") else host
+
+
 def _plain(credentials: Credentials) -> Credentials:
     """Take user and password out of `auth` if they stand only there, and `<token>` as what docker means by it."""
     if credentials.auth and not credentials.username:

@@ -65,13 +65,13 @@ class Restorer:
         self._credentials_for = credentials_for
         self._emit = emit
 
-    async def blob(self, descriptor: Descriptor, diff_id: DiffID) -> None:
+    async def blob(self, descriptor: Descriptor, diff_id: DiffID, *, anew: bool = False) -> None:
         """Have the compressed form `descriptor` of a layer in content. Idempotent. Raises NotRestored.
 
         It is fetched from the repositories of images with this layer; else the layer is compressed, which gives the
-        same bytes if it was compressed here before.
+        same bytes if it was compressed here before. `anew`: what is there is known to be damaged, and is replaced.
         """
-        if self._store.content.has(descriptor.digest):
+        if not anew and self._store.content.has(descriptor.digest):
             return
         sources = self._sources(image for image in self._store.images.all() if diff_id in image.diff_ids)
         reason = "no registry is known to have it"

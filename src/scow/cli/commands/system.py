@@ -1,9 +1,8 @@
-"""`scow system check` and `dial-stdio`."""
+"""`scow system dial-stdio`."""
 
 from __future__ import annotations
 
 import os
-import sys
 
 from scow.cli.command import Command
 from scow.cli.flags import Options
@@ -11,14 +10,6 @@ from scow.cli.flags import Options
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from scow.cli.session import Session
-
-
-def check(session: Session, options: Options) -> int:
-    """Check this machine, in a process of its own: the client imports nothing of the engine."""
-    import subprocess
-
-    sys.stdout.flush()
-    return subprocess.run([sys.executable, "-m", "scow.runtime.check"], check=False).returncode
 
 
 def dial_stdio(session: Session, options: Options) -> None:
@@ -47,4 +38,4 @@ def dial_stdio(session: Session, options: Options) -> None:
                 write_all(1, data)
 
 
-COMMANDS = {"check": Command(check), "dial-stdio": Command(dial_stdio)}
+COMMANDS = {"dial-stdio": Command(dial_stdio)}
