@@ -72,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     ):
         parser.add_argument(*names, type=_boolean, nargs="?", const=True, metavar="true|false", help=explanation)
     for names, field, kind, explanation in (
+        (("--cdi-spec-dir",), "cdi_spec_dirs", _plain, "folder of device files (CDI)"),
         (("--host", "-H"), "hosts", _plain, "address to listen on: unix://PATH, tcp://HOST:PORT, fd://"),
         (("--registry-mirror",), "registry_mirrors", _plain, "mirror of Docker Hub"),
         (("--insecure-registry",), "insecure_registries", _plain, "registry to reach without verified TLS"),

@@ -87,6 +87,22 @@ def parse_device(text: str) -> dict[str, str]:
     return {"PathOnHost": parts[0], "PathInContainer": target or parts[0], "CgroupPermissions": permissions}
 
 
+def is_cdi_name(text: str) -> bool:
+    """Tell `vendor.com/class=name`, a device that a file describes, from a path."""
+    kind, equals, name = text.partition("=")
+    vendor, slash, sort = kind.partition("/")
+    return bool(equals and slash and vendor and sort and name) and "/" not in sort and ":" not in text
+
+
+def device_requests(options: Options) -> list[dict[str, Any]]:
+    """The devices that are asked for by capability or name instead of path."""
+    found = [parse_gpus(text) for text in options.texts("gpus")]
+    names = [text for text in options.texts("device") if is_cdi_name(text)]
+    if names:
+        found.append({"Driver": "cdi", "Count": 0, "DeviceIDs": names, "Capabilities": None, "Options": None})
+    return found
+
+
 def parse_gpus(text: str) -> dict[str, Any]:
     """Understand one `--gpus`: "all", a count, or "device=0,capabilities=utility"."""
     request: dict[str, Any] = {"Driver": "", "Count": 0, "DeviceIDs": None, "Capabilities": [["gpu"]], "Options": {}}
@@ -286,9 +302,9 @@ def make_resources(options: Options) -> dict[str, Any]:
         "CpuRealtimeRuntime": options.number("cpu-rt-runtime"),
         "CpusetCpus": options.text("cpuset-cpus"),
         "CpusetMems": options.text("cpuset-mems"),
-        "Devices": [parse_device(text) for text in options.texts("device")],
+        "Devices": [parse_device(text) for text in options.texts("device") if not is_cdi_name(text)],
         "DeviceCgroupRules": options.texts("device-cgroup-rule") or None,
-        "DeviceRequests": [parse_gpus(text) for text in options.texts("gpus")] or None,
+        "DeviceRequests": device_requests(options) or None,
         "MemoryReservation": options.number("memory-reservation"),
         "MemorySwap": swap,
         "MemorySwappiness": options.number("memory-swappiness"),

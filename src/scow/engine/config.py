@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from scow.errors import InvalidArgument
+from scow.runtime.cdi import SPEC_DIRS
 from scow.wire.host_config import Ulimit
 
 DATA_ROOT = Path("/var/lib/scow")
@@ -87,6 +88,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     max_concurrent_uploads: int = 5
     max_download_attempts: int = 5
     shutdown_timeout: int = 15  # seconds
+    cdi_spec_dirs: tuple[str, ...] = SPEC_DIRS
     debug: bool = False
     group: str = "docker"
     experimental: bool = False

@@ -7,7 +7,7 @@ at any time, also after a crash, since each part knows from its own record what 
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -29,7 +29,7 @@ from scow.linux import cgroup
 from scow.linux.group_moves import GroupMoves
 from scow.network.model import Port, Sandbox
 from scow.network.networks import Networks
-from scow.runtime import controllers
+from scow.runtime import cdi, controllers
 from scow.runtime.attach import AttachStream
 from scow.runtime.bundle import BundleContext, BundleMount, make_spec
 from scow.runtime.exec import ExecProcess, ExecSpec, start_exec
@@ -40,6 +40,7 @@ from scow.runtime.user import resolve_user
 from scow.store.store import Store
 from scow.wire.container import ContainerConfig
 from scow.wire.exec import ExecCreateRequest
+from scow.wire.host_config import DeviceRequest
 
 log = logging.getLogger(__name__)
 
@@ -134,7 +135,7 @@ class Resources:
                 runtime=self.runtimes.get(record.runtime),
             )
             undo.push_async_callback(self._monitors.delete, record.id)
-            self.mounts.unpin(record.id)
+            await self.mounts.created(record.id)
             await points.at("start.created")
             await created(container)
             await points.at("start.attached")
@@ -253,6 +254,7 @@ class Resources:
         record = container.record
         host = record.host_config
         user = await asyncio.to_thread(resolve_user, rootfs, record.config.user, host.group_add or [])
+        edits = await asyncio.to_thread(self._edits, host.device_requests) if host.device_requests else []
         mounts = await self._mounts(container)
         return make_spec(
             self._linked_config(container),
@@ -270,10 +272,15 @@ class Resources:
                 ipc_namespace=self._joined(host.ipc_mode, "ipc"),
                 shared_memory=self._shared_memory(container),
                 default_ulimits=tuple(self._config.default_ulimits.values()),
+                edits=edits,
                 init=host.init if host.init is not None else self._config.init,
                 init_path=self._config.init_path,
             ),
         )
+
+    def _edits(self, requests: Sequence[DeviceRequest]) -> list[cdi.Edits]:
+        registry = cdi.Registry(self._config.cdi_spec_dirs)
+        return registry.edits(registry.select(requests))
 
     def _bridge_address(self, id: str) -> str:
         found = [each.ip for each in self._networks.of_container(id) if each.network_name == "bridge"]

@@ -188,6 +188,7 @@ class System:
             runc_commit=Commit(id=runtime_version),
             init_commit=Commit(),
             security_options=security,
+            cdi_spec_dirs=list(self._config.cdi_spec_dirs),
             firewall_backend=FirewallInfo(driver="nftables"),
             warnings=None,
         )

@@ -12,7 +12,7 @@ import msgspec
 
 from scow.errors import InvalidArgument
 from scow.linux import sysctl
-from scow.runtime import profile
+from scow.runtime import cdi, profile
 from scow.runtime.bundle_mounts import BundleMount, rootfs_propagation, spec_mounts
 from scow.runtime.capabilities import bounding_set, container_capabilities
 from scow.runtime.devices import ALLOW_ALL, host_devices, mapped_devices, parse_rule
@@ -47,6 +47,7 @@ class BundleContext(msgspec.Struct, frozen=True, kw_only=True):
     shared_memory: Path | None = None  # /dev/shm, if it is shared with others: own or the joined container's
     default_ulimits: Sequence[Ulimit] = ()
     init: bool = False
+    edits: Sequence[cdi.Edits] = ()  # of devices that were asked for by name or capability
     init_path: str = ""  # of the program that `init` puts in front; "" looks for one
 
 
@@ -100,7 +101,7 @@ def make_spec(config: ContainerConfig, host: HostConfig, context: BundleContext)
         program = find_init(context.init_path)
         mounts.append(BundleMount(source=str(program), destination=INIT_DESTINATION, type="bind", rw=False))
         args = [INIT_DESTINATION, "--", *args]
-    spec = {
+    spec: dict[str, Any] = {
         "ociVersion": SPEC_VERSION,
         "process": _process(config, host, context, args, capabilities, security),
         "root": {"path": str(context.rootfs), "readonly": host.readonly_rootfs},
@@ -111,6 +112,7 @@ def make_spec(config: ContainerConfig, host: HostConfig, context: BundleContext)
         spec["hostname"] = context.hostname
     if host.annotations:
         spec["annotations"] = host.annotations
+    cdi.apply(context.edits, spec)
     return msgspec.json.encode(spec)
 
 

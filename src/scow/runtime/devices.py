@@ -91,6 +91,11 @@ def _walk(root: Path) -> Iterator[Path]:
             yield entry
 
 
+def device_type(status: os.stat_result) -> str:
+    """The letter of a device node's kind: `b` or `c`."""
+    return "b" if stat.S_ISBLK(status.st_mode) else "c"
+
+
 def _is_device(path: Path) -> bool:
     try:
         mode = path.lstat().st_mode
@@ -103,7 +108,7 @@ def _node(path: Path, destination: str) -> dict[str, Any]:
     status = path.lstat()
     return {
         "path": destination,
-        "type": "b" if stat.S_ISBLK(status.st_mode) else "c",
+        "type": device_type(status),
         "major": os.major(status.st_rdev),
         "minor": os.minor(status.st_rdev),
         "fileMode": stat.S_IMODE(status.st_mode),

@@ -302,7 +302,7 @@ def test_security_options(options: list[str] | None, no_new_privileges: bool, se
 
 @pytest.mark.parametrize("option", ["nonsense", "seccomp", "no-new-privileges=maybe", "other=x"])
 def test_security_options_that_do_not_exist(option: str) -> None:
-    with pytest.raises(InvalidArgument, match="invalid --security-opt [12]"):
+    with pytest.raises(InvalidArgument, match=r"invalid --security-opt [12]"):
         security_options([option])
 
 

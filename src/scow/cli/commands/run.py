@@ -245,6 +245,8 @@ RUN_FLAGS = (
 )
 
 COMMANDS = {
-    "run": Command(run, "IMAGE [COMMAND] [ARG...]", (*CONTAINER_FLAGS, *OWN_FLAGS, *RUN_FLAGS), 1, None, interspersed=False),
+    "run": Command(
+        run, "IMAGE [COMMAND] [ARG...]", (*CONTAINER_FLAGS, *OWN_FLAGS, *RUN_FLAGS), 1, None, interspersed=False
+    ),
     "create": Command(create, "IMAGE [COMMAND] [ARG...]", (*CONTAINER_FLAGS, *OWN_FLAGS), 1, None, interspersed=False),
 }
