@@ -45,7 +45,7 @@ def figure(samples: Sequence[float], unit: str) -> Figure:
 def ratio(result: Result) -> float | None:
     """How many times better Scow's median is than the best peer's; None without a peer or without Scow."""
     ours = result.figures.get(SUBJECT)
-    theirs = [each.median for name, each in result.figures.items() if name != SUBJECT]
+    theirs = [each.median for name, each in result.figures.items() if not name.startswith(SUBJECT)]
     if ours is None or not theirs:
         return None
     if higher_is_better(result.unit):
