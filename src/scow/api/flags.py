@@ -52,6 +52,11 @@ def _parser() -> argparse.ArgumentParser:
     text("--group", "-G", metavar="NAME", help="group of the unix socket (default docker)")
     text("--log-driver", metavar="NAME", help="default log driver of containers")
     text("--init-path", metavar="FILE", help="init that runs in containers that ask for one")
+    parser.add_argument(
+        "--layer-compression",
+        choices=("gzip", "zstd"),
+        help="of layers that were made here, when pushed (default gzip)",
+    )
     parser.add_argument("--log-level", "-l", choices=_LEVELS, help="how much the engine says (default info)")
     for name, explanation in (
         ("--mtu", "MTU of containers' links"),

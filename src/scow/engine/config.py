@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -83,6 +83,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     default_shm_size: int = 64 << 20  # bytes
     init: bool = False
     init_path: str = ""
+    layer_compression: Literal["gzip", "zstd"] = "gzip"  # Scow's own: of layers that were made here, when pushed
     keep_compressed_layers: bool = True  # Scow's own: without, a layer is kept as its tar alone
     max_concurrent_downloads: int = 3
     max_concurrent_uploads: int = 5

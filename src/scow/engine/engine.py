@@ -46,6 +46,7 @@ from scow.engine.volume_plugins import PluginVolumes
 from scow.engine.volumes import Volumes
 from scow.network.networks import Networks as NetworkDriver
 from scow.oci.digest import Digest
+from scow.oci.media_types import Compression
 from scow.store.layers import Snapshotter
 from scow.store.store import Store
 from scow.transfer.hosts import HostPolicy, Proxies
@@ -103,7 +104,11 @@ class Engine:
         config.exec_root.mkdir(mode=0o711, parents=True, exist_ok=True)
         tasks = Tasks()
         store = await Store.open(
-            config.data_root, config.exec_root, snapshotter, keep_compressed=config.keep_compressed_layers
+            config.data_root,
+            config.exec_root,
+            snapshotter,
+            keep_compressed=config.keep_compressed_layers,
+            compression=Compression(config.layer_compression),
         )
         close.push_async_callback(store.aclose)
         proxies = Proxies(

@@ -3,7 +3,10 @@
 xz and bzip2, in which archives come now and then, are only inflated, by the standard library.
 """
 
+import os
+import struct
 import zlib
+from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import IO, Final, cast
 
@@ -15,6 +18,8 @@ from scow.store.tree import LayerCorrupt
 PIECE: Final = 1 << 20  # bytes that come out at once, at most
 ZSTD_WINDOW_LIMIT: Final = 1 << 27  # as the zstd tool: 128 MiB
 GZIP_LEVEL: Final = 1
+BLOCK: Final = 1 << 20  # bytes that are compressed by themselves; part of what makes a layer's blob what it is
+DICTIONARY: Final = 1 << 15
 ZSTD_LEVEL: Final = 3
 XZ_MEMORY_LIMIT: Final = 256 << 20  # bytes; `xz -9` needs 65 MiB
 
@@ -22,6 +27,9 @@ _BZIP2_BLOCK: Final = b"1AY&SY"
 _BZIP2_END: Final = b"\x17rE8P\x90"
 
 _DAMAGE: Final[tuple[type[Exception], ...]] = (cast(type[Exception], isal_zlib.error), zlib.error)
+_GZIP_HEADER: Final = b"\x1f\x8b\x08\0\0\0\0\0\0\xff"  # neither time nor name, system unknown
+_LAST_BLOCK: Final = b"\x03\0"
+_RAW: Final = -15  # zlib's window bits that mean "no wrapper"
 _GZIP_WRAPPER: Final = 31  # zlib's window bits that mean "gzip"
 
 
@@ -221,12 +229,63 @@ def deflate(chunks: Iterable[bytes], compression: Compression) -> Iterator[bytes
     if compression is Compression.ZSTD:
         import zstandard  # as above
 
-        stream = zstandard.ZstdCompressor(level=ZSTD_LEVEL, write_checksum=True).compressobj()
+        # With threads the bytes depend on the library's block size, but not on how many threads there are.
+        stream = zstandard.ZstdCompressor(level=ZSTD_LEVEL, write_checksum=True, threads=_threads()).compressobj()
         for chunk in chunks:
             yield stream.compress(chunk)
         yield stream.flush()
         return
-    gzip = isal_zlib.compressobj(GZIP_LEVEL, isal_zlib.DEFLATED, _GZIP_WRAPPER)  # its header has neither time nor name
+    yield from _gzip(chunks)
+
+
+def _gzip(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """RFC 1952, one member: blocks of a fixed size are compressed beside each other, each with the end of the one
+    before as its dictionary, and end on a byte boundary. How many threads there are doesn't show in the bytes."""
+    from concurrent.futures import Future, ThreadPoolExecutor  # only where it is needed: it brings logging with it
+
+    checksum = size = 0
+    pending: deque[Future[tuple[bytes, int, int]]] = deque()
+    threads = _threads()
+    yield _GZIP_HEADER
+    with ThreadPoolExecutor(threads) as pool:
+        before = b""
+        for block in _blocks(chunks):
+            pending.append(pool.submit(_deflate_block, block, before))
+            before = block[-DICTIONARY:]
+            if len(pending) > 2 * threads:
+                data, found, length = pending.popleft().result()
+                checksum, size = isal_zlib.crc32_combine(checksum, found, length), size + length
+                yield data
+        while pending:
+            data, found, length = pending.popleft().result()
+            checksum, size = isal_zlib.crc32_combine(checksum, found, length), size + length
+            yield data
+    yield _LAST_BLOCK + struct.pack("<II", checksum, size & 0xFFFFFFFF)
+
+
+def _deflate_block(block: bytes, before: bytes) -> tuple[bytes, int, int]:
+    if before:
+        deflater = isal_zlib.compressobj(GZIP_LEVEL, isal_zlib.DEFLATED, _RAW, zdict=before)
+    else:
+        deflater = isal_zlib.compressobj(GZIP_LEVEL, isal_zlib.DEFLATED, _RAW)
+    data = deflater.compress(block) + deflater.flush(isal_zlib.Z_SYNC_FLUSH)
+    return data, isal_zlib.crc32(block), len(block)
+
+
+def _blocks(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """The same bytes in pieces of BLOCK, however they come."""
+    rest = b""
     for chunk in chunks:
-        yield gzip.compress(chunk)
-    yield gzip.flush()
+        if not rest and len(chunk) == BLOCK:
+            yield chunk
+            continue
+        rest += chunk
+        while len(rest) >= BLOCK:
+            yield rest[:BLOCK]
+            rest = rest[BLOCK:]
+    if rest:
+        yield rest
+
+
+def _threads() -> int:
+    return max(1, len(os.sched_getaffinity(0)))

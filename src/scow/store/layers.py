@@ -109,6 +109,7 @@ class Layers:
         inflation_limit: int = INFLATION_LIMIT,
         mount_mode: MountMode | None = None,
         keep_compressed: bool = True,
+        compression: Compression = Compression.GZIP,
     ) -> None:
         self.snapshotter: Snapshotter = snapshotter
         self._root = root / "layers"
@@ -119,6 +120,7 @@ class Layers:
         self._on_use = on_use or (lambda digest: None)
         self._inflation_limit = inflation_limit
         self._keep_compressed = keep_compressed
+        self.compression = compression  # of layers that were made here
         self._layers: dict[DiffID, Layer] = {}
         self._blobs: dict[Digest, tuple[DiffID, Descriptor]] = {}
         self._blobs_of: dict[DiffID, dict[Digest, Descriptor]] = {}
@@ -280,12 +282,13 @@ class Layers:
         async with self._working(digest, job) as (directory, answer):
             return await _finish_anyway(self._install(directory, answer, blob))
 
-    async def compress(self, diff_id: DiffID, compression: Compression = Compression.GZIP) -> Descriptor:
+    async def compress(self, diff_id: DiffID, compression: Compression | None = None) -> Descriptor:
         """Return a blob of the layer in content, made if none is known: the same bytes whenever it is made.
 
-        Raises NoSuchLayer, WorkerDied, DiskFull, LayerFailed.
+        `compression` None: the one that layers made here get. Raises NoSuchLayer, WorkerDied, DiskFull, LayerFailed.
         """
         self.get(diff_id)
+        compression = compression or self.compression
         media_type = _MEDIA_TYPES[compression]
         async with self._compressing.setdefault((diff_id, compression), asyncio.Lock()):
             for known in self.blobs(diff_id):

@@ -18,6 +18,7 @@ import msgspec
 
 from scow.errors import Conflict, ScowError
 from scow.oci.digest import Digest
+from scow.oci.media_types import Compression
 from scow.store.content import Content
 from scow.store.database import Database
 from scow.store.gc import Collected, Collector
@@ -61,6 +62,7 @@ class Store:
         snapshotter: Snapshotter,
         *,
         keep_compressed: bool = True,
+        compression: Compression = Compression.GZIP,
     ) -> None:
         self.paths = paths
         self.db = db
@@ -77,6 +79,7 @@ class Store:
             snapshotter,
             on_use=self.leases.touch,
             keep_compressed=keep_compressed,
+            compression=compression,
         )
         self.images = Images(db, self.content)
         self.snapshots = Snapshots(
@@ -91,11 +94,18 @@ class Store:
 
     @classmethod
     async def open(
-        cls, data_root: Path, exec_root: Path, snapshotter: Snapshotter = "erofs", *, keep_compressed: bool = True
+        cls,
+        data_root: Path,
+        exec_root: Path,
+        snapshotter: Snapshotter = "erofs",
+        *,
+        keep_compressed: bool = True,
+        compression: Compression = Compression.GZIP,
     ) -> Self:
         """Make the folders if need be, lock them and load the catalogue. Raises StoreInUse, DatabaseFailed, OSError.
 
         Without `keep_compressed` the compressed forms of layers are garbage as soon as no lease holds them.
+        `compression` is for layers that are made here.
         """
         paths = Paths(data_root=data_root, exec_root=exec_root)
         async with contextlib.AsyncExitStack() as undo:
@@ -106,7 +116,7 @@ class Store:
             undo.push_async_callback(db.aclose)
             workers = Workers()
             undo.push_async_callback(workers.aclose)
-            store = cls(paths, db, workers, snapshotter, keep_compressed=keep_compressed)
+            store = cls(paths, db, workers, snapshotter, keep_compressed=keep_compressed, compression=compression)
             store._undo = undo.pop_all()
         return store
 

@@ -280,11 +280,14 @@ class _Push:
 
     async def _any_layer(self, diff_id: DiffID) -> Descriptor:
         """Bring a layer in whatever compressed form we have, or make one."""
-        known = self._store.layers.blobs(diff_id)
-        if not known:
-            known = [await self._store.layers.compress(diff_id)]
-        await self._layer(diff_id, known[0])
-        return known[0]
+        layers = self._store.layers
+        known = [blob for blob in layers.blobs(diff_id) if media_types.compression(blob.media_type) in _SENT]
+        # Always the same one of several: the manifest's digest depends on it.
+        best = min(known, key=lambda blob: _preference(blob, layers.compression), default=None)
+        if best is None:
+            best = await layers.compress(diff_id)
+        await self._layer(diff_id, best)
+        return best
 
     async def _layer(self, diff_id: DiffID, descriptor: Descriptor) -> None:
         id = short(diff_id)
@@ -337,6 +340,14 @@ class _Push:
             if digest not in (current.manifest, current.index):
                 current = msgspec.structs.replace(current, manifest=digest, index=None)
             await self._store.images.publish(current, repo_digests=[str(self._repository.with_digest(digest))])
+
+
+_SENT: Final = (media_types.Compression.GZIP, media_types.Compression.ZSTD, media_types.Compression.NONE)
+
+
+def _preference(blob: Descriptor, wanted: media_types.Compression) -> tuple[bool, int, str]:
+    compression = media_types.compression(blob.media_type)
+    return compression is not wanted, _SENT.index(compression or media_types.Compression.NONE), blob.digest
 
 
 def _stays_away(descriptor: Descriptor) -> bool:
