@@ -52,8 +52,8 @@ def apply_changes(changes: Sequence[str], config: ExecConfig) -> ExecConfig:
             instruction = parse_line(line, "\\")
             config = apply(instruction, config, cmd_set=cmd_set)
             cmd_set = cmd_set or isinstance(instruction, kinds.Cmd)
-    except DockerfileError as error:
-        raise error.located("changes", source) from error.__cause__
+    except DockerfileError as error:  # docker tells of changes without a line
+        raise DockerfileError(error.why, token=error.token, suggestion=error.suggestion) from error
     return config
 
 
@@ -147,10 +147,7 @@ def _env(one: kinds.Env, config: ExecConfig, words: _Expander, cmd_set: bool) ->
 def _label(one: kinds.Label, config: ExecConfig, words: _Expander, cmd_set: bool) -> ExecConfig:
     labels = dict(config.labels or {})
     for pair in one.pairs:
-        key = words.text(pair.key)
-        if not key:
-            raise DockerfileError("LABEL names can not be blank", token=pair.key)
-        labels[key] = words.text(pair.value)
+        labels[words.text(pair.key)] = words.text(pair.value)
     return msgspec.structs.replace(config, labels=labels)
 
 

@@ -44,7 +44,7 @@ class Command(msgspec.Struct, frozen=True, kw_only=True):
 
     def argv(self, shell: tuple[str, ...] = DEFAULT_SHELL) -> tuple[str, ...]:
         """What is executed: the array, or the shell with the text as its last argument."""
-        return (*shell, " ".join(self.args)) if self.shell_form else self.args
+        return (*shell, *self.args) if self.shell_form else self.args
 
 
 class Instruction(msgspec.Struct, frozen=True, kw_only=True):

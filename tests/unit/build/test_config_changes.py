@@ -38,6 +38,7 @@ def test_commands_take_the_shell_that_the_config_has() -> None:
     assert changed("CMD echo", config=ExecConfig(shell=["bash", "-ec"])).cmd == ["bash", "-ec", "echo"]
     assert changed('CMD ["a"]').cmd == ["a"]
     assert changed("CMD []").cmd == []
+    assert changed("CMD").cmd == ["/bin/sh", "-c"]
     assert shell_of(ExecConfig()) == ("/bin/sh", "-c")
 
 
@@ -92,8 +93,8 @@ def test_the_rest_is_set() -> None:
         ("VOLUME $none", "VOLUME specified can not be an empty string"),
         ("WORKDIR $none", "cannot normalize nothing"),
         ("ENV ${x=1}=a", 'failed to process "\\${x": syntax error: missing'),
-        ("LABEL $none=x", "LABEL names can not be blank"),
         ("ENV A=1 B", "can't find = in"),
+        ("EXPOSE", "^EXPOSE requires at least one argument$"),
     ],
 )
 def test_a_bad_change_is_refused(change: str, why: str) -> None:
