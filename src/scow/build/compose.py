@@ -202,7 +202,8 @@ class Composer:
         self._ensure(place.rpartition(b"/")[0], owner)
         mode = chmod(node.mode) if chmod else node.mode
         uid, gid = (owner.uid, owner.gid) if owner else (node.uid, node.gid)
-        self._entry(place, mode, uid, gid, node.mtime, xattrs=node.xattrs)
+        # A tar without an entry for its root gives it no time.
+        self._entry(place, mode, uid, gid, node.mtime or self._now, xattrs=node.xattrs)
         self._made.add(place)
 
     def _ensure(self, path: bytes, owner: Owner | None) -> None:

@@ -180,7 +180,8 @@ class Execution:
         above = self._stage_named(name, stage.index)
         if above is not None:
             ended = await asyncio.shield(self._tasks[above])
-            self._tell(stage.index, number, "done", ended.image.id)
+            if not ended.image.config.on_build:
+                self._tell(stage.index, number, "done", ended.image.id)
             return ended.image, ended.scope
         platform = self._build.options.platform
         if stage.base.platform:
@@ -193,7 +194,8 @@ class Execution:
             name, platform, lambda message: self._tell(stage.index, number, "progress", progress=message)
         )
         state = state_of(config, image.id)
-        self._tell(stage.index, number, "done", image.id)
+        if not state.config.on_build:
+            self._tell(stage.index, number, "done", image.id)
         return state, scope.with_env(config.exec.env)
 
     def _tell(
@@ -290,12 +292,12 @@ class _StageRun:
         elif isinstance(one, kinds.Copy):
             resolved = self.scope.expanded(one)
             record, digest = await self._steps.copy(self._place(number), self.state, resolved)
-            what = "multi:" if len(resolved.sources) + len(resolved.inline) > 1 else "file:"
-            self._then(f"/bin/sh -c #(nop) {one.NAME} {what}{digest} in {resolved.destination} ", record)
+            chown = f"--chown={resolved.chown} " if resolved.chown else ""
+            self._then(f"{self._nop} {one.NAME} {chown}{digest} in {resolved.destination} ", record)
         elif isinstance(one, kinds.Workdir):
             config = apply(one, self.state.config, self.scope.variables, escape=self.scope.globals.escape)
             record = await self._steps.workdir(self._place(number), self.state, config.working_dir, one.text)
-            self._then(f"/bin/sh -c #(nop) WORKDIR {config.working_dir}", record, config)
+            self._then(f"{self._nop} WORKDIR {config.working_dir}", record, config)
         elif isinstance(one, kinds.Maintainer):
             self.state = msgspec.structs.replace(self.state, author=one.maintainer)
             await self._note(number, f"MAINTAINER {one.maintainer}", self.state.config)
@@ -330,7 +332,12 @@ class _StageRun:
         record = await self._steps.note(
             self._place(number), self.state, shown, [msgspec.json.encode(config).decode(), more]
         )
-        self._then(f"/bin/sh -c #(nop)  {shown}", record, config)
+        self._then(f"{self._nop}  {shown}", record, config)
+
+    @property
+    def _nop(self) -> str:
+        """What docker's history puts in front of instructions that run nothing."""
+        return " ".join([*shell_of(self.state.config), "#(nop)"])
 
     def _then(self, created_by: str, record: Record, config: Any = None) -> None:
         epoch = self._options.epoch
@@ -362,11 +369,11 @@ def described(one: kinds.Instruction, config: Any, before: Any) -> str:
         case kinds.StopSignal():
             return f"STOPSIGNAL {config.stop_signal}"
         case kinds.Shell():
-            return f"SHELL {array(config.shell)}"
+            return f"SHELL [{' '.join(config.shell or ())}]"
         case kinds.Expose():
-            return "EXPOSE " + " ".join(sorted(set(config.exposed_ports or {}) - set(before.exposed_ports or {})))
+            return "EXPOSE " + " ".join(sorted(one.ports))
         case kinds.Volume():
-            return f"VOLUME {array(one.paths)}"
+            return f"VOLUME [{' '.join(one.paths)}]"
         case _:
             return one.text
 

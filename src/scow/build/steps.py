@@ -272,7 +272,11 @@ class Steps:
                 return None if layer is None else layer.diff_id
 
             record = await self.perform(place, key, one.text, work)
-        return record, names[0] if len(names) == 1 else step_key(names)
+        if several or len(names) != 1:
+            return record, f"multi:{step_key(names)}"
+        selections = origins[0].selections
+        kind = "dir" if len(selections) == 1 and selections[0].node.is_directory and selections[0].name == "" else "file"
+        return record, f"{kind}:{names[0]}"
 
     async def _origins_of(self, stack: AsyncExitStack, one: kinds.Copy) -> list[_Origin]:
         folder = self._build.tools.folder / f"copy-{secrets.token_hex(8)}"
@@ -355,6 +359,7 @@ class Steps:
         key = step_key("WORKDIR", state.chain, path, shown, epoch)
 
         async def work(say: Say) -> DiffID | None:
+            _pretend(say)
             layer = await compose_layer(
                 self._store,
                 state.diff_ids,
@@ -373,9 +378,17 @@ class Steps:
         key = step_key("CONFIG", state.chain, msgspec.json.encode(state.config).decode(), shown, after)
 
         async def work(say: Say) -> DiffID | None:
+            _pretend(say)
             return None
 
         return await self.perform(place, key, shown, work)
+
+
+def _pretend(say: Say) -> None:
+    """Name a container, as docker's classic builder makes one for every step: its readers count these lines."""
+    id = secrets.token_hex(32)
+    say(("container", id))
+    say(("removed", id))
 
 
 def command_of(one: kinds.Run, shell: tuple[str, ...]) -> tuple[tuple[str, ...], str]:
