@@ -40,6 +40,15 @@ async def export(call: Call) -> web.StreamResponse:
     return await _send(call, await call.engine.archives.export(call.params["name"]), "application/octet-stream")
 
 
+async def export_volume(call: Call) -> web.StreamResponse:
+    return await _send(call, await call.engine.archives.export_volume(call.params["name"]))
+
+
+async def import_volume(call: Call) -> web.StreamResponse:
+    await call.engine.archives.import_volume(call.params["name"], _body(call))
+    return web.Response(status=200)
+
+
 async def _send(call: Call, stream: TarStream, content_type: str = TAR) -> web.StreamResponse:
     try:
         response = web.StreamResponse(headers={"Content-Type": content_type})

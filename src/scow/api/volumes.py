@@ -4,6 +4,7 @@ from aiohttp import web
 
 from scow.api.call import Call, no_content
 from scow.api.shims import respond
+from scow.errors import Unavailable
 from scow.wire.volume import VolumeCreateRequest
 
 
@@ -20,6 +21,11 @@ async def create(call: Call) -> web.StreamResponse:
     request = await call.body(VolumeCreateRequest)
     volume = await call.background.finish(call.engine.volumes.create(request))
     return respond("volumes.create", call.version, volume, 201)
+
+
+async def update(call: Call) -> web.StreamResponse:
+    await call.engine.volumes.inspect(call.params["name"])
+    raise Unavailable("volume update only valid for cluster volumes, but swarm is unavailable")
 
 
 async def remove(call: Call) -> web.StreamResponse:

@@ -19,6 +19,7 @@ from scow.engine.container import Container, ContainerTable
 from scow.engine.creation import attributes_of
 from scow.engine.events import Events
 from scow.engine.roots import Roots
+from scow.engine.volumes import Volumes
 from scow.errors import Internal, InvalidArgument, NotFound
 from scow.runtime.user import resolve_user
 from scow.wire.archive import PathStat
@@ -62,9 +63,10 @@ class TarStream(AsyncIterator[bytes]):
 
 
 class Archives:
-    """Reads and writes containers' files."""
+    """Reads and writes containers' and volumes' files."""
 
-    def __init__(self, table: ContainerTable, roots: Roots, events: Events) -> None:
+    def __init__(self, table: ContainerTable, roots: Roots, volumes: Volumes, events: Events) -> None:
+        self._volumes = volumes
         self._table = table
         self._roots = roots
         self._events = events
@@ -119,6 +121,27 @@ class Archives:
             await worker.answer("/", ref)
             self._emit(container, "export")
             return TarStream(worker, close.pop_all(), None)
+
+    async def export_volume(self, name: str) -> TarStream:
+        """GET /scow/volumes/{name}/export: all that is in a volume. Raises NoSuchVolume."""
+        async with AsyncExitStack() as close:
+            path = await close.enter_async_context(self._volumes.mounted(name))
+            worker = await _Worker.start({"operation": "get", "root": str(path), "path": "/.", "mounts": []})
+            close.push_async_callback(worker.end)
+            await worker.answer("/", name)
+            return TarStream(worker, close.pop_all(), None)
+
+    async def import_volume(self, name: str, content: AsyncIterator[bytes]) -> None:
+        """POST /scow/volumes/{name}/import: unpack a tar, compressed or not, into a volume, over what is there.
+
+        Raises NoSuchVolume, Internal for what is no tar; what came before it stopped making sense stays.
+        """
+        async with self._volumes.mounted(name) as path, AsyncExitStack() as close:
+            request = {"operation": "put", "root": str(path), "path": "/", "mounts": [], "keep_kinds": False}
+            worker = await _Worker.start(request)
+            close.push_async_callback(worker.end)
+            await worker.feed(content)
+            await worker.answer("/", name)
 
     async def _begin(
         self, close: AsyncExitStack, container: Container, operation: str, path: str, **more: object

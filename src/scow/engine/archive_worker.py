@@ -14,7 +14,7 @@ import tarfile
 from typing import Any
 
 from scow.engine.rooted import Found, look, open_directory
-from scow.engine.subpaths import SubpathFailed, open_subpath, path_of
+from scow.engine.subpaths import SubpathFailed, open_subpath
 from scow.engine.tarring import Extractor, Refused, Writer, bind_targets
 from scow.linux.mount import MS_BIND, MS_PRIVATE, MS_REC, mount
 
@@ -78,7 +78,7 @@ def _enter(root: str, mounts: list[dict[str, Any]]) -> int:
         source = each["source"]
         if each.get("subpath"):
             try:
-                source = path_of(open_subpath(source, each["subpath"]), "self")
+                source = f"/proc/self/fd/{open_subpath(source, each['subpath'])}"
             except SubpathFailed:
                 continue  # the container could not be started either
         for target, _ in bind_targets(fd, [(each["destination"], os.path.isdir(source))]):

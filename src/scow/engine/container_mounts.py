@@ -6,7 +6,6 @@ other.
 """
 
 import asyncio
-import os
 from collections.abc import Iterable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -15,7 +14,7 @@ import msgspec
 
 from scow.engine.image_lookup import get_image
 from scow.engine.record import ContainerRecord, MountRecord
-from scow.engine.subpaths import open_subpath, path_of
+from scow.engine.subpaths import hide_subpath, show_subpath
 from scow.engine.volumes import LOCAL, VolumeRecord, Volumes
 from scow.errors import InvalidArgument, NotFound
 from scow.oci.digest import DiffID, Digest
@@ -47,10 +46,11 @@ def volume_names(record: ContainerRecord) -> list[str]:
 class ContainerMounts:
     """Makes what mounts need, and takes it away."""
 
-    def __init__(self, store: Store, volumes: Volumes) -> None:
+    def __init__(self, store: Store, volumes: Volumes, exec_root: Path) -> None:
         self._store = store
         self._volumes = volumes
-        self._pinned: dict[str, list[int]] = {}  # descriptors of what the runtime has still to mount
+        self._parts = exec_root / "parts"
+        self._shown: dict[str, list[Path]] = {}  # parts of volumes that runtimes have still to mount
 
     # --- creation
 
@@ -109,17 +109,27 @@ class ContainerMounts:
     # --- a run
 
     async def show(self, record: ContainerRecord) -> list[BundleMount]:
-        """Have everything where the runtime can mount it; until `pinned` descriptors are let go by `unpin`."""
+        """Have everything where the runtime can mount it; parts of volumes until `created`."""
         return [await self._show(record, index, mount) for index, mount in enumerate(record.mounts)]
 
-    def unpin(self, id: str) -> None:
-        """Close what was kept open for the runtime: it has mounted it, or never will. Idempotent."""
-        for fd in self._pinned.pop(id, ()):
-            os.close(fd)
+    async def created(self, id: str) -> None:
+        """Hide what was only there for the runtime: it has mounted it, or never will. Idempotent."""
+        for place in self._shown.pop(id, ()):
+            await asyncio.to_thread(hide_subpath, place)
+
+    async def reconcile(self) -> None:
+        """Hide what an earlier engine process had made for a runtime."""
+
+        def work() -> None:
+            self._parts.mkdir(mode=0o700, exist_ok=True)
+            for place in self._parts.iterdir():
+                hide_subpath(place)
+
+        await asyncio.to_thread(work)
 
     async def hide(self, record: ContainerRecord, *, patience_s: float | None = None) -> None:
         """Give back what a run held. Idempotent, also after a crash."""
-        self.unpin(record.id)
+        await self.created(record.id)
         for name in volume_names(record):
             await self._volumes.unmount(name, record.id, patience_s=patience_s)
         known = set(self._store.snapshots.keys())
@@ -143,14 +153,14 @@ class ContainerMounts:
             path = await self._store.snapshots.mount(image_key(record.id, index))
         else:
             path = await self._volumes.mount(mount.name, record.id)
-        source, pinned = str(path), False
         if mount.subpath:
-            fd = await asyncio.to_thread(open_subpath, path, mount.subpath)
-            self._pinned.setdefault(record.id, []).append(fd)
-            source, pinned = path_of(fd, os.getpid()), True
-        return BundleMount(
-            source=source, destination=mount.destination, type="bind", rw=mount.rw, recursive=True, pinned=pinned
-        )
+            place = self._parts / image_key(record.id, index)
+            self._shown.setdefault(record.id, []).append(place)
+            await asyncio.to_thread(show_subpath, path, mount.subpath, place)
+            path = place
+        # Said again: crun makes a bind of what is read-only writable.
+        rw = mount.rw and not self._volumes.is_read_only(mount.name)
+        return BundleMount(source=str(path), destination=mount.destination, type="bind", rw=rw)
 
 
 async def _bind(mount: MountRecord) -> BundleMount:

@@ -1,6 +1,7 @@
 """The engine: it has containers, images, networks, volumes, execs and events, and opens and closes them."""
 
 import logging
+import os
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Final, Self
@@ -35,6 +36,7 @@ from scow.engine.networks import Networks, network_settings
 from scow.engine.plugins import Plugins
 from scow.engine.pruning import Pruning
 from scow.engine.recovery import Recovery
+from scow.engine.reloading import attributes, changed_keys, reloaded
 from scow.engine.removal import Removal
 from scow.engine.resources import Resources
 from scow.engine.roots import Roots
@@ -120,6 +122,7 @@ class Engine:
             max_concurrent_downloads=config.max_concurrent_downloads,
             max_concurrent_uploads=config.max_concurrent_uploads,
         )
+        self._registries = registries
         close.push_async_callback(registries.aclose)
         driver = NetworkDriver(
             config.engine_id,
@@ -206,6 +209,24 @@ class Engine:
         close.push_async_callback(LogRotation(table, resources, events).aclose)
         close.callback(lifecycle.close)
         recovery.start_what_is_due()
+
+    async def reload(self, config: EngineConfig) -> None:
+        """Take from a configuration that was read anew what can change meanwhile. Raises InvalidArgument."""
+        new = reloaded(self.config, config)
+        policy = self._registries.policy
+        self._registries.reconfigure(
+            HostPolicy(mirrors=new.registry_mirrors, insecure=new.insecure_registries, proxies=policy.proxies),
+            max_concurrent_downloads=new.max_concurrent_downloads,
+            max_concurrent_uploads=new.max_concurrent_uploads,
+        )
+        changed = changed_keys(self.config, new)
+        left = sorted(set(changed_keys(self.config, config)) - set(changed))
+        self.config = new
+        self.system.reconfigure(new)
+        log.info("configuration reloaded: %s", f"{', '.join(changed)} changed" if changed else "nothing changed")
+        if left:
+            log.warning("these keys take effect when the engine is restarted: %s", ", ".join(left))
+        self.events.emit("daemon", "reload", new.engine_id, attributes(new, os.uname().nodename))
 
     async def _close_network(self, driver: NetworkDriver) -> None:
         """Leave nothing on the machine if no container needs it."""

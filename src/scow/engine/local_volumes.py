@@ -122,6 +122,11 @@ def mount_options(text: str) -> tuple[int, int, str]:
     return number, propagation, ",".join(data)
 
 
+def is_read_only(options: Mapping[str, str]) -> bool:
+    """Whether a volume with these options can't be written to."""
+    return bool(mount_options(options.get("o", ""))[0] & mount.MS_RDONLY)
+
+
 class LocalVolumes:
     """Folders of volumes below `root`, and who holds them. Belongs to the event loop's thread."""
 

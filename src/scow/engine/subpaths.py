@@ -7,8 +7,10 @@ Standard library and `scow.linux.mount` only, since the archive worker imports i
 
 import errno
 import os
+from pathlib import Path
 
 from scow.errors import InvalidArgument
+from scow.linux import mount
 from scow.linux.mount import RESOLVE_BENEATH, RESOLVE_NO_MAGICLINKS, openat2
 
 
@@ -35,10 +37,28 @@ def open_subpath(base: str | os.PathLike[str], subpath: str) -> int:
         os.close(top)
 
 
-def path_of(fd: int, process: int | str) -> str:
-    """A path by which `process`'s open descriptor can be mounted by whoever sees its /proc entry.
+def show_subpath(base: str | os.PathLike[str], subpath: str, place: Path) -> None:
+    """Bind what is at `subpath` below `base` at `place`, which is made. Blocks. Raises SubpathFailed, MountFailed."""
+    fd = open_subpath(base, subpath)
+    try:
+        source = f"/proc/self/fd/{fd}"
+        hide_subpath(place)
+        if os.path.isdir(source):
+            place.mkdir()
+        else:
+            place.touch()
+        mount.bind(source, place, recursive=True)
+    finally:
+        os.close(fd)
 
-    With a directory's `/.`, it is one to those too that only look whether the path is a symlink.
-    """
-    path = f"/proc/{process}/fd/{fd}"
-    return f"{path}/." if os.path.isdir(f"/proc/self/fd/{fd}") else path
+
+def hide_subpath(place: Path) -> None:
+    """Undo `show_subpath`. Blocks; idempotent."""
+    if not place.exists():
+        return
+    while mount.ensure_unmounted(place):
+        pass
+    if place.is_dir():
+        place.rmdir()
+    else:
+        place.unlink()

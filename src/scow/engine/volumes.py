@@ -21,7 +21,7 @@ import msgspec
 from scow import points
 from scow.engine.copying import copy_up, has_content
 from scow.engine.events import Events
-from scow.engine.local_volumes import LocalVolumes, check_name, check_options
+from scow.engine.local_volumes import LocalVolumes, check_name, check_options, is_read_only
 from scow.engine.record import MountRecord, now_ns
 from scow.engine.tasks import Tasks
 from scow.engine.volume_plugins import PluginVolume, PluginVolumes
@@ -242,6 +242,11 @@ class Volumes:
         elif await asyncio.to_thread(has_content, rootfs, destination):
             async with self._mounted(record) as path:
                 await asyncio.to_thread(copy, path)
+
+    def is_read_only(self, name: str) -> bool:
+        """Whether the volume's options have it mounted read-only."""
+        record = self._records.get(name)
+        return record is not None and record.driver == LOCAL and is_read_only(record.options)
 
     def is_full(self, name: str) -> bool:
         """Whether the volume is a folder of ours that has content: nothing will be copied there. Blocks."""

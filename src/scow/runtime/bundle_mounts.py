@@ -35,7 +35,6 @@ class BundleMount(msgspec.Struct, frozen=True, kw_only=True):
     propagation: str = ""  # of a bind; "" is rprivate
     recursive: bool = True  # a bind of what is mounted below, too
     read_only_below: bool = True  # if it is read-only, so is what is mounted below
-    pinned: bool = False  # the source is an open descriptor's path, that must not be resolved by name
     options: Sequence[str] = ()  # of a tmpfs
 
 
@@ -89,7 +88,7 @@ def _shared_memory(host: HostConfig, shared_memory: Path | None) -> dict[str, An
 
 def _bind(mount: BundleMount) -> dict[str, Any]:
     # Resolved here: crun looks at a symlink itself to tell a file from a folder.
-    source = mount.source if mount.pinned else os.path.realpath(mount.source)
+    source = os.path.realpath(mount.source)
     options = ["rbind" if mount.recursive else "bind"]
     if not mount.rw:
         options.append("ro")
