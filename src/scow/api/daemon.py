@@ -8,9 +8,9 @@ import signal
 import socket
 import ssl
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from aiohttp import web
 
@@ -44,6 +44,8 @@ class OpenEngine(EngineApi, Protocol):
 
     async def aclose(self) -> None: ...
 
+    async def reload(self, config: EngineConfig) -> None: ...
+
 
 Opener = Callable[[EngineConfig], Awaitable[OpenEngine]]
 
@@ -52,11 +54,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the daemon; the exit status is 0 after a clean stop and 1 if it couldn't start."""
     flags, file, required = parse_flags(sys.argv[1:] if arguments is None else arguments)
     try:
-        config = make_config(flags, read_config_file(file, required=required), os.environ)
+
+        def read() -> EngineConfig:
+            return make_config(flags, read_config_file(file, required=required), os.environ)
+
+        config = read()
         set_up_logging(config)
         if points.VARIABLE in os.environ:
             points.arm(Path(os.environ[points.VARIABLE]))
-        asyncio.run(run(config, _open_engine))
+        asyncio.run(run(config, _open_engine, reread=read))
     except ScowError as error:
         print(f"scowd: {error}", file=sys.stderr)
         return 1
@@ -74,16 +80,30 @@ async def _open_engine(config: EngineConfig) -> OpenEngine:
     return await Engine.open(config)
 
 
+def set_level(config: EngineConfig) -> None:
+    """Say as much as the configuration wants."""
+    logging.getLogger().setLevel(logging.DEBUG if config.debug else _LEVELS.get(config.log_level, logging.INFO))
+
+
 def set_up_logging(config: EngineConfig) -> None:
     """Log to stderr; the journal or whoever started us adds what it wants."""
-    level = logging.DEBUG if config.debug else _LEVELS.get(config.log_level, logging.INFO)
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    set_level(config)
     logging.getLogger("asyncio").setLevel(logging.WARNING)
     logging.getLogger("aiohttp").setLevel(logging.WARNING)
 
 
-async def run(config: EngineConfig, open_engine: Opener, *, stop: asyncio.Event | None = None) -> None:
-    """Serve `config` until SIGTERM or SIGINT arrives, or `stop` is set. Raises ScowError if it can't start."""
+async def run(
+    config: EngineConfig,
+    open_engine: Opener,
+    *,
+    stop: asyncio.Event | None = None,
+    reread: Callable[[], EngineConfig] | None = None,
+) -> None:
+    """Serve `config` until SIGTERM or SIGINT arrives, or `stop` is set. Raises ScowError if it can't start.
+
+    At SIGHUP `reread` gives the configuration as it is now, and the engine takes of it what can change meanwhile.
+    """
     stopping = stop or asyncio.Event()
     loop = asyncio.get_running_loop()
     handled = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -105,6 +125,9 @@ async def run(config: EngineConfig, open_engine: Opener, *, stop: asyncio.Event 
                 _warn_if_open(host, config)
             engine = await open_engine(config)
             stack.push_async_callback(engine.aclose)
+            if reread is not None:
+                signals.reload = lambda: _reload(engine, reread)
+                stack.push_async_callback(signals.aclose)
             runner = web.AppRunner(
                 make_app(engine),
                 handle_signals=False,
@@ -134,15 +157,36 @@ class _Signals:
     def __init__(self, stopping: asyncio.Event) -> None:
         self._stopping = stopping
         self._stops = 0
+        self._reloads: set[asyncio.Task[None]] = set()
+        self.reload: Callable[[], Coroutine[Any, Any, None]] | None = None
 
     def received(self, number: signal.Signals) -> None:
         if number == signal.SIGHUP:
-            _log.info("the configuration is read at start only; restart to apply changes (containers go on)")
+            if self.reload is not None:
+                task = asyncio.get_running_loop().create_task(self.reload(), name="reload")
+                self._reloads.add(task)
+                task.add_done_callback(self._reloads.discard)
             return
         self._stops += 1
         if self._stops >= 3:
             os._exit(128 + number)
         self._stopping.set()
+
+    async def aclose(self) -> None:
+        """Let reloads come to their end, and begin no more."""
+        self.reload = None
+        await asyncio.gather(*self._reloads, return_exceptions=True)
+
+
+async def _reload(engine: OpenEngine, reread: Callable[[], EngineConfig]) -> None:
+    """Read the configuration again; one that makes no sense changes nothing, and is told of."""
+    try:
+        config = await asyncio.to_thread(reread)
+        await engine.reload(config)
+    except ScowError as error:
+        _log.error("the configuration is not reloaded: %s", error)
+        return
+    set_level(config)
 
 
 def default_host(config: EngineConfig) -> str:

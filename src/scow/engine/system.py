@@ -75,6 +75,10 @@ class System:
         self._driver = driver
         self._runtime_version = ""
 
+    def reconfigure(self, config: EngineConfig) -> None:
+        """Tell of another configuration from now on."""
+        self._config = config
+
     async def version(self) -> Version:
         """GET /version."""
         uname = os.uname()

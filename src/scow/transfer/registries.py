@@ -47,9 +47,19 @@ class Registries:
         self.uploads = asyncio.Semaphore(max_concurrent_uploads)
         self.layer_flights: Flights[Layer, ProgressMessage] = Flights()
 
-    def reconfigure(self, policy: HostPolicy) -> None:
-        """Use another policy from the next request on, as after a reload of the configuration."""
+    def reconfigure(
+        self,
+        policy: HostPolicy,
+        *,
+        max_concurrent_downloads: int | None = None,
+        max_concurrent_uploads: int | None = None,
+    ) -> None:
+        """Use another policy and other limits from the next request on, as after a reload of the configuration."""
         self.policy = self.transport.policy = policy
+        if max_concurrent_downloads:
+            self.downloads = asyncio.Semaphore(max_concurrent_downloads)
+        if max_concurrent_uploads:
+            self.uploads = asyncio.Semaphore(max_concurrent_uploads)
 
     async def aclose(self) -> None:
         """Close all connections."""

@@ -144,7 +144,7 @@ def test_outer_mounts_come_before_inner_ones() -> None:
         ({}, {"memory": 1000}, "Minimum memory limit allowed is 6MB"),
         ({}, {"memory": 10 << 20, "memory_swap": 7 << 20}, "Minimum memoryswap limit"),
         ({}, {"memory_swap": 7 << 20}, "always set the Memory limit"),
-        ({}, {"nano_cpus": 10**9, "cpu_quota": 5000}, "Nano CPUs and CPU Period or Quota"),
+        ({}, {"nano_cpus": 10**9, "cpu_quota": 5000}, "Nano CPUs and CPU Quota"),
         ({}, {"nano_cpus": 10**13}, "range of CPUs is from 0.01"),
         ({}, {"cpu_period": 10}, "CPU cfs period"),
         ({}, {"cpuset_cpus": "9999"}, "CPUs are not available"),
