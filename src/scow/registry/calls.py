@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from scow.registry.access import Caller
 
+FIELDS_LIMIT: Final = 200
 READ_TIMEOUT_S: Final = 60
 """A client that sends nothing for so long in the middle of a body has stalled."""
 
@@ -85,7 +86,7 @@ class Call:
         self.repository = route.repository  # checked by the server before an endpoint sees it
         self.received = 0  # bytes of the body so far
         self.caller: Caller | None = None  # known once the call was admitted
-        self.query: dict[str, list[str]] = parse_qs(query, keep_blank_values=True, max_num_fields=200) if query else {}
+        self.query = _parse_query(query) if query else {}
 
     def parameter(self, name: str) -> str | None:
         """The first value of a query parameter; None if it is absent."""
@@ -160,6 +161,13 @@ class Call:
     def body_is_read(self) -> bool:
         """Whether nothing of the body is left, so that the connection can go on."""
         return not self._request.body_exists or self._request.content.is_eof()
+
+
+def _parse_query(text: str) -> dict[str, list[str]]:
+    try:
+        return parse_qs(text, keep_blank_values=True, max_num_fields=FIELDS_LIMIT)
+    except ValueError as error:
+        raise QueryInvalid(f"at most {FIELDS_LIMIT} query parameters", None) from error
 
 
 def quoted(text: str) -> str:

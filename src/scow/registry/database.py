@@ -82,6 +82,7 @@ class Database:
         A call that raises is undone alone. Raises StorageFull. Once queued it runs, even if the caller is cancelled.
         """
         done: Future[T] = Future()
+        done.set_running_or_notify_cancel()  # from now on a caller that is cancelled leaves it alone
         self._calls.put(_Call(call, durable, done))
         try:
             return await asyncio.wrap_future(done)

@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import Final
 
 from aiohttp import web
+from aiohttp.http import HttpProcessingError
 
 from scow.errors import Unavailable
 from scow.registry.calls import Call, parse_path
@@ -35,6 +36,15 @@ _HEALTH: Final = {"/healthz", "/readyz"}
 
 log = logging.getLogger("scow.registry")
 access_log = logging.getLogger("scow.registry.access")
+http_log = logging.getLogger("scow.registry.http")
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    # What is no HTTP gets 400 and the end. Anybody can send it, so that it fills no log, with traceback or without.
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+
+
+http_log.addFilter(_is_ours)
 
 
 class CannotListen(Unavailable):
@@ -100,6 +110,7 @@ class Server:
         http = web.Server(
             self._handle,
             access_log=None,
+            logger=http_log,
             keepalive_timeout=KEEP_ALIVE_S,
             read_bufsize=READ_BUFFER_SIZE,
             lingering_time=LINGER_S,

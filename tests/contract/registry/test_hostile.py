@@ -293,3 +293,23 @@ async def test_an_upload_in_flight_ends_well_when_the_server_drains(client: Clie
     assert answer.startswith(b"HTTP/1.1 201")
     assert b"Connection: close" in answer
     writer.close()
+
+
+async def test_a_flood_of_query_parameters_is_refused(client: Client) -> None:
+    answer = await client("GET", "/v2/test/repo/tags/list?" + "n=1&" * 300)
+    assert (answer.status, answer.codes) == (400, ["UNSUPPORTED"])
+
+
+async def test_what_is_no_http_fills_no_log(running: Running, caplog: pytest.LogCaptureFixture) -> None:
+    port = int(running.url.rsplit(":", 1)[1])
+    for data in (
+        b"BREW /v2/ HTTP/1.1\r\n\r\n",
+        "GET /v2/é HTTP/1.1\r\n\r\n".encode(),
+        b"GET / HTTP/1.1\r\n: x\r\n\r\n",
+    ):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(data)
+        assert (await reader.read()).startswith((b"HTTP/1.0 400", b"HTTP/1.1 400"))
+        writer.close()
+        await writer.wait_closed()
+    assert not caplog.records

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import sqlite3
+import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -27,6 +28,26 @@ def insert(value: int) -> Callable[[sqlite3.Connection], int]:
 async def test_a_failing_call_does_not_undo_its_neighbours(database: Database) -> None:
     outcomes = await asyncio.gather(*(database.write(insert(value)) for value in (1, 2, 1, 3)), return_exceptions=True)
     assert next(outcome for outcome in outcomes if outcome != 1).__class__ is sqlite3.IntegrityError
+    assert await database.read(lambda db: db.execute("SELECT x FROM t").fetchall()) == [(1,), (2,), (3,)]
+
+
+async def test_a_caller_that_is_cancelled_leaves_its_write_and_the_writer_alone(database: Database) -> None:
+    holding, go_on = threading.Event(), threading.Event()
+
+    def wait(db: sqlite3.Connection) -> int:
+        holding.set()
+        go_on.wait(10)
+        return insert(1)(db)
+
+    calls = [asyncio.create_task(database.write(wait))]
+    await asyncio.to_thread(holding.wait, 10)
+    calls.append(asyncio.create_task(database.write(insert(2))))
+    await asyncio.sleep(0)  # queued
+    for call in calls:
+        call.cancel()
+    await asyncio.wait(calls)
+    go_on.set()
+    assert await database.write(insert(3)) == 1
     assert await database.read(lambda db: db.execute("SELECT x FROM t").fetchall()) == [(1,), (2,), (3,)]
 
 
