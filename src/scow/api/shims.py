@@ -148,7 +148,8 @@ GATES: Final[Mapping[str, tuple[Gate, ...]]] = {
     "images.list": (
         ((1, 43), _none_for_untagged),
         ((1, 44), _virtual_size),
-        ((1, 48), _without("Descriptor", "Manifests")),
+        ((1, 47), _without("Manifests")),
+        ((1, 48), _without("Descriptor")),
     ),
     "images.inspect": (
         ((1, 44), _virtual_size),

@@ -35,7 +35,6 @@ def search(session: Session, options: Options) -> None:
 
     text = session.engine.call_text("GET", "/images/search", query, headers=headers)
     found: list[dict[str, Any]] = json.loads(text) or []
-    found.sort(key=lambda each: -(each.get("star_count") or 0))
     whole = options.flag("no-trunc")
 
     def description(row: dict[str, Any]) -> str:
