@@ -349,6 +349,13 @@ async def test_compressing_a_layer_gives_the_same_blob_again(
     assert inflated == tar
 
 
+async def test_layers_are_compressed_as_the_store_was_told(make_layers: Callable[..., Layers], tmp_path: Path) -> None:
+    layers = make_layers(compression=Compression.ZSTD)
+    layer = await layers.import_tar(_written(tmp_path / "a.tar", Archive().add("f").bytes()))
+    assert (await layers.compress(layer.diff_id)).media_type == OCI_LAYER_ZSTD
+    assert (await layers.compress(layer.diff_id, Compression.GZIP)).media_type == OCI_LAYER_GZIP
+
+
 def _written(path: Path, data: bytes) -> Path:
     path.write_bytes(data)
     return path
