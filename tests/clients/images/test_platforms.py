@@ -44,14 +44,13 @@ def several(registry: Registry, engine: Daemon) -> Iterator[Several]:
     for platform in (HERE, THERE, THIRD):
         made[platform] = forms.make([unique(), unique()], architecture=platform.partition("/")[2])
     statement = blob("application/vnd.in-toto+json", b'{"_type": "statement"}')
-    nothing = document(
-        media_types.OCI_CONFIG, {"architecture": "unknown", "os": "unknown", "rootfs": {"type": "layers"}}
-    )
+    unknown = {"architecture": "unknown", "os": "unknown"}
+    nothing = document(media_types.OCI_CONFIG, {**unknown, "rootfs": {"type": "layers"}})
     attestation = forms.Made(forms.manifest_of(nothing, [statement]), [nothing, statement])
     entries = [
         (image, dict(zip(("os", "architecture"), platform.split("/"), strict=True))) for platform, image in made.items()
     ]
-    plain = forms.index([*entries, (attestation, {"os": "unknown", "architecture": "unknown"})])
+    plain = forms.index([*entries, (attestation, unknown)])
     value = json.loads(plain.data)
     value["manifests"][-1]["annotations"] = {
         "vnd.docker.reference.type": "attestation-manifest",
@@ -219,8 +218,8 @@ def test_searches_ask_the_api_or_look_through_the_catalogue(
     run = getattr(engine, client)
     said = run("search", f"{hub}/app").stdout.splitlines()
     assert said[0].split() == ["NAME", "DESCRIPTION", "STARS", "OFFICIAL"]
-    assert said[1].split() == ["app", "The", "app,", *["long"] * 7, "l…", "99", "[OK]"]
-    assert said[2].split() == ["some/app", "An", "app", "3"]
+    assert said[1].split() == ["some/app", "An", "app", "3"]
+    assert said[2].split() == ["app", "The", "app,", *["long"] * 6, "long…", "99", "[OK]"]
     only = run("search", "-f", "is-official=true", "--format", "{{.Name}}", f"{hub}/app").stdout
     assert only.split() == ["app"]
     assert run("search", "-f", "stars=100", "--format", "{{.Name}}", f"{hub}/app").stdout == ""
