@@ -219,7 +219,7 @@ def test_searches_ask_the_api_or_look_through_the_catalogue(
     said = run("search", f"{hub}/app").stdout.splitlines()
     assert said[0].split() == ["NAME", "DESCRIPTION", "STARS", "OFFICIAL"]
     assert said[1].split() == ["some/app", "An", "app", "3"]
-    assert said[2].split() == ["app", "The", "app,", *["long"] * 6, "long…", "99", "[OK]"]
+    assert said[2].split() == ["app", "The", "app,", *["long"] * 7, "…", "99", "[OK]"]
     only = run("search", "-f", "is-official=true", "--format", "{{.Name}}", f"{hub}/app").stdout
     assert only.split() == ["app"]
     assert run("search", "-f", "stars=100", "--format", "{{.Name}}", f"{hub}/app").stdout == ""
