@@ -70,7 +70,9 @@ def _parser() -> argparse.ArgumentParser:
     serve.set_defaults(run=_serve)
 
     collect = commands.add_parser("gc", parents=[common], help="remove now what is due to be removed")
-    collect.add_argument("--dry-run", action="store_true", help="say what would be removed, and remove nothing")
+    collect.add_argument(
+        "--dry-run", action="store_true", help="say what would be removed, tags by retention too, and remove nothing"
+    )
     collect.set_defaults(run=_collect)
 
     check = commands.add_parser("check", parents=[common], help="read every blob and verify its digest")
@@ -89,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     remove = user.add_parser("rm", parents=[common], help="remove a user and the tokens to log in again")
     remove.add_argument("name")
     remove.set_defaults(run=_remove_account, prefix="")
-    ls = user.add_parser("ls", parents=[common], help="list users and robots")
+    ls = user.add_parser("ls", aliases=["list"], parents=[common], help="list users and robots")
     ls.set_defaults(run=_list_accounts)
 
     robot = commands.add_parser("robot", help="manage accounts of machines").add_subparsers(
