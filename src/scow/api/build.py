@@ -7,9 +7,9 @@ from typing import Any, Final
 import msgspec
 from aiohttp import web
 
-from scow.api.call import JSON, Call, empty
+from scow.api.call import JSON, Call, empty, json_bytes
 from scow.errors import InvalidArgument, ScowError
-from scow.wire.build import BuildRequest
+from scow.wire.build import BuildRequest, SessionReply, SessionRequest
 from scow.wire.host_config import Ulimit
 from scow.wire.message import decode, encode
 from scow.wire.progress import ErrorDetail, ProgressMessage
@@ -44,6 +44,20 @@ async def build(call: Call) -> web.StreamResponse:
     finally:
         await progress.aclose()
     return call.streamed()
+
+
+async def open_session(call: Call) -> web.StreamResponse:
+    id = call.engine.builds.open_session(await call.body_required(SessionRequest))
+    return json_bytes(encode(SessionReply(id=id)), 201)
+
+
+async def prune(call: Call) -> web.StreamResponse:
+    keep = max(_integer(call, name) for name in ("keep-storage", "reserved-space"))
+    usage = call.engine.builds.usage
+    reply = await call.background.finish(usage.prune(call.filters(), all=call.flag("all"), keep=keep))
+    return json_bytes(
+        json.dumps({"CachesDeleted": reply.caches_deleted, "SpaceReclaimed": reply.space_reclaimed}).encode()
+    )
 
 
 async def cancel(call: Call) -> web.StreamResponse:
@@ -86,6 +100,8 @@ def _request(call: Call) -> BuildRequest:
         platform=values.get("platform", ""),
         target=values.get("target", ""),
         build_id=values.get("buildid", ""),
+        session=values.get("session", "") if values.get("remote") != "client-session" else "",
+        no_cache_filter=tuple(values.getall("nocachefilter", [])),
     )
 
 

@@ -7,7 +7,7 @@ from typing import Protocol
 from scow.oci.descriptor import Descriptor
 from scow.oci.platform import Platform
 from scow.wire.archive import FilesystemChange, PathStat
-from scow.wire.build import BuildRequest
+from scow.wire.build import BuildRequest, PruneBuildReply, SessionRequest
 from scow.wire.check import CheckMessage
 from scow.wire.container import (
     ContainerInspect,
@@ -315,6 +315,12 @@ class Images(Protocol):
     ) -> ProgressStream: ...
 
 
+class BuildCache(Protocol):
+    """The build cache's records."""
+
+    async def prune(self, filters: Filters, *, all: bool, keep: int) -> PruneBuildReply: ...
+
+
 class Builds(Protocol):
     """Builds and their cache."""
 
@@ -323,6 +329,11 @@ class Builds(Protocol):
     ) -> ProgressStream: ...
 
     def cancel(self, id: str) -> None: ...
+
+    def open_session(self, request: SessionRequest) -> str: ...
+
+    @property
+    def usage(self) -> BuildCache: ...
 
 
 class Networks(Protocol):

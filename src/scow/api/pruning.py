@@ -2,7 +2,7 @@
 
 from aiohttp import web
 
-from scow.api.call import Call, json_bytes
+from scow.api.call import Call
 from scow.api.shims import respond
 
 
@@ -21,8 +21,3 @@ async def volumes(call: Call) -> web.StreamResponse:
     named = call.version < (1, 42)
     reply = await call.background.finish(call.engine.pruning.volumes(call.filters(), named=named))
     return respond("volumes.prune", call.version, reply)
-
-
-async def build_cache(call: Call) -> web.StreamResponse:
-    """Answer what there is to say without a build cache: `docker system prune` asks for it too."""
-    return json_bytes(b'{"CachesDeleted":null,"SpaceReclaimed":0}')

@@ -275,7 +275,7 @@ class Steps:
         if several or len(names) != 1:
             return record, f"multi:{step_key(names)}"
         selections = origins[0].selections
-        kind = "dir" if len(selections) == 1 and selections[0].node.is_directory and selections[0].name == "" else "file"
+        kind = "dir" if len(selections) == 1 and selections[0].node.is_directory and not selections[0].name else "file"
         return record, f"{kind}:{names[0]}"
 
     async def _origins_of(self, stack: AsyncExitStack, one: kinds.Copy) -> list[_Origin]:

@@ -125,20 +125,22 @@ def pack(source: Place, old: str, new: str) -> Iterator[bytes]:
             entry.type, entry.linkname = tarfile.LNKTYPE, links[info.st_dev, info.st_ino]
         else:
             links[info.st_dev, info.st_ino] = name
-            yield from _file(path, entry)
+            yield from pack_file(path, entry)
             continue
-        yield _header(entry)
+        yield pack_header(entry)
     yield bytes(2 * BLOCK)
 
 
-def _header(entry: tarfile.TarInfo) -> bytes:
+def pack_header(entry: tarfile.TarInfo) -> bytes:
+    """An entry's header, with what the format has no room for before it."""
     return entry.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
 
 
-def _file(path: str, entry: tarfile.TarInfo) -> Iterator[bytes]:
+def pack_file(path: str, entry: tarfile.TarInfo) -> Iterator[bytes]:
+    """Yield a regular file with its header, exactly as long as it was when it was opened."""
     with open(path, "rb", buffering=0) as file:
         entry.size = os.fstat(file.fileno()).st_size
-        yield _header(entry)
+        yield pack_header(entry)
         left = entry.size
         while left and (data := file.read(min(left, PIECE))):
             left -= len(data)

@@ -23,6 +23,8 @@ ENTRIES: tuple[tuple[tuple[str, ...], str, str, str], ...] = (
         "commit",
         "Create a new image from a container's changes",
     ),
+    (("image build", "build", "builder build"), "build", "build", "Build an image from a Dockerfile"),
+    (("builder prune",), "build", "prune", "Remove build cache"),
     (("container cp", "cp"), "copy", "cp", "Copy files/folders between a container and the local filesystem"),
     (("container create", "create"), "run", "create", "Create a new container"),
     (("container diff", "diff"), "copy", "diff", "Inspect changes to files or directories on a container's filesystem"),
@@ -108,6 +110,7 @@ ENTRIES: tuple[tuple[tuple[str, ...], str, str, str], ...] = (
 )
 
 GROUPS = {
+    "builder": "Manage builds",
     "container": "Manage containers",
     "context": "Manage contexts",
     "image": "Manage images",
@@ -118,7 +121,7 @@ GROUPS = {
     "volume": "Manage volumes",
 }
 
-COMMON = ("run", "exec", "ps", "pull", "push", "images", "login", "logout", "version", "info")
+COMMON = ("run", "exec", "ps", "build", "pull", "push", "images", "login", "logout", "version", "info")
 
 
 def find(words: tuple[str, ...]) -> tuple[tuple[str, ...], str, str, str] | None:

@@ -14,9 +14,12 @@ from scow.build.classic import ClassicLines
 from scow.build.context import Context
 from scow.build.dockerfile import parse
 from scow.build.executor import Execution
+from scow.build.ignore import BadPattern, Ignore, read_patterns
 from scow.build.runner import CommandFailed
+from scow.build.selection import Keep, everything
 from scow.build.sources import Remote, is_git, is_remote, open_url
 from scow.build.tools import Build, Options, Tools
+from scow.engine.build_cache import BuildCache
 from scow.engine.build_runner import BuildRuns, clear_folders
 from scow.engine.config import EngineConfig
 from scow.engine.events import Events
@@ -29,15 +32,18 @@ from scow.oci.platform import Platform, parse_platform, satisfies
 from scow.oci.reference import Reference, parse_reference
 from scow.store.images import Image
 from scow.store.store import Store
+from scow.store.tree import Node
 from scow.transfer.credentials import Credentials, decode_registry_auth
 from scow.transfer.pull import pull
 from scow.transfer.registries import Registries
-from scow.wire.build import BuildRequest
+from scow.wire.build import BuildRequest, SessionRequest
 from scow.wire.progress import ProgressMessage
 
 Emit = Callable[[ProgressMessage], None]
 DOCKERFILE: Final = "Dockerfile"
 _FILE_LIMIT: Final = 16 << 20
+_SENT_ALONG: Final = ".dockerfile."
+_SESSION_S: Final = 600.0
 
 
 class BuildFailed(ScowError):
@@ -68,7 +74,9 @@ class Builds:
         self.runs = BuildRuns(config, store, resources)
         self._folder = config.data_root / "build"
         self._tools = Tools(store, cache, self._folder / "work", config.exec_root / "build")
-        self._sessions: dict[str, asyncio.Task[object]] = {}
+        self._running: dict[str, asyncio.Task[object]] = {}
+        self._sessions: dict[str, SessionRequest] = {}
+        self.usage = BuildCache(cache, store)
 
     @classmethod
     def open(
@@ -92,7 +100,7 @@ class Builds:
     ) -> ProgressStream:
         """POST /build. The context is read before this returns; an error until then becomes a status."""
         names = [_tag(name) for name in request.tags]
-        options = _options(request)
+        options = _options(request, self.take_session(request.session))
         context = await self._context(request, content)
         try:
             work = _Work(self, request, options, context, names, _credentials(registry_config))
@@ -103,20 +111,34 @@ class Builds:
         async def run(emit: Emit) -> None:
             task = asyncio.current_task()
             if request.build_id and task is not None:
-                self._sessions[request.build_id] = task
+                self._running[request.build_id] = task
             try:
                 await work.run(emit)
             finally:
-                self._sessions.pop(request.build_id, None)
+                self._running.pop(request.build_id, None)
                 await context.aclose()
 
         return ProgressStream(run)
 
     def cancel(self, id: str) -> None:
         """POST /build/cancel: end the build that gave this ID. Idempotent."""
-        task = self._sessions.get(id)
+        task = self._running.get(id)
         if task is not None:
             task.cancel()
+
+    def open_session(self, request: SessionRequest) -> str:
+        """Take secrets and agents for a build that comes within ten minutes; they are nowhere but in memory."""
+        id = secrets.token_hex(16)
+        self._sessions[id] = request
+        asyncio.get_running_loop().call_later(_SESSION_S, self._sessions.pop, id, None)
+        return id
+
+    def take_session(self, id: str) -> SessionRequest:
+        """Hand over what `open_session` took, once. Raises InvalidArgument."""
+        found = self._sessions.pop(id, None) if id else SessionRequest()
+        if found is None:
+            raise InvalidArgument("no such build session: it was used already, or is too old")
+        return found
 
     async def _context(self, request: BuildRequest, content: AsyncIterator[bytes]) -> Context:
         folder = self._folder / "work" / f"context-{secrets.token_hex(8)}"
@@ -165,6 +187,7 @@ class _Work:
         if not data:
             raise InvalidArgument(f"the Dockerfile ({name}) cannot be empty")
         self._file = parse(data, name)
+        self._keep = _ignoring(context, name)
 
     async def run(self, emit: Emit) -> None:
         builds, request = self._builds, self._request
@@ -175,7 +198,9 @@ class _Work:
         lines: ClassicLines | None = None
         async with store.leases.hold():
             try:
-                execution = Execution(build, self._file, self._context, lambda event: lines(event) if lines else None)
+                execution = Execution(
+                    build, self._file, self._context, lambda event: lines(event) if lines else None, self._keep
+                )
                 lines = ClassicLines(emit, execution.needed, quiet=quiet, remove=request.remove)
                 result = await execution.run()
             except CommandFailed as error:
@@ -252,6 +277,30 @@ class _Bases:
         return None
 
 
+def _ignoring(context: Context, dockerfile: str) -> Keep:
+    """What the context's ignore file leaves for COPY. Clients leave the rest out already, if they can."""
+    for name in (f"{dockerfile}.dockerignore", ".dockerignore"):
+        data = context.read(name)
+        if data is not None:
+            break
+    else:
+        return everything if not dockerfile.startswith(_SENT_ALONG) else _not_sent_along
+    try:
+        ignore = Ignore(read_patterns(data.decode("utf-8", "surrogateescape")))
+    except BadPattern as error:
+        raise InvalidArgument(f"error checking context: {error}") from error
+
+    def keep(path: bytes, node: Node) -> bool:
+        return _not_sent_along(path, node) and not ignore.excludes(path.decode("utf-8", "surrogateescape"))
+
+    return keep
+
+
+def _not_sent_along(path: bytes, node: Node) -> bool:
+    """Whether a path is of the context itself: clients put a Dockerfile from elsewhere beside it, by this name."""
+    return not path.startswith(_SENT_ALONG.encode())
+
+
 def _tag(name: str) -> Reference:
     reference = parse_reference(name)
     if reference.digest is not None:
@@ -259,7 +308,7 @@ def _tag(name: str) -> Reference:
     return reference.with_default_tag()
 
 
-def _options(request: BuildRequest) -> Options:
+def _options(request: BuildRequest, given: SessionRequest) -> Options:
     arguments = {name: value for name, value in (request.build_args or {}).items() if value is not None}
     return Options(
         dockerfile=request.dockerfile or DOCKERFILE,
@@ -269,6 +318,9 @@ def _options(request: BuildRequest) -> Options:
         no_cache=request.no_cache,
         platform=parse_platform(request.platform) if request.platform else None,
         squash=request.squash,
+        no_cache_filter=tuple(name.lower() for name in request.no_cache_filter),
+        secrets=given.secrets,
+        agents={name: Path(path) for name, path in given.agents.items()},
     )
 
 

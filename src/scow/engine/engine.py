@@ -178,6 +178,7 @@ class Engine:
         uses = ImageUses(store, table, tasks)
         events.observers.append(uses.observe)
         self.disk = DiskUsages(store, self.containers, self.images, volumes, uses)
+        self.disk.build_cache = builds.usage.rows
         self.exploring = Exploring(store)
         self.checking = Checking(store, registries, table, volumes)
         self.pruning = Pruning(table, removal, store, self.images, volumes, events, uses)

@@ -39,6 +39,8 @@ class BuildRequest(msgspec.Struct, frozen=True, kw_only=True):
     platform: str = ""
     target: str = ""
     build_id: str = ""
+    session: str = ""  # what SessionReply named
+    no_cache_filter: tuple[str, ...] = ()  # stages
 
     def host_config(self) -> HostConfig:
         """What the containers of RUN steps get of the host."""
@@ -57,6 +59,19 @@ class BuildRequest(msgspec.Struct, frozen=True, kw_only=True):
             cgroup_parent=self.cgroup_parent,
             security_opt=list(self.security_opt) or None,
         )
+
+
+class SessionRequest(Message, frozen=True, kw_only=True):
+    """POST /scow/build/sessions: what a build may use and nobody may see. Secrets travel in base64."""
+
+    secrets: dict[str, bytes] = msgspec.field(default_factory=dict)
+    agents: dict[str, str] = msgspec.field(default_factory=dict)  # sockets of SSH agents on the engine's machine, by ID
+
+
+class SessionReply(Message, frozen=True, kw_only=True):
+    """The name under which a build finds what was handed over."""
+
+    id: str = msgspec.field(name="ID")
 
 
 class CacheRecord(Message, frozen=True, kw_only=True):

@@ -1,0 +1,375 @@
+"""`scow build` and `scow builder prune`: images from Dockerfiles."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+
+from scow.cli.command import Command
+from scow.cli.commands.prune import confirm
+from scow.cli.container_flags import parse_bytes
+from scow.cli.contexts import Packed, pack_folder, read_stream
+from scow.cli.credentials import all_credentials, encode_header
+from scow.cli.errors import CliError
+from scow.cli.flags import Flag, Options
+from scow.cli.http import HttpError, quote
+from scow.cli.jsontext import dumps
+from scow.cli.listing import encode_filters, parse_filter
+from scow.cli.names import parse_name
+from scow.cli.progress import ProgressView
+from scow.cli.pulling import registry_header
+from scow.cli.units import human_size
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    from scow.cli.session import Session
+
+GIT = re.compile(r"(?:git://|git@|ssh://git@|github\.com/)|https?://[^?#]*\.git(?:[?#].*)?$")
+OUTPUT_TYPES = ("image", "docker", "oci", "local", "tar", "registry")
+PIECE = 1 << 20
+
+
+def build(session: Session, options: Options) -> None:
+    """Build an image, and put it where it is wanted."""
+    outputs = [_parse_output(text) for text in options.texts("output")]
+    quiet = options.flag("quiet") or options.text("progress") == "quiet"
+    place = options.args[0]
+    query = _query(session, options, quiet)
+    packed = Packed(iter(()), "")
+    if GIT.match(place) or place.startswith(("http://", "https://")):
+        query.append(f"remote={quote(place)}")
+    elif place == "-":
+        if options.text("file") == "-":
+            raise CliError("invalid argument: can't use stdin for both build context and dockerfile")
+        packed = read_stream(sys.stdin.buffer)
+    else:
+        text = sys.stdin.buffer.read() if options.text("file") == "-" else None
+        packed = pack_folder(place, options.text("file"), text)
+    if packed.dockerfile or options.text("file") not in ("", "-"):
+        query.append(f"dockerfile={quote(packed.dockerfile or options.text('file'))}")
+    if given := _session(session, options):
+        query.append(f"session={quote(given)}")
+    headers = {"Content-Type": "application/x-tar"}
+    if found := all_credentials(session.config, session.environment):
+        headers["X-Registry-Config"] = encode_header(found)
+    sys.stdout.flush()
+    response = session.engine.open("POST", f"/build?{'&'.join(query)}", headers=headers, data=packed.pieces)
+    id = _show(session, response.messages(), quiet, options.text("progress") == "rawjson")
+    session.engine.done(response)
+    if options.text("iidfile"):
+        _write(options.text("iidfile"), id.encode())
+    if options.text("metadata-file"):
+        metadata = {"containerimage.config.digest": id, "image.name": ",".join(options.texts("tag"))}
+        _write(options.text("metadata-file"), dumps(metadata).encode())
+    for output in outputs:
+        _deliver(session, id, options.texts("tag"), output)
+    if options.flag("push") or any(output["type"] == "registry" for output in outputs):
+        _push(session, options.texts("tag"))
+    if quiet:
+        session.print(id)
+
+
+def _query(session: Session, options: Options, quiet: bool) -> list[str]:
+    words = [f"t={quote(_checked(name))}" for name in options.texts("tag")]
+    values: dict[str, object] = {
+        "q": "1" if quiet else "",
+        "nocache": "1" if options.flag("no-cache") else "",
+        "pull": "1" if options.flag("pull") else "",
+        "squash": "1" if options.flag("squash") else "",
+        "rm": "" if options.flag("rm") else "0",
+        "forcerm": "1" if options.flag("force-rm") else "",
+        "memory": options.number("memory") or "",
+        "memswap": options.number("memory-swap") or "",
+        "cpushares": options.number("cpu-shares") or "",
+        "cpuperiod": options.number("cpu-period") or "",
+        "cpuquota": options.number("cpu-quota") or "",
+        "shmsize": options.number("shm-size") or "",
+        "cpusetcpus": options.text("cpuset-cpus"),
+        "cpusetmems": options.text("cpuset-mems"),
+        "cgroupparent": options.text("cgroup-parent"),
+        "networkmode": "" if options.text("network") == "default" else options.text("network"),
+        "target": options.text("target"),
+        "platform": options.text("platform") or session.environment.get("DOCKER_DEFAULT_PLATFORM", ""),
+    }
+    words += [f"{name}={quote(str(value))}" for name, value in values.items() if value != ""]
+    words += [f"extrahosts={quote(host.replace('=', ':', 1))}" for host in options.texts("add-host")]
+    words += [f"securityopt={quote(text)}" for text in options.texts("security-opt")]
+    words += [f"nocachefilter={quote(text)}" for text in options.texts("no-cache-filter")]
+    arguments: dict[str, str | None] = {}
+    if "SOURCE_DATE_EPOCH" in session.environment:
+        arguments["SOURCE_DATE_EPOCH"] = session.environment["SOURCE_DATE_EPOCH"]
+    for text in options.texts("build-arg"):
+        name, equals, value = text.partition("=")
+        arguments[name] = value if equals else session.environment.get(name)
+    if arguments:
+        words.append(f"buildargs={quote(dumps(arguments))}")
+    if labels := dict(text.partition("=")[::2] for text in options.texts("label")):
+        words.append(f"labels={quote(dumps(labels))}")
+    if options.texts("cache-from"):
+        words.append(f"cachefrom={quote(dumps(options.texts('cache-from')))}")
+    if ulimits := [_ulimit(text) for text in options.texts("ulimit")]:
+        words.append(f"ulimits={quote(dumps(ulimits))}")
+    return words
+
+
+def _checked(name: str) -> str:
+    parse_name(name)
+    return name
+
+
+def _ulimit(text: str) -> dict[str, object]:
+    name, _, limits = text.partition("=")
+    soft, _, hard = limits.partition(":")
+    try:
+        return {"Name": name, "Soft": int(soft), "Hard": int(hard or soft)}
+    except ValueError:
+        raise CliError(f"invalid ulimit argument: {text}") from None
+
+
+def _session(session: Session, options: Options) -> str:
+    """Hand secrets and agents to the engine, apart from the context; what names them for the build."""
+    if not options.texts("secret") and not options.texts("ssh"):
+        return ""
+    from base64 import b64encode
+
+    secrets: dict[str, str] = {}
+    for text in options.texts("secret"):
+        fields = _fields(text)
+        name = fields.get("id") or ""
+        if not name:
+            raise CliError(f"invalid secret {text!r}: it needs an id")
+        if variable := fields.get("env") or ("" if fields.get("src") or fields.get("source") else name):
+            value = session.environment.get(variable)
+            data = None if value is None else value.encode("utf-8", "surrogateescape")
+        else:
+            data = None
+        if data is None:
+            data = _read(fields.get("src") or fields.get("source") or name)
+        secrets[name] = b64encode(data).decode()
+    agents: dict[str, str] = {}
+    for text in options.texts("ssh"):
+        name, _, path = text.partition("=")
+        path = path or session.environment.get("SSH_AUTH_SOCK", "")
+        if not path:
+            raise CliError(f"invalid empty ssh agent socket for {name}: make sure SSH_AUTH_SOCK is set")
+        agents[name] = os.path.abspath(path)
+    return str(session.engine.post("/scow/build/sessions", body={"Secrets": secrets, "Agents": agents})["ID"])
+
+
+def _fields(text: str) -> dict[str, str]:
+    return dict(field.strip().partition("=")[::2] for field in text.split(","))
+
+
+def _read(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise CliError(f"could not read {path}: {(error.strerror or str(error)).lower()}") from None
+
+
+def _write(path: str, data: bytes) -> None:
+    try:
+        with open(path, "wb") as file:
+            file.write(data)
+    except OSError as error:
+        raise CliError(f"open {path}: {(error.strerror or str(error)).lower()}") from None
+
+
+def _show(session: Session, messages: Iterator[dict[str, Any]], quiet: bool, raw: bool) -> str:
+    """Show the progress; the image's ID. Raises CliError with the exit code of a command that failed."""
+    id = ""
+    view = ProgressView(sys.stdout, sys.stdout.isatty())
+    try:
+        for message in messages:
+            found = message.get("aux")
+            if isinstance(found, dict) and found.get("ID"):
+                id = str(found["ID"])
+            if raw:
+                session.print(dumps(message))
+                if message.get("errorDetail"):
+                    view.show(message)
+            elif quiet and message.get("stream"):
+                id = str(message["stream"]).strip()
+            elif not quiet or message.get("error"):
+                view.show(message)
+    except HttpError as error:
+        raise CliError(str(error)) from None
+    sys.stdout.flush()
+    return id
+
+
+# --- where the image goes
+
+
+def _parse_output(text: str) -> dict[str, str]:
+    fields = _fields(text)
+    if "type" not in fields and "=" not in text:
+        fields = {"type": "tar", "dest": "-"} if text == "-" else {"type": "local", "dest": text}
+    kind = fields.get("type", "")
+    if kind not in OUTPUT_TYPES:
+        raise CliError(
+            f"type is required for output: one of {', '.join(OUTPUT_TYPES)}"
+            if not kind
+            else f"unsupported output type {kind!r}"
+        )
+    if kind in ("local", "tar", "oci") and not fields.get("dest"):
+        raise CliError(f"dest is required for {kind} output")
+    return fields
+
+
+def _deliver(session: Session, id: str, tags: list[str], output: dict[str, str]) -> None:
+    kind, destination = output["type"], output.get("dest", "")
+    if kind in ("docker", "oci") and destination:
+        names = "&".join(f"names={quote(name)}" for name in tags or [id])
+        _copy_out(session, f"/images/get?{names}", destination)
+    elif kind in ("local", "tar"):
+        made = session.engine.post("/containers/create", body={"Image": id, "Cmd": ["-"], "NetworkDisabled": True})
+        try:
+            path = f"/containers/{made['Id']}/export"
+            if kind == "tar":
+                _copy_out(session, path, destination)
+            else:
+                from scow.cli.archives import Pieces, unpack
+
+                os.makedirs(destination, exist_ok=True)
+                response = session.engine.open("GET", path)
+                unpack(Pieces(response.pieces()), destination, "", "")
+                session.engine.done(response)
+        finally:
+            session.engine.call("DELETE", f"/containers/{made['Id']}", {"force": "1", "v": "1"})
+
+
+def _copy_out(session: Session, path: str, destination: str) -> None:
+    response = session.engine.open("GET", path)
+    try:
+        if destination == "-":
+            sys.stdout.flush()
+            response.copy_to(1)
+        else:
+            with open(destination, "wb") as file:
+                response.copy_to(file.fileno())
+    except OSError as error:
+        raise CliError(f"open {destination}: {(error.strerror or str(error)).lower()}") from None
+    except HttpError as error:
+        raise CliError(str(error)) from None
+    session.engine.done(response)
+
+
+def _push(session: Session, tags: list[str]) -> None:
+    if not tags:
+        raise CliError("tag is needed when pushing to registry")
+    for tag in tags:
+        name = parse_name(tag, default_tag=True)
+        path = f"/images/{quote(name.full, '/:')}/push"
+        response = session.engine.open("POST", path, {"tag": name.tag}, headers=registry_header(session, name))
+        ProgressView(sys.stdout, sys.stdout.isatty()).show_all(response.messages())
+        session.engine.done(response)
+
+
+def prune(session: Session, options: Options) -> None:
+    """Remove build cache."""
+    every = options.flag("all")
+    confirm(
+        options,
+        "WARNING! This will remove all build cache."
+        if every
+        else "WARNING! This will remove all dangling build cache.",
+        "build cache",
+    )
+    query = {"all": "1"} if every else {}
+    if encoded := encode_filters(options.texts("filter")):
+        query["filters"] = encoded
+    if options.number("keep-storage"):
+        query["keep-storage"] = str(options.number("keep-storage"))
+    answer = session.engine.post("/build/prune", query)
+    if answer.get("CachesDeleted"):
+        session.print("Deleted build cache objects:")
+        session.print("\n".join(answer["CachesDeleted"]))
+        session.print("")
+    session.print(f"Total reclaimed space: {human_size(answer.get('SpaceReclaimed') or 0, 4)}")
+
+
+COMMANDS = {
+    "build": Command(
+        build,
+        "PATH | URL | -",
+        (
+            Flag("add-host", "", "list", 'Add a custom host-to-IP mapping ("host:ip")'),
+            Flag("build-arg", "", "list", "Set build-time variables"),
+            Flag("cache-from", "", "strings", "Images to consider as cache sources"),
+            Flag("cgroup-parent", "", "string", 'Set the parent cgroup for the "RUN" instructions during build'),
+            Flag("cpu-period", "", "int", "Limit the CPU CFS (Completely Fair Scheduler) period"),
+            Flag("cpu-quota", "", "int", "Limit the CPU CFS (Completely Fair Scheduler) quota"),
+            Flag("cpu-shares", "c", "int", "CPU shares (relative weight)"),
+            Flag("cpuset-cpus", "", "string", "CPUs in which to allow execution (0-3, 0,1)"),
+            Flag("cpuset-mems", "", "string", "MEMs in which to allow execution (0-3, 0,1)"),
+            Flag("file", "f", "string", 'Name of the Dockerfile (Default is "PATH/Dockerfile")'),
+            Flag("force-rm", "", "bool", "Always remove intermediate containers"),
+            Flag("iidfile", "", "string", "Write the image ID to the file"),
+            Flag("label", "", "list", "Set metadata for an image"),
+            Flag("load", "", "bool", "Keep the image in the engine, as it always does", hidden=True),
+            Flag("memory", "m", "bytes", "Memory limit", convert=parse_bytes),
+            Flag(
+                "memory-swap",
+                "",
+                "bytes",
+                "Swap limit equal to memory plus swap: -1 to enable unlimited swap",
+                convert=parse_bytes,
+            ),
+            Flag("metadata-file", "", "string", "Write build result metadata to a file"),
+            Flag(
+                "network",
+                "",
+                "string",
+                "Set the networking mode for the RUN instructions during build",
+                default="default",
+                shown='"default"',
+            ),
+            Flag("no-cache", "", "bool", "Do not use cache when building the image"),
+            Flag("no-cache-filter", "", "strings", "Do not cache specified stages"),
+            Flag("output", "o", "list", 'Output destination (format: "type=local,dest=path")'),
+            Flag("platform", "", "string", "Set platform if server is multi-platform capable"),
+            Flag(
+                "progress",
+                "",
+                "string",
+                'Set type of progress output ("auto", "plain", "tty", "quiet", "rawjson")',
+                default="auto",
+                shown='"auto"',
+            ),
+            Flag("pull", "", "bool", "Always attempt to pull a newer version of the image"),
+            Flag("push", "", "bool", "Push the image to its registry when it is built"),
+            Flag("quiet", "q", "bool", "Suppress the build output and print image ID on success"),
+            Flag(
+                "rm", "", "bool", "Remove intermediate containers after a successful build", default=True, shown="true"
+            ),
+            Flag("secret", "", "list", 'Secret to expose to the build (format: "id=mysecret[,src=/local/secret]")'),
+            Flag("security-opt", "", "list", "Security options"),
+            Flag("shm-size", "", "bytes", 'Size of "/dev/shm"', convert=parse_bytes),
+            Flag("squash", "", "bool", "Squash newly built layers into a single new layer"),
+            Flag("ssh", "", "list", 'SSH agent socket to expose to the build (format: "default|<id>[=<socket>]")'),
+            Flag("tag", "t", "list", 'Name and optionally a tag (format: "name:tag")'),
+            Flag("target", "", "string", "Set the target build stage to build"),
+            Flag("ulimit", "", "list", "Ulimit options"),
+        ),
+        1,
+        1,
+    ),
+    "prune": Command(
+        prune,
+        "",
+        (
+            Flag("all", "a", "bool", "Remove all unused build cache, not just dangling ones"),
+            Flag("filter", "", "filter", 'Provide filter values (e.g. "until=24h")', convert=parse_filter, many=True),
+            Flag("force", "f", "bool", "Do not prompt for confirmation"),
+            Flag("keep-storage", "", "bytes", "Amount of disk space to keep for cache", convert=parse_bytes),
+        ),
+        0,
+        0,
+    ),
+}

@@ -1,0 +1,122 @@
+"""What the build cache tells about itself, and its pruning. Engine API, BuildCache and BuildPrune."""
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from scow.build.cache import Cache
+from scow.engine import validation
+from scow.engine.moments import parse_moment
+from scow.store.store import Store
+from scow.wire.build import CacheRecord, PruneBuildReply
+from scow.wire.message import encode
+from scow.wire.times import format_time
+
+FILTERS: Final = frozenset({"until", "id", "parent", "type", "description", "inuse", "shared", "private", "unused-for"})
+REGULAR: Final = "regular"
+MOUNT: Final = "exec.cachemount"
+_TRUE: Final = frozenset({"", "1", "true"})
+
+
+class _Item(msgspec.Struct, frozen=True, kw_only=True):
+    """A record or a cache directory, as pruning sees it."""
+
+    record: CacheRecord
+    used_at: int
+    is_mount: bool
+
+
+class BuildCache:
+    """Shows and prunes the cache of one engine."""
+
+    def __init__(self, cache: Cache, store: Store) -> None:
+        self._cache = cache
+        self._store = store
+
+    async def rows(self) -> list[dict[str, Any]]:
+        """Everything in the cache that takes room, for `system df`."""
+        items = await self._items()
+        return [json.loads(encode(item.record)) for item in items if item.is_mount or item.record.size]
+
+    async def prune(self, filters: Mapping[str, Sequence[str]], *, all: bool, keep: int) -> PruneBuildReply:
+        """Remove what no build uses now: without `all`, only steps whose layers no image has.
+
+        `keep` bytes of what was used last stay. Raises InvalidArgument for filters that make no sense.
+        """
+        validation.check_filters(filters, FILTERS)
+        before = self._bytes()
+        items = sorted(await self._items(), key=lambda item: item.used_at)
+        wanted = [item for item in items if self._is_wanted(item, filters, all)]
+        total = sum(item.record.size for item in items)
+        chosen: list[_Item] = []
+        for item in wanted:
+            if keep and total <= keep:
+                break
+            chosen.append(item)
+            total -= item.record.size
+        mounts = [item for item in chosen if item.is_mount]
+        await self._cache.remove([item.record.id for item in chosen if not item.is_mount])
+        await self._cache.remove_mounts([item.record.id for item in mounts])
+        await self._store.collect()
+        freed = max(0, before - self._bytes()) + sum(item.record.size for item in mounts)
+        return PruneBuildReply(caches_deleted=[item.record.id for item in chosen] or None, space_reclaimed=freed)
+
+    def _bytes(self) -> int:
+        return sum(layer.size for layer in self._store.layers.all())
+
+    async def _items(self) -> list[_Item]:
+        held = {diff_id for image in self._store.images.all() for diff_id in image.diff_ids}
+        items: list[_Item] = []
+        for step in self._cache.all():
+            record = CacheRecord(
+                id=step.key,
+                type=REGULAR,
+                description=step.description,
+                shared=step.diff_id in held,
+                size=step.size,
+                created_at=format_time(step.created_at),
+                last_used_at=format_time(step.used_at) if step.used_at else None,
+                usage_count=step.uses,
+            )
+            items.append(_Item(record=record, used_at=step.used_at, is_mount=False))
+        for mount in self._cache.mounts():
+            record = CacheRecord(
+                id=mount.id,
+                type=MOUNT,
+                description=f"cached mount {mount.name}",
+                in_use=self._cache.in_use(mount.id),
+                size=await self._cache.mount_size(mount.id),
+                created_at=format_time(mount.created_at),
+                last_used_at=format_time(mount.used_at),
+                usage_count=mount.uses,
+            )
+            items.append(_Item(record=record, used_at=mount.used_at, is_mount=True))
+        return items
+
+    def _is_wanted(self, item: _Item, filters: Mapping[str, Sequence[str]], all: bool) -> bool:
+        record = item.record
+        if record.in_use or (record.shared and not all and not filters.get("shared")):
+            return False
+        for name in ("until", "unused-for"):
+            if any(item.used_at / 1e9 > parse_moment(value, time.time()) for value in filters.get(name, ())):
+                return False
+        for name, value in (
+            ("id", record.id),
+            ("type", record.type),
+            ("description", record.description),
+        ):
+            if filters.get(name) and not any(_fits(value, wanted, name) for wanted in filters[name]):
+                return False
+        if filters.get("parent"):
+            return False  # steps are keyed by what they stand on, not by who made that
+        for name, flag in (("inuse", record.in_use), ("shared", record.shared), ("private", not record.shared)):
+            if any((text.lower() in _TRUE) is not flag for text in filters.get(name, ())):
+                return False
+        return True
+
+
+def _fits(value: str, wanted: str, name: str) -> bool:
+    return wanted in value if name == "description" else value == wanted or (name == "id" and value.startswith(wanted))
