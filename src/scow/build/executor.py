@@ -6,7 +6,7 @@ an image.
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
@@ -18,17 +18,16 @@ from scow.build.context import Context
 from scow.build.dockerfile import Dockerfile, Stage, parse_triggers
 from scow.build.errors import DockerfileError
 from scow.build.image_state import ImageState, state_of
+from scow.build.plan import SCRATCH, Plan, plan
 from scow.build.report import Report, StageEnded, StepEvent
 from scow.build.selection import Keep, everything
 from scow.build.steps import Place, Steps, command_of
 from scow.build.tools import Build
-from scow.errors import InvalidArgument, NotFound
+from scow.errors import NotFound
 from scow.oci.digest import DiffID, Digest
-from scow.oci.platform import host_platform, parse_platform
+from scow.oci.platform import host_platform
 from scow.store.assembly import publish
 from scow.wire.progress import ProgressMessage
-
-SCRATCH: Final = "scratch"
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,13 +62,16 @@ class Execution:
         self._report = report
         options = build.options
         self._platform = options.platform or host_platform()
-        self._target = self._find_target(options.target)
         self._globals: Globals = global_scope(
             dockerfile, options.build_args, host_platform(), self._platform, options.target
         )
+        self._triggers: dict[int, Sequence[str]] = {}
+        self._plan = self._planned()
+        self._target = self._plan.target
         self._steps = Steps(build, context, self, ignored)
         self._tasks: dict[int, asyncio.Task[_StageState]] = {}
-        self.needed = self._needed()
+        self._group = asyncio.TaskGroup()
+        self.needed = sorted(stage.index for stage in self._plan.stages)
         self._numbers: dict[tuple[int, int], int] = {}
         self._total = 0
         self._cached = 0
@@ -77,54 +79,42 @@ class Execution:
 
     # --- the plan
 
-    def _find_target(self, target: str) -> int:
-        if not target:
-            return len(self._file.stages) - 1
-        found = self._stage_named(target, len(self._file.stages))
-        if found is None:
-            raise InvalidArgument(f'target stage "{target}" could not be found')
-        return found
-
-    def _stage_named(self, name: str, before: int) -> int | None:
-        """The stage that a name or number means, among those before another one; a later one of a name wins."""
-        for stage in reversed(self._file.stages[:before]):
-            if stage.name and stage.name == name.lower():
-                return stage.index
-        if name.isdigit() and int(name) < before:
-            return int(name)
-        return None
-
-    def _uses(self, stage: Stage) -> set[int]:
-        """The stages that a stage needs."""
-        names = [self._globals.expand(stage.base.image, stage.base)]
-        for one in stage.instructions:
-            if isinstance(one, kinds.OnBuild):
-                continue
-            if isinstance(one, kinds.Copy) and one.source_stage:
-                names.append(one.source_stage)
-            elif isinstance(one, kinds.Run):
-                names += [mount.source_stage for mount in one.mounts if mount.source_stage]
-        found = (self._stage_named(name, stage.index) for name in names)
-        return {index for index in found if index is not None}
-
-    def _needed(self) -> list[int]:
-        needed: set[int] = set()
-        pending = [self._target]
-        while pending:
-            index = pending.pop()
-            if index not in needed:
-                needed.add(index)
-                pending += self._uses(self._file.stages[index])
-        return sorted(needed)
+    def _planned(self) -> Plan:
+        return plan(
+            self._file,
+            self._globals,
+            target=self._build.options.target,
+            platform=self._platform,
+            triggers=self._triggers,
+        )
 
     def _count(self) -> None:
         self._total = len(self._file.global_args)
         for index in self.needed:
-            for position in range(len(self._file.stages[index].instructions) + 1):
-                self._total += 1
-                self._numbers[index, position] = self._total
+            self._number(index)
         if self._build.options.labels:
             self._total += 1
+
+    def _number(self, index: int) -> None:
+        for position in range(len(self._file.stages[index].instructions) + 1):
+            self._total += 1
+            self._numbers[index, position] = self._total
+
+    def _begin_tasks(self) -> None:
+        for stage in self._plan.stages:
+            if stage.index not in self._tasks:
+                if (stage.index, 0) not in self._numbers:
+                    self._number(stage.index)
+                self._tasks[stage.index] = self._group.create_task(self._run_stage(self._file.stages[stage.index]))
+
+    def _plan_triggers(self, index: int, triggers: Sequence[str]) -> None:
+        """Plan again with what a base image leaves to be done: that may need stages that nothing else does.
+
+        Raises DockerfileError for a trigger that needs the stage it runs in.
+        """
+        self._triggers[index] = triggers
+        self._plan = self._planned()
+        self._begin_tasks()
 
     # --- running
 
@@ -134,9 +124,8 @@ class Execution:
         for number, one in enumerate(self._file.global_args, 1):
             self._tell(first, number, "start", one.text)
         try:
-            async with asyncio.TaskGroup() as group:
-                for index in self.needed:
-                    self._tasks[index] = group.create_task(self._run_stage(self._file.stages[index]))
+            async with self._group:
+                self._begin_tasks()
         except BaseExceptionGroup as errors:
             raise _first(errors) from None
         state = self._tasks[self._target].result().image
@@ -146,10 +135,12 @@ class Execution:
 
     async def layers_of(self, name: str) -> tuple[DiffID, ...]:
         """As Origins.layers_of."""
-        index = self._stage_named(name, len(self._file.stages))
-        if index is not None and index in self._tasks:
-            return (await asyncio.shield(self._tasks[index])).image.diff_ids
-        image, _ = await self._build.bases.find(name, self._build.options.platform, lambda message: None)
+        source = next(stage.inputs[name] for stage in self._plan.stages if name in stage.inputs)
+        if source.stage is not None:
+            return (await asyncio.shield(self._tasks[source.stage])).image.diff_ids
+        if source.kind == SCRATCH:
+            return ()
+        image, _ = await self._build.bases.find(source.name, self._build.options.platform, lambda message: None)
         return image.diff_ids
 
     async def _run_stage(self, stage: Stage) -> _StageState:
@@ -171,29 +162,24 @@ class Execution:
 
     async def _begin(self, stage: Stage) -> tuple[ImageState, Scope]:
         number = self._numbers[stage.index, 0]
-        name = self._globals.expand(stage.base.image, stage.base)
+        base = self._plan[stage.index].base
         self._tell(stage.index, number, "start", stage.base.text)
-        if not name:
-            raise DockerfileError(
-                f"base name ({stage.base.image}) should not be blank", lines=stage.base.lines, parsing=False
-            )
-        above = self._stage_named(name, stage.index)
-        if above is not None:
-            ended = await asyncio.shield(self._tasks[above])
+        if base.stage is not None:
+            ended = await asyncio.shield(self._tasks[base.stage])
             if not ended.image.config.on_build:
                 self._tell(stage.index, number, "done", ended.image.id)
             return ended.image, ended.scope
-        platform = self._build.options.platform
-        if stage.base.platform:
-            platform = parse_platform(self._globals.expand(stage.base.platform, stage.base))
+        platform = base.platform if stage.base.platform else self._build.options.platform
         scope = Scope(globals=self._globals)
-        if name.lower() == SCRATCH:
+        if base.kind == SCRATCH:
             self._tell(stage.index, number, "done", "")
-            return ImageState(platform=platform or host_platform()), scope
+            return ImageState(platform=self._plan[stage.index].platform), scope
         image, config = await self._build.bases.find(
-            name, platform, lambda message: self._tell(stage.index, number, "progress", progress=message)
+            base.name, platform, lambda message: self._tell(stage.index, number, "progress", progress=message)
         )
         state = state_of(config, image.id)
+        if state.config.on_build:
+            self._plan_triggers(stage.index, state.config.on_build)
         if not state.config.on_build:
             self._tell(stage.index, number, "done", image.id)
         return state, scope.with_env(config.exec.env)
