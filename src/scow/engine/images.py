@@ -209,10 +209,7 @@ class Images:
             self._check_by_id(ref, image, force)
             for name in names:
                 await self._untag(name, image, done)
-            if any(container.state.live for container in self._users(image.id)):
-                return done
-            if self._users(image.id):
-                return done
+            # With force even from under stopped containers: their snapshots keep the layers that they need.
         await images.remove(image.id)
         done.append(DeleteItem(deleted=image.id))
         self._events.emit("image", "delete", image.id, {"name": image.id})

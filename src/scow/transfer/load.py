@@ -17,6 +17,7 @@ from typing import Final
 
 import msgspec
 
+from scow import points
 from scow.errors import NotFound
 from scow.oci import media_types
 from scow.oci.descriptor import Descriptor
@@ -93,8 +94,10 @@ async def load(
             async for data in arriving:
                 await writer.write(data)
             members = await writer.finish()
+            await points.at("load.arrived")
             found = await _Reader(members, platform).run()
             await _bring(found, store, emit if not quiet else _say_nothing)
+            await points.at("load.brought")
             loaded = []
             for each in found:
                 loaded.append(await _publish(each, store, emit))
