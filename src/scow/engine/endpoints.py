@@ -75,7 +75,7 @@ def check_endpoint(network: Network, asked: EndpointSettings) -> None:
 
 
 def _wrong_address(network: Network, version: int, text: str) -> list[str]:
-    if not network.resolves:
+    if network.predefined:
         return ["user specified IP address is supported on user defined networks only"]
     if not _is_address(text, version):
         return [f"invalid IPv{version} address: {text}"]

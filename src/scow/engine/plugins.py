@@ -107,7 +107,8 @@ class Plugins:
     ) -> dict[str, Any]:
         try:
             async with asyncio.timeout(self._timeout_s):
-                connector, url = await asyncio.to_thread(_connection, found)
+                tls = await asyncio.to_thread(_tls_context, found)
+                connector, url = _connection(found, tls)
                 async with (
                     aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(None)) as session,
                     session.post(
@@ -178,7 +179,21 @@ async def _limited(response: aiohttp.ClientResponse) -> bytes:
     return bytes(data)
 
 
-def _connection(found: _Description) -> tuple[aiohttp.BaseConnector, str]:
+def _tls_context(found: _Description) -> ssl.SSLContext | None:
+    """The keys that a description names. Blocks. Raises OSError."""
+    if found.tls_config is None and not found.addr.startswith("https://"):
+        return None
+    tls = found.tls_config or _Tls()
+    context = ssl.create_default_context(cafile=tls.ca_file or None)
+    if tls.insecure_skip_verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    if tls.cert_file:
+        context.load_cert_chain(tls.cert_file, tls.key_file or None)
+    return context
+
+
+def _connection(found: _Description, tls: ssl.SSLContext | None) -> tuple[aiohttp.BaseConnector, str]:
     """What carries calls to a plugin's address, and the beginning of their URLs. Raises ValueError."""
     scheme, _, rest = found.addr.partition("://")
     if scheme == "unix" and rest.startswith("/"):
@@ -186,14 +201,6 @@ def _connection(found: _Description) -> tuple[aiohttp.BaseConnector, str]:
     parts = urlsplit(found.addr)
     if scheme not in ("tcp", "http", "https") or not parts.hostname:
         raise ValueError(f"{found.addr!r} is no address of a plugin")
-    if found.tls_config is None and scheme != "https":
+    if tls is None:
         return aiohttp.TCPConnector(), f"http://{parts.netloc}"
-    tls = found.tls_config or _Tls()
-    context = ssl.create_default_context(cafile=tls.ca_file or None)
-    context.verify_flags &= ~ssl.VERIFY_X509_STRICT  # Python 3.13 sets it; docker is content with less
-    if tls.insecure_skip_verify:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    if tls.cert_file:
-        context.load_cert_chain(tls.cert_file, tls.key_file or None)
-    return aiohttp.TCPConnector(ssl=context), f"https://{parts.netloc}"
+    return aiohttp.TCPConnector(ssl=tls), f"https://{parts.netloc}"

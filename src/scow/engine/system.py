@@ -142,7 +142,7 @@ class System:
             ],
             plugins=PluginsInfo(
                 volume=list(self._volume_drivers()),
-                network=["bridge", "host", "null"],
+                network=["bridge", "host", "ipvlan", "macvlan", "null"],
                 authorization=None,
                 log=sorted(OPTIONS),
             ),

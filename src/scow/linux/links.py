@@ -46,6 +46,7 @@ _IFA_F_NODAD: Final = 0x02
 _IFLA_ADDRESS: Final = 1
 _IFLA_IFNAME: Final = 3
 _IFLA_MTU: Final = 4
+_IFLA_LINK: Final = 5
 _IFLA_MASTER: Final = 10
 _IFLA_LINKINFO: Final = 18
 _IFLA_NET_NS_FD: Final = 28
@@ -115,6 +116,32 @@ def add_veth(name: str, peer: str, peer_netns: int, *, master: int = 0, mtu: int
     return Message(_RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body)
 
 
+def add_vlan(name: str, parent: int, number: int) -> Message:
+    """Make the VLAN `number` of the link with index `parent`, down."""
+    data = nested(_IFLA_INFO_DATA, attribute(1, number.to_bytes(2, "little")))
+    info = nested(_IFLA_LINKINFO, text(_IFLA_INFO_KIND, "vlan"), data)
+    body = _IFINFO.pack(0, 0, 0, 0, 0) + text(_IFLA_IFNAME, name) + u32(_IFLA_LINK, parent)
+    return Message(_RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body + info)
+
+
+def add_macvlan(name: str, parent: int, netns: int, mode: int) -> Message:
+    """Make a branch with a MAC of its own (MACVLAN_MODE_*) of the link `parent`, in the namespace of the fd, down."""
+    return _branch("macvlan", name, parent, netns, u32(1, mode))
+
+
+def add_ipvlan(name: str, parent: int, netns: int, mode: int, flags: int) -> Message:
+    """Make a branch with the parent's MAC (IPVLAN_MODE_*, IPVLAN_F_*), in the namespace of the fd, down."""
+    data = attribute(1, mode.to_bytes(2, "little")) + attribute(2, flags.to_bytes(2, "little"))
+    return _branch("ipvlan", name, parent, netns, data)
+
+
+def _branch(kind: str, name: str, parent: int, netns: int, data: bytes) -> Message:
+    info = nested(_IFLA_LINKINFO, text(_IFLA_INFO_KIND, kind), nested(_IFLA_INFO_DATA, data))
+    body = _IFINFO.pack(0, 0, 0, 0, 0) + text(_IFLA_IFNAME, name)
+    body += u32(_IFLA_LINK, parent) + u32(_IFLA_NET_NS_FD, netns) + info
+    return Message(_RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body)
+
+
 def set_link(
     index: int = 0,
     *,
@@ -179,6 +206,13 @@ def add_default_route(index: int, gateway: Address) -> Message:
     body = _RTMSG.pack(_family(gateway), 0, 0, 0, 254, 3, 0, 1, 0)
     body += attribute(5, gateway.packed) + u32(4, index)
     return Message(_RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, body)
+
+
+def add_device_route(index: int, version: int) -> Message:
+    """Route everything else of an IP version through a link, without a gateway."""
+    family = socket.AF_INET if version == 4 else socket.AF_INET6
+    body = _RTMSG.pack(family, 0, 0, 0, 254, 3, 253, 1, 0)  # scope link
+    return Message(_RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, body + u32(4, index))
 
 
 def links(netlink: Netlink) -> list[Link]:

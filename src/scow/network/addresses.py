@@ -7,7 +7,7 @@ from typing import Final
 import msgspec
 
 from scow.errors import Conflict, Forbidden, Unavailable
-from scow.network.model import BadAddress, Endpoint, Network, Pool
+from scow.network.model import IPVLAN, BadAddress, Endpoint, Network, Pool
 
 Subnet = ipaddress.IPv4Network | ipaddress.IPv6Network
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -234,10 +234,12 @@ def placed(endpoint: Endpoint, network: Network, taken: list[Address], mac: str)
     for address in taken:
         pool = next(pool for pool in network.pools if address in parse_subnet(pool.subnet))
         prefix = parse_subnet(pool.subnet).prefixlen
-        gateway = "" if network.internal else pool.gateway
+        gateway = "" if network.internal or network.routed else pool.gateway
         if address.version == 4:
             changes |= {"ip": str(address), "prefix": prefix, "gateway": gateway}
         else:
             changes |= {"ipv6": str(address), "ipv6_prefix": prefix, "ipv6_gateway": gateway}
+    if network.driver == IPVLAN:  # the parent's, for all of them
+        return msgspec.structs.replace(endpoint, **changes)
     changes["mac"] = checked_mac(mac) if mac else mac_of(taken[0])
     return msgspec.structs.replace(endpoint, **changes)

@@ -122,12 +122,6 @@ def _default_routes(index: int, endpoint: Endpoint) -> list[Message]:
     return [links.add_default_route(index, parse_address(text)) for text in gateways]
 
 
-def route_through(inside: Inside, endpoint: Endpoint) -> None:
-    """Make an endpoint that is attached the sandbox's way out."""
-    index = next(link.index for link in links.links(inside.netlink) if link.name == endpoint.interface)
-    inside.netlink.request(_default_routes(index, endpoint))
-
-
 def interfaces(endpoint: Endpoint) -> list[links.Interface]:
     """Return the endpoint's addresses with their prefix lengths."""
     found: list[links.Interface] = []

@@ -12,10 +12,12 @@ import msgspec
 
 from scow.errors import Conflict, Forbidden, InvalidArgument, NotFound, NotSupported
 from scow.linux.links import NAME_MAX
-from scow.network import addresses
+from scow.network import addresses, parents
 from scow.network.model import (
     BRIDGE,
     HOST,
+    IPVLAN,
+    MACVLAN,
     NONE,
     OPTION_BINDING,
     OPTION_DEFAULT,
@@ -23,6 +25,7 @@ from scow.network.model import (
     OPTION_MASQUERADE,
     OPTION_MTU,
     OPTION_NAME,
+    OPTION_PARENT,
     OPTION_PREFIX,
     PREDEFINED,
     Network,
@@ -33,7 +36,7 @@ from scow.network.model import (
 
 _NAME: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
 _LINK_NAME: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
-_NOT_YET: Final = ("macvlan", "ipvlan", "overlay")
+_NOT_YET: Final = ("overlay",)
 
 
 class NetworkExists(Conflict):
@@ -121,9 +124,11 @@ def user_defined(request: NetworkRequest, pools: tuple[Pool, ...]) -> Network:
     return Network(
         id=network_id,
         name=request.name,
-        driver=BRIDGE,
+        driver=request.driver,
         created=datetime.now(UTC),
-        bridge=_checked_link(request.options.get(OPTION_NAME) or f"br-{network_id[:12]}"),
+        bridge=_checked_link(request.options.get(OPTION_NAME) or f"br-{network_id[:12]}")
+        if request.driver == BRIDGE
+        else "",
         pools=pools,
         enable_ipv4=request.enable_ipv4,
         enable_ipv6=request.enable_ipv6,
@@ -134,6 +139,19 @@ def user_defined(request: NetworkRequest, pools: tuple[Pool, ...]) -> Network:
         ipam_driver=request.ipam_driver,
         ipam_options=request.ipam_options,
     )
+
+
+def with_parent(network: Network, is_missing: Callable[[str], bool]) -> Network:
+    """Say which parent a network's branches have, and whether it is made for it. Raises what `is_missing` raises.
+
+    Without one a dummy link is made, so that nothing leaves the machine; then the network is internal.
+    """
+    parent = network.options.get(OPTION_PARENT, "")
+    if not parent:
+        made = f"dm-{network.id[:12]}"
+        options = {**network.options, OPTION_PARENT: made}
+        return msgspec.structs.replace(network, made_link=made, options=options, internal=True)
+    return msgspec.structs.replace(network, made_link=parent) if is_missing(parent) else network
 
 
 def _checked_link(name: str) -> str:
@@ -153,13 +171,18 @@ def check(request: NetworkRequest, existing: Iterable[Network], pools: Sequence[
         raise InvalidArgument(f"invalid network name: {request.name!r}: use letters, digits, underscore, dot and dash")
     _check_drivers(request)
     _check_options(request.options)
+    if request.driver != BRIDGE:
+        parents.check(request.driver, request.options)
     if not request.enable_ipv4 and not request.enable_ipv6:
         raise InvalidArgument("IPv4 or IPv6 must be enabled")
+    parent = request.options.get(OPTION_PARENT)
     for network in existing:
         if network.name == request.name:
             raise NetworkExists(request.name)
         if network.bridge and network.bridge == request.options.get(OPTION_NAME):
             raise Forbidden(f"bridge name {network.bridge} is used by network {network.name}")
+        if network.branches and request.driver != BRIDGE and network.options[OPTION_PARENT] == parent:
+            raise parents.ParentTaken(network, parent)
         for other in network.pools:
             for pool in pools:
                 _check_overlap(addresses.parse_subnet(pool.subnet), addresses.parse_subnet(other.subnet), network.name)
@@ -171,7 +194,7 @@ def _check_drivers(request: NetworkRequest) -> None:
     if request.driver in (HOST, "null", NONE):
         only = "null" if request.driver == NONE else request.driver
         raise Forbidden(f'only one instance of "{only}" network is allowed')
-    if request.driver != BRIDGE:
+    if request.driver not in (BRIDGE, MACVLAN, IPVLAN):
         raise NotFound(f'could not find plugin {request.driver}: plugin "{request.driver}" not found')
     if request.ipam_driver != "default":
         raise NotFound(f'could not find plugin {request.ipam_driver}: plugin "{request.ipam_driver}" not found')

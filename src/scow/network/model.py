@@ -14,6 +14,8 @@ from scow.errors import InvalidArgument, NotFound
 BRIDGE: Final = "bridge"
 HOST: Final = "host"
 NONE: Final = "none"
+MACVLAN: Final = "macvlan"
+IPVLAN: Final = "ipvlan"
 PREDEFINED: Final = (BRIDGE, HOST, NONE)
 
 OPTION_NAME: Final = "com.docker.network.bridge.name"
@@ -22,6 +24,8 @@ OPTION_ICC: Final = "com.docker.network.bridge.enable_icc"
 OPTION_BINDING: Final = "com.docker.network.bridge.host_binding_ipv4"
 OPTION_DEFAULT: Final = "com.docker.network.bridge.default_bridge"
 OPTION_MTU: Final = "com.docker.network.driver.mtu"
+OPTION_PARENT: Final = "parent"
+OPTION_IPVLAN: Final = "ipvlan_mode"
 OPTION_PREFIX: Final = "com.docker.network.container_iface_prefix"
 
 
@@ -69,6 +73,27 @@ class Network(msgspec.Struct, frozen=True, kw_only=True):
     ipam_driver: str = "default"
     ipam_options: dict[str, str] = {}
     resolver_port: int = 0
+    made_link: str = ""  # a parent that was made for the network (macvlan, ipvlan)
+
+    @property
+    def branches(self) -> bool:
+        """Whether containers' links are branches of a parent link."""
+        return self.driver in (MACVLAN, IPVLAN)
+
+    @property
+    def routed(self) -> bool:
+        """Whether its containers have no gateway, since the kernel routes for them."""
+        return self.driver == IPVLAN and (self.options.get(OPTION_IPVLAN) or "l2") != "l2"
+
+    @property
+    def addressed(self) -> bool:
+        """Whether containers have links and addresses on it."""
+        return self.driver == BRIDGE or self.branches
+
+    @property
+    def own_links(self) -> list[str]:
+        """The links of the machine that go with the network."""
+        return [name for name in (self.bridge, self.made_link) if name]
 
     @property
     def scope(self) -> str:

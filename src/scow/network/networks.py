@@ -17,10 +17,10 @@ from pathlib import Path
 import msgspec
 
 from scow import points
-from scow.errors import Forbidden, ScowError
+from scow.errors import Forbidden, InvalidArgument, ScowError
 from scow.linux import links
 from scow.linux.netlink import Netlink
-from scow.network import addresses, bridges, definitions, ports
+from scow.network import addresses, bridges, definitions, parents, ports
 from scow.network.addresses import AddressTaken, NetworkAddresses
 from scow.network.definitions import Settings
 from scow.network.dns.answering import Answering
@@ -46,7 +46,7 @@ from scow.network.model import (
 from scow.network.ports import PortTable, PortTaken, PublishingFailed
 from scow.network.reaper import Reaper, remove
 from scow.network.refusals import AlreadyConnected, NetworkInUse, NotConnected
-from scow.network.sandboxes import Sandboxes
+from scow.network.sandboxes import Inside, Sandboxes
 from scow.network.state import State
 from scow.network.threads import Threads
 from scow.store.database import Database
@@ -84,6 +84,7 @@ class Networks:
         self._containers: dict[str, dict[str, Endpoint]] = {}
         self._recorded_sandboxes: set[str] = set()
         self._leaving: dict[str, tuple[Network, asyncio.Task[None]]] = {}
+        self._creating = ""  # the network that is just being made
         self._defining = asyncio.Lock()  # networks come and go one at a time
         self._names = Names()
         self.dns = Answering(self._names, self.of_container, lambda id: self._networks.get(id), Forwarder())
@@ -154,7 +155,7 @@ class Networks:
         for container_id in self._recorded_sandboxes | set(self._containers):
             await self.release(container_id)
         await self.settled()
-        names = [network.bridge for network in self._networks.values() if network.bridge]
+        names = [link for network in self._networks.values() for link in network.own_links]
         await self._threads(lambda: remove(self._machine, names))
         await self._firewall.destroy()
         await self.stop()
@@ -189,19 +190,26 @@ class Networks:
         pools = definitions.choose_pools(request, lambda version: self._free_subnet(taken, version))
         definitions.check(request, self._networks.values(), pools)
         network = definitions.user_defined(request, pools)
+        if network.branches:
+            await self._settle_parents()
+            is_missing = lambda parent: parents.is_to_be_made(self._machine, parent)  # noqa: E731 - used once
+            network = await self._threads(lambda asked=network: definitions.with_parent(asked, is_missing))  # type: ignore[misc]  # a default
         await self._wait_for_predecessors(network)
         async with AsyncExitStack() as undo:
-            undo.push_async_callback(self._servers.close, network.id)
-            port = await self._servers.open(network)
-            network = msgspec.structs.replace(network, resolver_port=port)
+            if network.resolves:
+                undo.push_async_callback(self._servers.close, network.id)
+                port = await self._servers.open(network)
+                network = msgspec.structs.replace(network, resolver_port=port)
             self._networks[network.id] = network
             self._pools[network.id] = NetworkAddresses(network.pools)
             undo.callback(self._forget_network, network.id)
             await self._state.put_network(network)
             undo.push_async_callback(self._state.remove_network, network.id)
+            self._creating = network.id
             await self._bring_up(network)
-            undo.push_async_callback(self._threads, lambda: remove(self._machine, [network.bridge]))
-            await self._firewall.add(network)
+            undo.push_async_callback(self._threads, lambda: remove(self._machine, network.own_links))
+            if network.bridge:
+                await self._firewall.add(network)
             undo.pop_all()
         return network
 
@@ -226,11 +234,12 @@ class Networks:
     async def _see_off(self, network: Network) -> None:
         try:
             await self._reaper.settled()  # of containers that have left it just now
-            await self._threads(lambda: remove(self._machine, [network.bridge]))
+            await self._threads(lambda: remove(self._machine, network.own_links))
             await self._firewall.install(self._networks.values())
-            await self._state.forget_link(network.bridge)
+            for link in network.own_links:
+                await self._state.forget_link(link)
         except (OSError, ScowError) as error:
-            _log.error("cannot remove bridge %s, which is left to the engine's next start: %s", network.bridge, error)
+            _log.error("cannot remove links of %s, left to the engine's next start: %s", network.name, error)
         finally:
             self._leaving.pop(network.id, None)
 
@@ -239,12 +248,20 @@ class Networks:
         subnets = [addresses.parse_subnet(pool.subnet) for pool in network.pools]
         for other, task in list(self._leaving.values()):
             theirs = [addresses.parse_subnet(pool.subnet) for pool in other.pools]
-            if other.bridge == network.bridge or any(addresses.overlap(a, b) for a in subnets for b in theirs):
+            if set(other.own_links) & set(network.own_links) or any(
+                addresses.overlap(a, b) for a in subnets for b in theirs
+            ):
+                await asyncio.shield(task)
+
+    async def _settle_parents(self) -> None:
+        """Wait until no parent that was made for a network is on its way out."""
+        for other, task in list(self._leaving.values()):
+            if other.made_link:
                 await asyncio.shield(task)
 
     async def _finish_removals(self) -> None:
-        """Remove the bridges of networks that a killed engine had not quite removed."""
-        kept = {network.bridge for network in self._networks.values()}
+        """Remove the links of networks that a killed engine had not quite removed."""
+        kept = {link for network in self._networks.values() for link in network.own_links}
         for link in self._state.leaving():
             if link not in kept:
                 await self._threads(lambda name=link: remove(self._machine, [name]))  # type: ignore[misc]  # a default
@@ -299,11 +316,11 @@ class Networks:
             raise AlreadyConnected(wanted.container_name or sandbox.container_id, network)
         endpoint = self._new_endpoint(sandbox.container_id, network, wanted)
         async with AsyncExitStack() as undo:
-            if network.driver == BRIDGE:
+            if network.addressed:
                 taken = await self._take_addresses(network, wanted)
                 endpoint = addresses.placed(endpoint, network, taken, wanted.mac)
                 undo.callback(self._give_back, endpoint)
-                if not network.internal:
+                if network.bridge and not network.internal:
                     endpoint = msgspec.structs.replace(
                         endpoint, ports=await self._reserve(network, endpoint, published)
                     )
@@ -315,7 +332,9 @@ class Networks:
             await self._state.put_endpoint(endpoint)
             await points.at("connect.recorded")
             undo.push_async_callback(self._state.remove_endpoints, [endpoint.id])
-            if network.driver == BRIDGE:
+            if network.branches:
+                await self._attach(endpoint)
+            elif network.bridge:
                 await self._attach(endpoint)
                 await points.at("connect.attached")
                 undo.push_async_callback(self._threads, lambda: remove(self._machine, [endpoint.link]))
@@ -345,12 +364,15 @@ class Networks:
             await self._threads(lambda: ports.forget_flows_to(endpoint))
         if endpoint.link:
             await self._threads(lambda: remove(self._machine, [endpoint.link]))
+        elif endpoint.interface:
+            await self._inside(container_id, lambda inside: parents.detach(inside, endpoint))
+        if endpoint.interface:
             await self._restore_route(container_id)
         self._give_back(endpoint)
         await self._state.remove_endpoints([endpoint.id])
         self.observer("disconnect", network, container_id)
         heir = self._way_out(container_id)
-        if endpoint.ports and heir is not None:
+        if endpoint.ports and heir is not None and heir.link:
             await self._inherit_ports(heir, endpoint.ports)
 
     async def _inherit_ports(self, heir: Endpoint, published: Sequence[PublishedPort]) -> None:
@@ -393,9 +415,11 @@ class Networks:
             await self._sandboxes.release(container_id)
             self._recorded_sandboxes.discard(container_id)
             await self._state.remove_sandbox(container_id)
-        linkless = [endpoint.id for endpoint in mine if not endpoint.link]
+        linkless = [endpoint for endpoint in mine if not endpoint.link]
+        for endpoint in linkless:
+            self._give_back(endpoint)
         if linkless:
-            await self._state.remove_endpoints(linkless)
+            await self._state.remove_endpoints([endpoint.id for endpoint in linkless])
         for endpoint in mine:
             if endpoint.link:
                 self._reaper.watch(endpoint.link, lambda gone=endpoint: self._link_gone(gone))  # type: ignore[misc]  # a default
@@ -435,6 +459,15 @@ class Networks:
         return addresses.choose_subnet(pools, taken, version)
 
     async def _bring_up(self, network: Network) -> None:
+        if network.branches:
+            try:
+                await self._threads(lambda: parents.ensure_parent(self._machine, network))
+            except InvalidArgument as error:
+                # At a start: a parent that is gone must not keep the engine from its other work.
+                if network.id != self._creating:
+                    _log.warning("network %s has no parent: %s", network.name, error)
+                else:
+                    raise
         if network.bridge:
             self._bridges[network.id] = await self._threads(lambda: bridges.bring_up(self._machine, network))
 
@@ -478,12 +511,13 @@ class Networks:
 
     def _new_endpoint(self, container_id: str, network: Network, wanted: EndpointRequest) -> Endpoint:
         link = interface = ""
-        if network.driver == BRIDGE:
+        if network.addressed:
             used = {endpoint.interface for endpoint in self.of_container(container_id)}
             prefix = network.options.get(OPTION_PREFIX) or "eth"
             interface = next(name for name in (f"{prefix}{n}" for n in range(len(used) + 1)) if name not in used)
-            waiting = self._sandboxes.waiting_link(container_id) if interface == "eth0" else ""
-            link = waiting or self._sandboxes.new_link_name()
+            if network.bridge:
+                waiting = self._sandboxes.waiting_link(container_id) if interface == "eth0" else ""
+                link = waiting or self._sandboxes.new_link_name()
         return Endpoint(
             id=secrets.token_hex(32),
             network_id=network.id,
@@ -535,13 +569,23 @@ class Networks:
 
     async def _attach(self, endpoint: Endpoint) -> None:
         network = self._networks[endpoint.network_id]
-        bridge = self._bridges[network.id]
         gateway = not network.internal and self._way_out(endpoint.container_id) in (None, endpoint)
 
+        def attach(inside: Inside) -> None:
+            if network.branches:
+                parents.attach(inside, self._machine, endpoint, network, gateway=gateway)
+            else:
+                bridges.attach(self._machine, inside, endpoint, network, self._bridges[network.id], gateway=gateway)
+
+        await self._inside(endpoint.container_id, attach)
+
+    async def _inside(self, container_id: str, work: Callable[[Inside], None]) -> None:
+        """Do something in a container's sandbox."""
+
         def job() -> None:
-            inside = self._sandboxes.enter(endpoint.container_id)
+            inside = self._sandboxes.enter(container_id)
             try:
-                bridges.attach(self._machine, inside, endpoint, network, bridge, gateway=gateway)
+                work(inside)
             finally:
                 inside.close()
 
@@ -556,7 +600,7 @@ class Networks:
         found = [
             endpoint
             for endpoint in self.of_container(container_id)
-            if endpoint.link and (network := self._networks.get(endpoint.network_id)) and not network.internal
+            if endpoint.interface and (network := self._networks.get(endpoint.network_id)) and not network.internal
         ]
         rank = lambda each: (-each.gateway_priority, not each.ports, each.network_name)  # noqa: E731  # used once
         return min(found, key=rank, default=None)
@@ -566,14 +610,8 @@ class Networks:
         if endpoint is None:
             return
 
-        def job() -> None:
-            inside = self._sandboxes.enter(container_id)
-            try:
-                bridges.route_through(inside, endpoint)
-            finally:
-                inside.close()
-
-        await self._threads(job)
+        network = self._networks[endpoint.network_id]
+        await self._inside(container_id, lambda inside: parents.route_through(inside, endpoint, network))
 
     def _add(self, endpoint: Endpoint) -> None:
         self._endpoints[endpoint.id] = endpoint

@@ -52,7 +52,7 @@ class State:
 
         def change(connection: Connection) -> None:
             connection.execute("DELETE FROM networks WHERE id = ?", (network.id,))
-            connection.execute("INSERT OR REPLACE INTO leaving VALUES (?)", (network.bridge,))
+            connection.executemany("INSERT OR REPLACE INTO leaving VALUES (?)", [(link,) for link in network.own_links])
 
         await self._db.write(change)
 

@@ -72,7 +72,7 @@ def test_a_volume_from_its_creation_to_its_end(daemon: Daemon, plugin: VolumePlu
     daemon.docker("volume", "prune", "-a", "-f")  # ours only
     daemon.docker("volume", "rm", "book")
     assert not plugin.volumes
-    assert len(plugin.named("Capabilities")) == 1
+    assert len(plugin.named("Capabilities")) <= 1  # it is asked once, by whichever test comes first
 
 
 def test_containers_make_volumes_by_driver(daemon: Daemon, plugin: VolumePlugin) -> None:
