@@ -171,7 +171,7 @@ class Engine:
         self.archives = Archives(table, roots, volumes, events)
         self.execs = Execs(table, resources, events, tasks)
         self.images = Images(store, registries, events, snapshotter, self._image_users)
-        self.image_archives = ImageArchives(store, events)
+        self.image_archives = ImageArchives(store, events, registries)
         self.distribution = Distribution(registries)
         self.commits = Commits(table, lifecycle, roots, store, events)
         self.imports = Imports(store, registries, events)

@@ -12,6 +12,8 @@ from scow.oci.reference import InvalidReference, Reference, parse_reference
 from scow.store.images import Image
 from scow.store.store import Store
 from scow.transfer.load import load
+from scow.transfer.registries import Registries
+from scow.transfer.restore import Restorer
 from scow.transfer.save import Part, Wanted, plan, size_of
 from scow.wire.progress import ProgressMessage
 
@@ -32,9 +34,10 @@ class SavedArchive:
 class ImageArchives:
     """Saves and loads the engine's images."""
 
-    def __init__(self, store: Store, events: Events) -> None:
+    def __init__(self, store: Store, events: Events, registries: Registries) -> None:
         self._store = store
         self._events = events
+        self._restorer = Restorer(registries, store)
 
     async def save(self, refs: Sequence[str], platform: Platform | None = None) -> SavedArchive:
         """Images by tag, digest or ID; a repository without a tag means all of its tags. Raises NoSuchImage."""
@@ -43,7 +46,7 @@ class ImageArchives:
         wanted = [each for ref in dict.fromkeys(refs) for each in self._wanted(ref)]
         async with AsyncExitStack() as keep:
             await keep.enter_async_context(self._store.leases.hold())
-            parts = await plan(self._store, wanted, platform)
+            parts = await plan(self._store, wanted, platform, self._restorer)
             for each in wanted:
                 self._events.emit("image", "save", each.image.id, {"name": each.image.id})
             return SavedArchive(parts, keep.pop_all())

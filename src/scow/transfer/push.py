@@ -28,6 +28,7 @@ from scow.transfer.flights import together
 from scow.transfer.progress import Emit, Meter, aux, message
 from scow.transfer.registries import Registries
 from scow.transfer.registry_error import Refused
+from scow.transfer.restore import NotRestored, Restorer
 from scow.transfer.save import PlatformMissing
 from scow.transfer.uploads import Upload
 from scow.wire.progress import progress_step
@@ -127,6 +128,9 @@ async def _push_tags(
         except Refused as error:
             log.debug("the ping was refused, which says nothing of the repository: %s", error)
         run = _Push(repository, client, registries, store, emit)
+        run.restorer = Restorer(
+            registries, store, lambda reference: credentials if reference.domain == repository.domain else None
+        )
         return [await run.tag(reference.tag or "", image, platform) for reference, image in work]
 
     async with store.leases.hold():
@@ -154,6 +158,7 @@ class _Push:
         self._store = store
         self._emit = emit
         self._there: set[Digest] = set()
+        self.restorer = Restorer(registries, store)
 
     async def tag(self, tag: str, image: Image, platform: Platform | None) -> PushResult:
         if platform is not None and not satisfies(image.platform, platform):
@@ -265,15 +270,24 @@ class _Push:
         manifest = decode(data)
         if not isinstance(manifest, Manifest) or len(manifest.layers) != len(image.diff_ids):
             return None
-        unsure = {layer.digest for layer in manifest.layers if not (_stays_away(layer) or content.has(layer.digest))}
+        unsure = {
+            layer.digest: (layer, diff_id)
+            for layer, diff_id in zip(manifest.layers, image.diff_ids, strict=True)
+            if not (_stays_away(layer) or content.has(layer.digest))
+        }
 
-        async def is_there(digest: Digest) -> bool:
-            if await self._client.blob_size(digest) is None:
+        async def can_be_had(layer: Descriptor, diff_id: DiffID) -> bool:
+            if await self._client.blob_size(layer.digest) is not None:
+                self._there.add(layer.digest)
+                return True
+            try:
+                await self.restorer.blob(layer, diff_id)  # dropped, in an engine that doesn't keep compressed layers
+            except NotRestored as error:
+                log.info("the manifest of %s can't be pushed as it came: %s", image.id, error)
                 return False
-            self._there.add(digest)
             return True
 
-        if not all(await together(*map(is_there, unsure))):
+        if not all(await together(*(can_be_had(*each) for each in unsure.values()))):
             return None
         media_type = manifest.media_type or media_types.OCI_MANIFEST
         return manifest, data, media_type

@@ -33,6 +33,7 @@ from scow.transfer.archive_layout import (
     Entry,
     name_annotations,
 )
+from scow.transfer.restore import NotRestored, Restorer
 
 _BLOCK: Final = 512
 _RECORD: Final = 10240
@@ -61,9 +62,14 @@ Part = bytes | tuple[Path, int]
 """Bytes of the archive, or a file and its size."""
 
 
-async def plan(store: Store, wanted: Sequence[Wanted], platform: Platform | None = None) -> list[Part]:
-    """The archive's parts, in order. Hold a lease until they are sent. Raises PlatformMissing, NoSuchContent."""
-    archive = _Archive(store)
+async def plan(
+    store: Store, wanted: Sequence[Wanted], platform: Platform | None = None, restorer: Restorer | None = None
+) -> list[Part]:
+    """The archive's parts, in order; `restorer` brings back compressed layers that aren't kept here.
+
+    Hold a lease until they are sent. Raises PlatformMissing, NoSuchContent.
+    """
+    archive = _Archive(store, restorer)
     for each in wanted:
         await archive.add(each, platform)
     return archive.parts()
@@ -75,8 +81,9 @@ def size_of(parts: Sequence[Part]) -> int:
 
 
 class _Archive:
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, restorer: Restorer | None) -> None:
         self._store = store
+        self._restorer = restorer
         self._blobs: dict[Digest, bytes | tuple[Path, int]] = {}
         self._entries: dict[tuple[Digest, tuple[Digest, ...]], Entry] = {}
         self._index: list[Descriptor] = []
@@ -151,10 +158,19 @@ class _Archive:
         manifest = decode(data)
         if not isinstance(manifest, Manifest) or len(manifest.layers) != len(diff_ids):
             return None
-        for layer in manifest.layers:
-            if not content.has(layer.digest) and not await self._store.layers.remake(layer.digest):
+        for layer, diff_id in zip(manifest.layers, diff_ids, strict=True):
+            if not content.has(layer.digest) and not await self._bring_back(layer, diff_id):
                 return None
         return digest, data, manifest
+
+    async def _bring_back(self, layer: Descriptor, diff_id: DiffID) -> bool:
+        if self._restorer is None:
+            return await self._store.layers.remake(layer.digest)
+        try:
+            await self._restorer.blob(layer, diff_id)
+        except NotRestored:
+            return False
+        return True
 
     async def _whole_index(self, digest: Digest) -> Descriptor:
         """Put in an index, and what the store has of its manifests and their blobs."""
