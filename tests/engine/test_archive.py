@@ -230,3 +230,25 @@ def test_large_files_pass_through_without_filling_the_memory(engine: Daemon, tmp
     engine.docker("cp", f"{box}:/tmp/large", str(tmp_path / "back"))
     assert (tmp_path / "back").stat().st_size == 192 << 20
     assert peak() - before < 48 << 10  # KiB
+
+
+def test_extended_attributes_go_in_and_come_out(engine: Daemon, docker_py: docker.DockerClient, box: str) -> None:
+    prefix = "SCHILY.xattr."
+    file, folder = tarfile.TarInfo("d/file"), directory()
+    folder.name = "d"
+    capability = bytes.fromhex("0100000200040000000000000000000000000000").decode("utf-8", "surrogateescape")
+    file.pax_headers = {prefix + "security.capability": capability, prefix + "user.note": "a\0\udcffb="}
+    folder.pax_headers = {prefix + "user.of%3Dfolder": "x", prefix + "trusted.overlay.opaque": "y"}
+    buffer = io.BytesIO()
+    for entry in (folder, file):
+        buffer.write(entry.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape"))
+    container = docker_py.containers.get(box)
+    assert container.put_archive("/data", buffer.getvalue() + bytes(1024))
+    for data, where in ((container.get_archive("/data/d")[0], ""), (container.export(), "data/")):
+        with tarfile.open(fileobj=io.BytesIO(b"".join(data)), errors="surrogateescape") as archive:
+            found = {
+                entry.name: {key: value for key, value in entry.pax_headers.items() if key.startswith(prefix)}
+                for entry in archive
+            }
+        assert found[where + "d/file"] == file.pax_headers
+        assert found[where + "d"] == {prefix + "user.of%3Dfolder": "x"}

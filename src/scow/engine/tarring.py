@@ -5,6 +5,7 @@ that the top of an archive gets, which entries replace which, and the owner that
 """
 
 import contextlib
+import errno
 import os
 import posixpath
 import shutil
@@ -14,10 +15,10 @@ from collections.abc import Iterator
 from typing import IO, Final
 
 from scow.engine.rooted import look, make_directories, open_directory, open_in
+from scow.linux import xattr
 
 _PIECE: Final = 1 << 20
 _BLOCK: Final = 512
-_CAPABILITY: Final = "security.capability"
 _PAX_XATTR: Final = "SCHILY.xattr."
 _GO_DIRECTORY: Final = 1 << 31
 
@@ -57,7 +58,7 @@ class Writer:
             fd = open_directory(root, path)
             try:
                 name = "." if path.endswith("/.") else found.name
-                self._entry(name, os.fstat(fd), None, "")
+                self._entry(name, os.fstat(fd), fd, "")
                 self._children(fd, "" if name == "/" else name)
             finally:
                 os.close(fd)
@@ -156,10 +157,11 @@ class Writer:
         else:
             entry.type = tarfile.CHRTYPE if stat.S_ISCHR(info.st_mode) else tarfile.BLKTYPE
             entry.devmajor, entry.devminor = os.major(info.st_rdev), os.minor(info.st_rdev)
-        if fd is not None and earlier is None and stat.S_ISREG(info.st_mode):
-            with contextlib.suppress(OSError):
-                value = os.getxattr(fd, _CAPABILITY)
-                entry.pax_headers = {_PAX_XATTR + _CAPABILITY: value.decode("utf-8", "surrogateescape")}
+        if fd is not None and earlier is None:
+            entry.pax_headers = {
+                _PAX_XATTR + _text(name.replace(b"%", b"%25").replace(b"=", b"%3D")): _text(value)
+                for name, value in sorted(xattr.read(fd).items())
+            }
         self._write(entry.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape"))
         return earlier is None
 
@@ -295,9 +297,7 @@ class Extractor:
             os.fchown(fd, *self._owner_of(entry))
             # chown(2) clears the setuid bits and file capabilities, so the owner comes first.
             os.fchmod(fd, entry.mode & 0o7777)
-            for key, value in entry.pax_headers.items():
-                if key == _PAX_XATTR + _CAPABILITY:
-                    os.setxattr(fd, _CAPABILITY, value.encode("utf-8", "surrogateescape"))
+            _set_xattrs(fd, entry)
             os.utime(fd, (entry.mtime, entry.mtime))
         finally:
             os.close(fd)
@@ -315,6 +315,7 @@ class Extractor:
         try:
             os.fchown(fd, *self._owner_of(entry))
             os.fchmod(fd, entry.mode & 0o7777)
+            _set_xattrs(fd, entry)
         finally:
             os.close(fd)
         self._times.append((path, entry.mtime))
@@ -325,6 +326,22 @@ class Extractor:
 
     def _owner_of(self, entry: tarfile.TarInfo) -> tuple[int, int]:
         return self._owner if self._owner is not None else (entry.uid, entry.gid)
+
+
+def _set_xattrs(fd: int, entry: tarfile.TarInfo) -> None:
+    """Give a file the attributes that the archive has for it; where it can't have them it goes without."""
+    for key, value in entry.pax_headers.items():
+        name = key.removeprefix(_PAX_XATTR).replace("%3D", "=").replace("%25", "%")
+        if key.startswith(_PAX_XATTR) and xattr.is_portable(name):
+            try:
+                os.setxattr(fd, name, value.encode("utf-8", "surrogateescape"))
+            except OSError as error:
+                if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+                    raise
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "surrogateescape")
 
 
 def _entries(source: IO[bytes]) -> Iterator[tuple[tarfile.TarInfo, IO[bytes] | None]]:

@@ -13,6 +13,7 @@ import stat
 from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
+from scow.linux import xattr
 from scow.linux.mount import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, openat2
 from scow.store import tarheader
 from scow.store.ingest import LAYER, READ_SIZE, TAR, THREADED_FROM, Job, OutputFile, Stage, make_form, sync_directory
@@ -32,7 +33,6 @@ from scow.store.tree import (
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _ENTRY: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _GONE: Final = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
-_NO_ATTRIBUTES: Final = (errno.ENODATA, errno.EOPNOTSUPP, errno.ENOSYS, *_GONE)
 _HOLES_FROM: Final = 1 << 16  # bytes of a file from which holes are worth looking for
 _SYNCED_AT_ONCE: Final = 1 << 20  # bytes from which a thread is worth starting
 _OPAQUE_XATTR: Final = "trusted.overlay.opaque"
@@ -67,8 +67,8 @@ class _Folder:
         self.left_out = False  # something in it was
         self.children: dict[bytes, Node] = {}
         self.info = info = os.fstat(fd)
-        xattrs, self.opaque = _xattrs(fd)
-        self.attributes = _Attributes(stat.S_IMODE(info.st_mode), info.st_uid, info.st_gid, xattrs)
+        self.opaque = _is_opaque(fd)
+        self.attributes = _Attributes(stat.S_IMODE(info.st_mode), info.st_uid, info.st_gid, xattr.read(fd))
         self.names = iter(sorted(map(os.fsencode, os.listdir(fd))))
 
     def inside(self, name: bytes) -> bytes:
@@ -254,7 +254,7 @@ class Capture:
                     return
                 raise
         # Neither takes a descriptor; the directory's keeps the path from leading elsewhere.
-        xattrs, _ = _xattrs(b"/proc/self/fd/%d/%s" % (folder.fd, name))
+        xattrs = xattr.read(b"/proc/self/fd/%d/%s" % (folder.fd, name), follow_symlinks=False)
         self._ensure_written(folder)
         if self._linked(folder, name, path, info):
             return
@@ -291,7 +291,7 @@ class Capture:
             self._ensure_written(folder)
             if self._linked(folder, name, path, info):
                 return
-            xattrs, _ = _xattrs(fd)
+            xattrs = xattr.read(fd)
             mode, size = stat.S_IMODE(info.st_mode), info.st_size
             mtime = self._time(info)
             self._put(
@@ -368,7 +368,7 @@ class Capture:
             return None
         try:
             info = os.fstat(fd)
-            return _Attributes(stat.S_IMODE(info.st_mode), info.st_uid, info.st_gid, _xattrs(fd)[0])
+            return _Attributes(stat.S_IMODE(info.st_mode), info.st_uid, info.st_gid, xattr.read(fd))
         finally:
             os.close(fd)
 
@@ -460,33 +460,10 @@ def _data(fd: int, size: int) -> Iterator[tuple[int, int]]:
             yield start, min(at, size)
 
 
-def _xattrs(file: int | bytes) -> tuple[dict[bytes, bytes], bool]:
-    """The extended attributes that belong into a layer, and whether overlayfs calls the directory opaque."""
-    found: dict[bytes, bytes] = {}
-    opaque = False
-    follow = isinstance(file, int)
+def _is_opaque(directory: int) -> bool:
     try:
-        names = os.listxattr(file, follow_symlinks=follow)
+        return os.getxattr(directory, _OPAQUE_XATTR) == b"y"
     except OSError as error:
-        if error.errno not in _NO_ATTRIBUTES:
+        if error.errno not in (errno.ENODATA, errno.EOPNOTSUPP):
             raise
-        return found, False
-    for name in names:
-        try:
-            if name == _OPAQUE_XATTR:
-                opaque = os.getxattr(file, name, follow_symlinks=follow) == b"y"
-            elif _is_portable(name):
-                found[os.fsencode(name)] = os.getxattr(file, name, follow_symlinks=follow)
-        except OSError as error:
-            if error.errno not in _NO_ATTRIBUTES:
-                raise
-    return found, opaque
-
-
-def _is_portable(name: str) -> bool:
-    """Tell what belongs to a file from what this machine's overlays and security modules note on it."""
-    if name.startswith("security."):
-        return name in ("security.capability", "security.ima")
-    if name.startswith("trusted."):
-        return not name.startswith("trusted.overlay.")
-    return name.startswith("user.") or name in ("system.posix_acl_access", "system.posix_acl_default")
+        return False
