@@ -22,7 +22,10 @@ _TAR_TYPES: Final = ("application/x-tar", "application/tar", "application/octet-
 async def build(call: Call) -> web.StreamResponse:
     """Build an image of the context in the body. Nothing is answered before the context has come: clients that send
     with one hand and don't listen with the other would wait for ever."""
-    request = _request(call)
+    return await _build(call, _request(call))
+
+
+async def _build(call: Call, request: BuildRequest) -> web.StreamResponse:
     declared = call.request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
     if not request.remote and declared not in _TAR_TYPES:
         raise InvalidArgument(f"Content-Type specified ({declared}) must be 'application/x-tar'")
@@ -44,6 +47,11 @@ async def build(call: Call) -> web.StreamResponse:
     finally:
         await progress.aclose()
     return call.streamed()
+
+
+async def check(call: Call) -> web.StreamResponse:
+    """Check the Dockerfile of the context in the body; the parameters are those of a build."""
+    return await _build(call, msgspec.structs.replace(_request(call), check=True))
 
 
 async def open_session(call: Call) -> web.StreamResponse:

@@ -52,6 +52,7 @@ ROUTES: Final[tuple[tuple[str, str, Handler], ...]] = (
     ("POST", "/build", build.build),
     ("POST", "/build/cancel", build.cancel),
     ("POST", "/build/prune", build.prune),
+    ("POST", "/scow/build/check", build.check),
     ("POST", "/scow/build/sessions", build.open_session),
     ("POST", "/images/prune", pruning.images),
     ("POST", "/volumes/prune", pruning.volumes),

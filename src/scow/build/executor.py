@@ -68,6 +68,8 @@ class Execution:
         self._triggers: dict[int, Sequence[str]] = {}
         self._plan = self._planned()
         self._target = self._plan.target
+        self.environments: dict[int, Mapping[str, str]] = {}
+        """What the base images of the stages with these indexes brought along."""
         self._steps = Steps(build, context, self, ignored)
         self._tasks: dict[int, asyncio.Task[_StageState]] = {}
         self._group = asyncio.TaskGroup()
@@ -182,7 +184,9 @@ class Execution:
             self._plan_triggers(stage.index, state.config.on_build)
         if not state.config.on_build:
             self._tell(stage.index, number, "done", image.id)
-        return state, scope.with_env(config.exec.env)
+        scope = scope.with_env(config.exec.env)
+        self.environments[stage.index] = scope.env
+        return state, scope
 
     def _tell(
         self,

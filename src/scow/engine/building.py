@@ -12,14 +12,16 @@ from scow.build import context as contexts
 from scow.build.cache import Cache
 from scow.build.classic import ClassicLines
 from scow.build.context import Context
-from scow.build.dockerfile import parse
+from scow.build.dockerfile import Dockerfile, parse
+from scow.build.errors import DockerfileError
 from scow.build.executor import Execution
-from scow.build.ignore import BadPattern, Ignore, read_patterns
+from scow.build.ignore import Ignore
 from scow.build.runner import CommandFailed
 from scow.build.selection import Keep, everything
 from scow.build.sources import Remote, is_git, is_remote, open_url
 from scow.build.tools import Build, Options, Tools
 from scow.engine.build_cache import BuildCache
+from scow.engine.build_checks import BuildChecks, ignore_of
 from scow.engine.build_runner import BuildRuns, clear_folders
 from scow.engine.config import EngineConfig
 from scow.engine.events import Events
@@ -186,11 +188,17 @@ class _Work:
             raise InvalidArgument(f"Cannot locate specified Dockerfile: {name}")
         if not data:
             raise InvalidArgument(f"the Dockerfile ({name}) cannot be empty")
-        self._file = parse(data, name)
-        self._keep = _ignoring(context, name)
+        self._file = _parsed(data, name)
+        ignore = ignore_of(context, name)
+        self._keep = _ignoring(ignore, name)
+        self._checks = BuildChecks(self._file, options, ignore)
 
     async def run(self, emit: Emit) -> None:
         builds, request = self._builds, self._request
+        if request.check:
+            self._checks.report(emit)
+            return
+        self._checks.refuse()
         store = builds._store
         bases = _Bases(builds, self._credentials, pull=request.pull)
         build = Build(builds._tools, self._options, builds.runs.runner(request.host_config()), bases)
@@ -207,9 +215,11 @@ class _Work:
                 if lines is not None:
                     lines.flush()
                 raise BuildFailed(str(error), error.code) from error
-            except ScowError:
+            except ScowError as error:
                 if lines is not None:
                     lines.flush()
+                if isinstance(error, DockerfileError):
+                    raise InvalidArgument(error.report) from error
                 raise
             finally:
                 await bases.aclose()
@@ -220,6 +230,7 @@ class _Work:
         if quiet:
             emit(ProgressMessage(stream=f"{result.id}\n"))
             return
+        self._checks.warn(emit, execution.environments)
         emit(ProgressMessage(aux={"ID": result.id}))
         emit(ProgressMessage(stream=f"Successfully built {result.id.partition(':')[2][:12]}\n"))
         for name in self._names:
@@ -277,18 +288,10 @@ class _Bases:
         return None
 
 
-def _ignoring(context: Context, dockerfile: str) -> Keep:
+def _ignoring(ignore: Ignore | None, dockerfile: str) -> Keep:
     """What the context's ignore file leaves for COPY. Clients leave the rest out already, if they can."""
-    for name in (f"{dockerfile}.dockerignore", ".dockerignore"):
-        data = context.read(name)
-        if data is not None:
-            break
-    else:
+    if ignore is None:
         return everything if not dockerfile.startswith(_SENT_ALONG) else _not_sent_along
-    try:
-        ignore = Ignore(read_patterns(data.decode("utf-8", "surrogateescape")))
-    except BadPattern as error:
-        raise InvalidArgument(f"error checking context: {error}") from error
 
     def keep(path: bytes, node: Node) -> bool:
         return _not_sent_along(path, node) and not ignore.excludes(path.decode("utf-8", "surrogateescape"))
@@ -299,6 +302,14 @@ def _ignoring(context: Context, dockerfile: str) -> Keep:
 def _not_sent_along(path: bytes, node: Node) -> bool:
     """Whether a path is of the context itself: clients put a Dockerfile from elsewhere beside it, by this name."""
     return not path.startswith(_SENT_ALONG.encode())
+
+
+def _parsed(data: bytes, name: str) -> Dockerfile:
+    """The Dockerfile. Raises InvalidArgument that shows the place of an error."""
+    try:
+        return parse(data, name)
+    except DockerfileError as error:
+        raise InvalidArgument(error.report) from error
 
 
 def _tag(name: str) -> Reference:

@@ -41,6 +41,7 @@ class BuildRequest(msgspec.Struct, frozen=True, kw_only=True):
     build_id: str = ""
     session: str = ""  # what SessionReply named
     no_cache_filter: tuple[str, ...] = ()  # stages
+    check: bool = False  # only check the Dockerfile
 
     def host_config(self) -> HostConfig:
         """What the containers of RUN steps get of the host."""

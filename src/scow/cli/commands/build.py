@@ -11,7 +11,7 @@ from scow.cli.commands.prune import confirm
 from scow.cli.container_flags import parse_bytes
 from scow.cli.contexts import Packed, pack_folder, read_stream
 from scow.cli.credentials import all_credentials, encode_header
-from scow.cli.errors import CliError
+from scow.cli.errors import CliError, Exit
 from scow.cli.flags import Flag, Options
 from scow.cli.http import HttpError, quote
 from scow.cli.jsontext import dumps
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
+    from scow.cli.http import Response
     from scow.cli.session import Session
 
 GIT = re.compile(r"(?:git://|git@|ssh://git@|github\.com/)|https?://[^?#]*\.git(?:[?#].*)?$")
@@ -57,7 +58,12 @@ def build(session: Session, options: Options) -> None:
     if found := all_credentials(session.config, session.environment):
         headers["X-Registry-Config"] = encode_header(found)
     sys.stdout.flush()
-    response = session.engine.open("POST", f"/build?{'&'.join(query)}", headers=headers, data=packed.pieces)
+    checking = options.flag("check")
+    path = "/scow/build/check" if checking else "/build"
+    response = session.engine.open("POST", f"{path}?{'&'.join(query)}", headers=headers, data=packed.pieces)
+    if checking:
+        _show_findings(session, response)
+        return
     id = _show(session, response.messages(), quiet, options.text("progress") == "rawjson")
     session.engine.done(response)
     if options.text("iidfile"):
@@ -203,6 +209,18 @@ def _show(session: Session, messages: Iterator[dict[str, Any]], quiet: bool, raw
     return id
 
 
+def _show_findings(session: Session, response: Response) -> None:
+    """Show what checks found; raises Exit with 1 if that is anything."""
+    view = ProgressView(sys.stdout, False)
+    try:
+        view.show_all(response.messages())
+    except HttpError as error:
+        raise CliError(str(error)) from None
+    session.engine.done(response)
+    if any(found.get("Findings") for found in view.auxiliary):
+        raise Exit(1)
+
+
 # --- where the image goes
 
 
@@ -303,6 +321,7 @@ COMMANDS = {
             Flag("build-arg", "", "list", "Set build-time variables"),
             Flag("cache-from", "", "strings", "Images to consider as cache sources"),
             Flag("cgroup-parent", "", "string", 'Set the parent cgroup for the "RUN" instructions during build'),
+            Flag("check", "", "bool", "Check the Dockerfile, and build nothing"),
             Flag("cpu-period", "", "int", "Limit the CPU CFS (Completely Fair Scheduler) period"),
             Flag("cpu-quota", "", "int", "Limit the CPU CFS (Completely Fair Scheduler) quota"),
             Flag("cpu-shares", "c", "int", "CPU shares (relative weight)"),
