@@ -262,10 +262,10 @@ class Layers:
         async with self._working(str(source), job) as (directory, answer):
             return await _finish_anyway(self._install(directory, answer, None))
 
-    async def take(self, file: Path, digest: Digest, diff_id: DiffID | None, blob: Descriptor | None) -> Layer:
-        """Make a layer of a file in `ingest` that is known to have the sha256 digest, without copying a tar. It stays.
+    async def take(self, file: Path, digest: Digest | None, diff_id: DiffID | None, blob: Descriptor | None) -> Layer:
+        """Make a layer of a file on the store's file system, without copying a tar. The file stays.
 
-        Otherwise as `writer`.
+        `digest` is what its bytes are known to have, None if that is unsure. Otherwise as `writer`.
         """
         job: Message = {
             "do": "take",
@@ -279,7 +279,8 @@ class Layers:
             "form": await self._form(),
             "limit": self._inflation_limit,
         }
-        async with self._working(digest, job) as (directory, answer):
+        subject = str(digest or diff_id or file)
+        async with self._working(subject, job) as (directory, answer):
             return await _finish_anyway(self._install(directory, answer, blob))
 
     async def compress(self, diff_id: DiffID, compression: Compression | None = None) -> Descriptor:

@@ -36,7 +36,7 @@ class _Kept(OutputFile):
 
 
 def take(job: Job) -> Job:
-    """Make a layer of `file`, on the same file system, whose sha256 digest is `digest`; else a job as Ingest's.
+    """Make a layer of `file`, on the same file system, whose digest is `digest`, or is found out; else as Ingest.
 
     The file itself stays; a tar that isn't compressed is linked, not copied.
     """
@@ -56,15 +56,16 @@ def take(job: Job) -> Job:
 def _take_tar(job: Job, fd: int) -> Job:
     size = os.fstat(fd).st_size
     wanted = job["diff_id"]
-    digest = Digest(job["digest"])
-    if wanted and algorithm(wanted) != algorithm(digest):
+    digest = Digest(job["digest"] or "")
+    if not digest or (wanted and algorithm(wanted) != algorithm(digest)):
+        kind = algorithm(wanted or "sha256:")
         with open(job["file"], "rb") as file:
-            digest = Digest(f"{algorithm(wanted)}:{hashlib.file_digest(file, algorithm(wanted)).hexdigest()}")
+            digest = Digest(f"{kind}:{hashlib.file_digest(file, kind).hexdigest()}")
     if wanted and digest != wanted:
         raise Mismatch("diff ID", wanted, digest)
     blob = job["blob"]
     if blob and (size != job["blob_size"] or blob not in (digest, job["digest"])):
-        raise Mismatch("digest", blob, job["digest"])
+        raise Mismatch("digest", blob, digest)
     layer = f"{job['directory']}/{LAYER}"
     os.mkdir(layer, 0o755)
     kept = _Kept(fd, size, digest)

@@ -98,6 +98,9 @@ class LayerDownload:
         if known is not None:
             emit(progress_step(self._id, "Already exists"))
             return known
+        if (layer := await self._from_content()) is not None:
+            emit(progress_step(self._id, "Pull complete"))
+            return layer
         try:
             return await self._download(emit)
         except (BadAnswer, LayerVerificationFailed) as error:
@@ -106,6 +109,18 @@ class LayerDownload:
             # Pieces of two answers that don't fit together: once more, in one piece.
             log.info("layer %s was resumed and is wrong, beginning anew: %s", self._descriptor.digest, error)
         return await self._download(emit)
+
+    async def _from_content(self) -> Layer | None:
+        """Make the layer of a blob that is here already: of an index that was pulled whole, for instance."""
+        descriptor, content = self._descriptor, self._store.content
+        if not content.has(descriptor.digest):
+            return None
+        try:
+            path = content.path(descriptor.digest)
+            return await self._store.layers.take(path, None, self._diff_id, descriptor)
+        except (DigestMismatch, LayerCorrupt) as error:
+            log.info("the blob %s that is here gives no layer, downloading it: %s", descriptor.digest, error)
+            return None
 
     async def _download(self, emit: Emit) -> Layer:
         descriptor = self._descriptor

@@ -232,3 +232,15 @@ def test_searches_ask_the_api_or_look_through_the_catalogue(
         ((f"{hub}/other",), "404"),
     ):
         assert refusal in run("search", *words, check=False).stderr
+
+
+def test_what_came_with_an_index_isnt_fetched_again(engine: Daemon, registry: Registry, several: Several) -> None:
+    ref, digest = several.ref, several.manifests[THERE].digest
+    layers = [layer["digest"] for layer in json.loads(several.manifests[THERE].data)["layers"]]
+    for layer in layers:  # from now on only the engine has them
+        path = registry.folder / "storage" / "blobs" / "sha256" / layer.partition(":")[2][:2] / layer.partition(":")[2]
+        path.unlink()
+    engine.docker("pull", "-q", "--platform", THERE, ref)
+    assert inspect(engine, ref)["Architecture"] == THERE.partition("/")[2]
+    assert engine.json("GET", f"/images/{ref}/json")["Descriptor"]["digest"] == several.digest
+    assert digest in json.dumps(manifests(engine, ref))
