@@ -6,7 +6,7 @@ import msgspec
 
 from scow.engine import listing
 from scow.engine.attachment import Attachment, parse_detach_keys
-from scow.engine.container import Container, ContainerTable
+from scow.engine.container import Container, ContainerTable, NameInUse
 from scow.engine.creation import Creation, attributes_of
 from scow.engine.events import Events
 from scow.engine.inspecting import Inspector
@@ -99,12 +99,17 @@ class Containers:
         container = self._table.get(ref)
         if not name or name == "/":
             raise InvalidArgument("Neither old nor new names may be empty")
-        name = check_name(name)
         async with container.lock:
             old = container.name
-            if name == old:
+            if name.removeprefix("/") == old:
                 raise InvalidArgument("Renaming a container with the same name as its current name")
-            self._table.reserve(name)
+            try:
+                name = check_name(f"/{name.removeprefix('/')}")
+                self._table.reserve(name)
+            except InvalidArgument as error:
+                raise InvalidArgument(f"Error when allocating new name: {error}") from error
+            except NameInUse as error:
+                raise Conflict(f"Error when allocating new name: {error}") from error
             try:
                 await self._table.save(container, msgspec.structs.replace(container.record, name=name))
             finally:

@@ -162,6 +162,14 @@ class Creation:
         for joined in (host.ipc_mode, host.pid_mode):
             if joined.startswith("container:"):
                 self._named(joined.partition(":")[2])
+        if host.oom_kill_disable is None and not unified:
+            changes["oom_kill_disable"] = False
+        elif host.oom_kill_disable is not None and unified:
+            changes["oom_kill_disable"] = None
+            if host.oom_kill_disable:
+                warnings.append("Your kernel does not support OomKillDisable. OomKillDisable discarded.")
+        if privileged or host.ipc_mode == "host" or host.pid_mode == "host":
+            changes["security_opt"] = list(dict.fromkeys([*(host.security_opt or []), "label=disable"]))
         if host.memory > 0 and host.memory_swap == 0:
             changes["memory_swap"] = host.memory * 2
         if host.pids_limit is not None and host.pids_limit <= 0:

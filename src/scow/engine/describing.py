@@ -162,6 +162,8 @@ def endpoint_settings(asked: EndpointSettings, endpoint: Endpoint | None, networ
 
 def port_map(record: ContainerRecord, endpoints: Sequence[Endpoint]) -> PortMap:
     """NetworkSettings.Ports: exposed ports with None, published ones with where they are reachable."""
+    if not any(endpoint.ip or endpoint.ipv6 for endpoint in endpoints):
+        return {}  # nobody can reach it
     found: PortMap = {port: None for port in record.config.exposed_ports or {}}
     for endpoint in endpoints:
         for port in endpoint.ports:

@@ -16,6 +16,7 @@ from scow.wire.host_config import HostConfig
 from scow.wire.network import NetworkingConfig
 
 MINIMUM_MEMORY: Final = 6 << 20  # bytes
+MOST_CPUS: Final = 8192
 MEMORY_NODES: Final = "/sys/devices/system/node"
 RESTART_POLICIES: Final = ("", "no", "always", "unless-stopped", "on-failure")
 HEALTH_MINIMUM: Final = 1_000_000  # nanoseconds
@@ -127,6 +128,8 @@ def _check_set(what: str, text: str, count: int) -> None:
             raise InvalidArgument(
                 f"Invalid value {text} for cpuset {'cpus' if what == 'CPU' else 'mems'}: invalid format: {part}"
             )
+        if what == "CPU" and int(high or low) >= MOST_CPUS:
+            raise InvalidArgument(f"Invalid value {text} for cpuset cpus: value of out range, maximum is {MOST_CPUS}")
         if int(high or low) >= count:
             raise InvalidArgument(
                 f"Requested {what}s are not available - requested {text}, available: 0-{count - 1}"
