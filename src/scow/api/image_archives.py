@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import BinaryIO, Final
 
 import msgspec
 from aiohttp import web
@@ -10,8 +11,12 @@ from aiohttp import web
 from scow.api.call import Call
 from scow.api.interfaces import SavedArchive
 from scow.api.progress import serve_progress
+from scow.api.tls import TlsTransport
 from scow.errors import InvalidArgument
 from scow.oci.platform import Platform, normalize
+
+PIECE: Final = 1 << 20
+"""Bytes of a file that are encrypted at once: what the kernel can't do by itself."""
 
 
 async def save(call: Call) -> web.StreamResponse:
@@ -60,28 +65,34 @@ async def _send(call: Call, archive: SavedArchive) -> web.StreamResponse:
         response.content_length = archive.size
         call.begun = response
         await response.prepare(call.request)
-        loop = asyncio.get_running_loop()
         for part in archive.parts:
             if isinstance(part, bytes):
                 if part:
                     await response.write(part)
                 continue
             path, size = part
-            if not size:
-                continue
-            transport = call.request.transport
-            if transport is None:
-                raise ConnectionResetError("the client is gone")
-            file = await asyncio.to_thread(Path.open, path, "rb")
-            try:
-                await loop.sendfile(transport, file, 0, size)
-            finally:
-                await asyncio.to_thread(file.close)
+            if size:
+                file = await asyncio.to_thread(Path.open, path, "rb")
+                try:
+                    await _send_file(call, response, file, size)
+                finally:
+                    await asyncio.to_thread(file.close)
         await archive.aclose()
         await response.write_eof()
         return response
     finally:
         await archive.aclose()
+
+
+async def _send_file(call: Call, response: web.StreamResponse, file: BinaryIO, size: int) -> None:
+    transport = call.request.transport
+    if transport is None:
+        raise ConnectionResetError("the client is gone")
+    if not isinstance(transport, TlsTransport):
+        await asyncio.get_running_loop().sendfile(transport, file, 0, size)
+        return
+    while data := await asyncio.to_thread(file.read, PIECE):
+        await response.write(data)
 
 
 async def _body(call: Call) -> AsyncIterator[bytes]:
