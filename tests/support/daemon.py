@@ -134,7 +134,7 @@ class Daemon:
 
     def request(self, method: str, path: str, body: Any = None) -> tuple[int, bytes]:
         """One raw API call: status and body."""
-        connection = _UnixConnection(self.socket)
+        connection = UnixConnection(self.socket)
         try:
             headers = {"Content-Type": "application/json"} if body is not None else {}
             connection.request(method, path, json.dumps(body) if body is not None else None, headers)
@@ -180,7 +180,7 @@ def _run(
     return result
 
 
-class _UnixConnection(http.client.HTTPConnection):
+class UnixConnection(http.client.HTTPConnection):
     def __init__(self, path: Path) -> None:
         super().__init__("localhost", timeout=60)
         self._path = path
@@ -193,6 +193,9 @@ class _UnixConnection(http.client.HTTPConnection):
         except BaseException:
             self.sock.close()
             raise
+
+
+_UnixConnection = UnixConnection
 
 
 def _wait_for(condition: Any, process: "subprocess.Popen[bytes]", log: Path) -> None:

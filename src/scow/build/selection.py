@@ -4,6 +4,7 @@ A source that is a directory means what is in it; a pattern means each thing tha
 Go's filepath.Match, within one name each.
 """
 
+import contextlib
 import fnmatch
 import hashlib
 import posixpath
@@ -12,7 +13,7 @@ import stat
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple
 
-from scow.build.trees import Tree, find, join, walk
+from scow.build.trees import ContextRefused, Tree, find, join, walk
 from scow.errors import InvalidArgument
 from scow.store.tree import Node, shown
 
@@ -122,9 +123,10 @@ def _matches(tree: Tree, parts: Sequence[bytes]) -> Iterator[tuple[bytes, Node]]
                 if last or not each.is_symlink:
                     following.append((path, join(real, name), each))
                 else:
-                    resolved = find(tree, join(real, name))
-                    if resolved is not None:
-                        following.append((path, *resolved))
+                    with contextlib.suppress(ContextRefused):  # one that leads nowhere matches nothing
+                        resolved = find(tree, join(real, name))
+                        if resolved is not None:
+                            following.append((path, *resolved))
         level = following
     for written, _, node in level:
         yield written, node

@@ -58,7 +58,6 @@ def find(tree: Tree, path: bytes, *, follow: bool = True) -> tuple[bytes, Node] 
     while todo:
         name = todo.pop()
         if name == b"..":
-            del trail[1:][-1:]
             if len(trail) > 1:
                 trail.pop()
             continue

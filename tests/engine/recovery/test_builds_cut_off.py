@@ -1,0 +1,85 @@
+"""Builds that are cut off: by their client, or by the end of the engine."""
+
+import http.client
+import socket
+import time
+
+import pytest
+
+from support.builds import build, context, image_of
+from support.daemon import Daemon
+
+DOCKERFILE = "FROM busybox\nRUN echo begun; sleep 1000\n"
+
+
+def begin(engine: Daemon) -> socket.socket:
+    """Send a build whose command doesn't end, and wait until it runs."""
+    body = context({"Dockerfile": DOCKERFILE})
+    client = socket.socket(socket.AF_UNIX)
+    client.settimeout(30)
+    client.connect(str(engine.socket))
+    head = (
+        "POST /v1.41/build?buildid=b1 HTTP/1.1",
+        "Host: x",
+        "Content-Type: application/x-tar",
+        f"Content-Length: {len(body)}",
+    )
+    client.sendall("\r\n".join([*head, "", ""]).encode() + body)
+    said = b""
+    while b"begun\\n" not in said:
+        data = client.recv(1 << 16)
+        assert data, said
+        said += data
+    return client
+
+
+def left(engine: Daemon) -> list[str]:
+    """What a build has on disk."""
+    data, run = engine.folder / "data", engine.folder / "exec"
+    places = (data / "snapshots", data / "build/work", run / "containers", run / "rootfs", run / "build")
+    return [str(entry) for place in places if place.exists() for entry in place.iterdir()]
+
+
+def wait_until_nothing_is_left(engine: Daemon) -> None:
+    """The engine answers nobody when a build that was cut off is cleared; only its traces tell."""
+    end = time.monotonic() + 30
+    while left(engine):
+        assert time.monotonic() < end, left(engine)
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("how", ["hang up", "cancel"])
+def test_a_build_that_is_given_up_ends_at_once(own_engine: Daemon, how: str) -> None:
+    client = begin(own_engine)
+    assert left(own_engine)
+    if how == "hang up":
+        client.close()
+    else:
+        assert own_engine.request("POST", "/build/cancel?id=b1")[0] == 204
+        while client.recv(1 << 16):
+            pass
+        client.close()
+    wait_until_nothing_is_left(own_engine)
+    assert own_engine.json("GET", "/containers/json?all=1") == []
+    assert len(own_engine.json("GET", "/images/json?all=1")) == 1
+
+
+def test_after_a_killed_engine_nothing_of_its_builds_is_left(own_engine: Daemon) -> None:
+    client = begin(own_engine)
+    own_engine.kill()
+    client.close()
+    assert left(own_engine)
+    own_engine.start()
+    assert left(own_engine) == []
+    assert own_engine.json("GET", "/containers/json?all=1") == []
+
+
+@pytest.mark.parametrize("point", ["build.prepared", "build.ran", "start.created"])
+def test_killed_between_the_steps_of_a_run(own_engine: Daemon, point: str) -> None:
+    own_engine.at(point, "kill")
+    with pytest.raises((OSError, http.client.HTTPException)):
+        build(own_engine, "FROM busybox\nRUN echo 1 > /one\n")
+    own_engine.wait_killed()
+    own_engine.start()
+    assert left(own_engine) == []
+    image_of(build(own_engine, "FROM busybox\nRUN echo 1 > /one\n"))
