@@ -81,6 +81,7 @@ class Container:
         self.backoff_s = 0.0
         self.health: Health | None = None  # what the probes said; None without a health check
         self.removing = False
+        self.dying = False  # SIGKILL was sent, the end has not been seen yet
 
     @property
     def id(self) -> str:
@@ -105,6 +106,7 @@ class Container:
     def ended(self, outcome: Outcome, *, restarting: bool) -> None:
         """Tell waiters that a run ended; if it is not to be restarted, those too who wait for it not to run."""
         loop = asyncio.get_running_loop()
+        self.dying = False
         if not self.next_exit.done():
             self.next_exit.set_result(outcome)
         self.next_exit = loop.create_future()

@@ -275,6 +275,7 @@ class Lifecycle:
 
     async def _signal(self, container: Container, number: int) -> None:
         await self._resources.kill(container, number)
+        container.dying = container.dying or number == signal.SIGKILL
         self._emit(container, "kill", signal=str(number))
         if container.state.status == "paused" and number == signal.SIGKILL:
             # A frozen process acts on no signal until it is thawed.
@@ -295,7 +296,7 @@ class Lifecycle:
                 raise Conflict(f"container {container.id} is already paused")
             if container.state.status == "restarting":
                 raise Conflict(f"container {container.id} is restarting, wait until the container is running")
-            if container.state.status != "running":
+            if container.state.status != "running" or container.dying:  # one that is frozen now could never die
                 raise NotRunning(container)
             await self._resources.pause(container)
             await self._table.set_state(container, status="paused")
