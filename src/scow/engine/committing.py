@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
+from scow import points
 from scow.build.config_changes import apply_changes
 from scow.engine.changes import MOUNT_POINTS
 from scow.engine.container import Container, ContainerTable
@@ -84,17 +85,40 @@ class Commits:
     @contextlib.asynccontextmanager
     async def _paused(self, container: Container, wanted: bool) -> AsyncIterator[None]:
         """Freeze a running container while the block lasts. One that can't be frozen is taken as it is."""
-        paused = False
-        if wanted and container.state.status == "running":
-            with contextlib.suppress(Conflict):  # it ended, or somebody else paused it
-                await self._lifecycle.pause(container)
-                paused = True
+        if not wanted or not await self._hold(container):
+            yield
+            return
         try:
+            await points.at("commit.paused")
             yield
         finally:
-            if paused:
-                with contextlib.suppress(Conflict):
-                    await self._lifecycle.unpause(container)
+            await self._let_go(container)
+
+    async def _hold(self, container: Container) -> bool:
+        """Freeze a running container; False if it can't be. That it is a commit that does so is noted first."""
+        async with container.lock:
+            if container.state.status != "running" or container.state.held_by_commit:
+                return False
+            await self._table.set_state(container, held_by_commit=True)
+        try:
+            await self._lifecycle.pause(container)
+        except Conflict:  # it ended, or somebody else paused it
+            await self._note_end(container)
+            return False
+        except BaseException:
+            await self._let_go(container)
+            raise
+        return True
+
+    async def _let_go(self, container: Container) -> None:
+        with contextlib.suppress(Conflict):
+            await self._lifecycle.unpause(container)
+        await self._note_end(container)
+
+    async def _note_end(self, container: Container) -> None:
+        async with container.lock:
+            if not container.gone.done():
+                await self._table.set_state(container, held_by_commit=False)
 
 
 def exec_config(config: ContainerConfig) -> ExecConfig:

@@ -6,6 +6,7 @@ finished or undone.
 """
 
 import asyncio
+import contextlib
 import logging
 import shutil
 from pathlib import Path
@@ -98,6 +99,11 @@ class Recovery:
             )
         elif container.state.pid != pid:
             await self._table.set_state(container, pid=pid)
+        if container.state.held_by_commit:
+            # The engine was killed during a commit, which would have let the container go on.
+            with contextlib.suppress(ScowError):  # it may not be frozen, if the kill came first
+                await self._resources.resume(container)
+            await self._table.set_state(container, status="running", held_by_commit=False)
 
     async def _undo_start(self, container: Container) -> None:
         await self._resources.release(container)
