@@ -170,7 +170,8 @@ def test_names_are_unique_and_can_be_taken_over(engine: Daemon) -> None:
     assert engine.request("POST", "/containers/two/rename?name=one")[0] == 204
     assert engine.json("GET", "/containers/one/json")["Id"] == second
     status, text = answer(engine, "POST", "/containers/one/rename?name=bad%20name")
-    assert (status, text) == (400, "Invalid container name (bad name), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed")
+    wrong = "Invalid container name (/bad name), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed"
+    assert (status, text) == (400, f"Error when allocating new name: {wrong}")
 
 
 def test_an_ambiguous_prefix_is_told(engine: Daemon) -> None:

@@ -32,7 +32,9 @@ MULTIPLEXED_STREAM: Final = "application/vnd.docker.multiplexed-stream"
 _OUTPUT_HIGH: Final = 1 << 20  # bytes waiting for the client before a pump has to wait too
 _INPUT_HIGH: Final = 1 << 20  # bytes waiting for the container before the client has to wait
 _SEND_BUFFER: Final = 1 << 20
-_HEAD_DELAYS_S: Final = (0.0, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.004)
+_HEAD_DELAYS_S: Final = (0.0, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.004, *[0.01] * 200)
+"""How long a client gets to read the head; on a busy machine it may need much of it."""
+
 _LINGER_S: Final = 1.0  # how long a finished stream waits for the client to close
 
 
