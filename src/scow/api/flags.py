@@ -44,6 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     text("--storage-driver", "-s", metavar="NAME", help="erofs or overlay2 (default: erofs where the kernel can)")
     text("--bip", metavar="CIDR", help="address of the default bridge, with its prefix length")
     text("--bridge", "-b", metavar="NAME", help="bridge to attach containers to")
+    text("--ip", metavar="ADDRESS", help="address to publish ports at by default (default all)")
     text("--fixed-cidr", metavar="CIDR", help="subnet that containers get addresses from")
     text("--tlscacert", metavar="FILE", help="trust client certificates signed by this CA")
     text("--tlscert", metavar="FILE", help="TLS certificate of the engine")

@@ -60,6 +60,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     storage_driver: str = ""
     bip: str = ""
     bridge: str = ""
+    ip: str = ""  # the machine's address at which ports are published unless something else is said
     fixed_cidr: str = ""
     default_address_pools: tuple[dict[str, Any], ...] = ()
     mtu: int = 0

@@ -15,14 +15,15 @@ from scow.engine.events import Events
 from scow.engine.moments import parse_moment
 from scow.engine.network_files import upstreams, write_network_files
 from scow.engine.tasks import Tasks
-from scow.errors import Conflict, Forbidden, InvalidArgument, NotSupported
+from scow.errors import Conflict, Forbidden, InvalidArgument
 from scow.network import model
-from scow.network.addresses import candidates
+from scow.network.addresses import candidates, parse_address
 from scow.network.definitions import Settings
 from scow.network.networks import Networks as Driver
 from scow.network.refusals import AlreadyConnected, NetworkInUse, NotConnected
 from scow.wire.network import (
     IPAM,
+    ConfigReference,
     ConnectRequest,
     DisconnectRequest,
     EndpointSettings,
@@ -53,7 +54,12 @@ def network_settings(config: EngineConfig) -> Settings:
         except (InvalidArgument, ValueError) as error:
             raise InvalidConfig(f"invalid default address pool {pool}: {error}") from error
         pools.append((base, size))
-    settings = Settings(bridge_name=config.bridge, bip=config.bip, mtu=config.mtu or 1500)
+    if config.ip:
+        try:
+            parse_address(config.ip)
+        except InvalidArgument as error:
+            raise InvalidConfig(f"invalid address for published ports: {config.ip}") from error
+    settings = Settings(bridge_name=config.bridge, bip=config.bip, mtu=config.mtu or 1500, default_binding=config.ip)
     return msgspec.structs.replace(settings, default_pools=tuple(pools)) if pools else settings
 
 
@@ -252,9 +258,7 @@ def _check_mode(container: Container, network: model.Network, joined: Sequence[m
 
 
 def _request(request: NetworkCreateRequest) -> model.NetworkRequest:
-    """What the API asks, as the driver takes it. Raises NotSupported, Forbidden."""
-    if request.config_only or (request.config_from and request.config_from.network):
-        raise NotSupported("configuration-only networks are not supported")
+    """What the API asks, as the driver takes it. Raises Forbidden."""
     if request.ingress or request.scope not in ("", "local"):
         raise Forbidden(
             'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to connect this node to '
@@ -281,6 +285,8 @@ def _request(request: NetworkCreateRequest) -> model.NetworkRequest:
         labels=request.labels or {},
         ipam_driver=ipam.driver or "default",
         ipam_options=ipam.options or {},
+        config_only=request.config_only,
+        config_from=request.config_from.network if request.config_from else "",
     )
 
 
@@ -309,7 +315,7 @@ def _wire(network: model.Network, containers: dict[str, NetworkContainer]) -> Ne
             gateway=pool.gateway,
             auxiliary_addresses=pool.auxiliary or None,
         )
-        for pool in network.pools
+        for pool in network.config_pools or network.pools
     ]
     return Network(
         name=network.name,
@@ -322,6 +328,8 @@ def _wire(network: model.Network, containers: dict[str, NetworkContainer]) -> Ne
         ipam=IPAM(driver=network.ipam_driver, options=network.ipam_options or None, config=pools or None),
         internal=network.internal,
         attachable=network.attachable,
+        config_only=network.config_only,
+        config_from=ConfigReference(network=network.config_from),
         containers=containers,
         options=network.options,
         labels=network.labels,

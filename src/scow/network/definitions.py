@@ -138,6 +138,56 @@ def user_defined(request: NetworkRequest, pools: tuple[Pool, ...]) -> Network:
         labels=request.labels,
         ipam_driver=request.ipam_driver,
         ipam_options=request.ipam_options,
+        config_from=request.config_from,
+    )
+
+
+def configuration(request: NetworkRequest) -> Network:
+    """Define a network that is only a configuration for others. Raises InvalidArgument."""
+    if request.internal or request.attachable:
+        raise InvalidArgument(
+            "configuration network can only contain network specific fields. Network operator fields like "
+            "[ ingress | internal | attachable | scope ] are not supported."
+        )
+    if request.config_from:
+        raise InvalidArgument("a configuration network cannot depend on another configuration network")
+    problems = [problem for pool in request.pools for problem in _problems(pool, ipv6=request.enable_ipv6)]
+    if problems:
+        raise BadPools(problems)
+    return Network(
+        id=secrets.token_hex(32),
+        name=request.name,
+        driver="null",
+        created=datetime.now(UTC),
+        enable_ipv4=request.enable_ipv4,
+        enable_ipv6=request.enable_ipv6,
+        options=request.options,
+        labels=request.labels,
+        ipam_driver=request.ipam_driver,
+        ipam_options=request.ipam_options,
+        config_only=True,
+        config_pools=request.pools,
+    )
+
+
+def configured(request: NetworkRequest, source: Network) -> NetworkRequest:
+    """A request completed by a configuration. Raises InvalidArgument if it says more itself, Forbidden."""
+    if not source.config_only:
+        raise Forbidden(f"configuration network {source.name} is not a configuration network")
+    if request.pools or request.options or request.enable_ipv6:
+        raise InvalidArgument(
+            "user specified configurations are not supported if the network depends on a configuration network"
+        )
+    return msgspec.structs.replace(
+        request,
+        pools=source.config_pools,
+        enable_ipv4=source.enable_ipv4,
+        enable_ipv6=source.enable_ipv6,
+        options=source.options,
+        labels={**source.labels, **request.labels},
+        ipam_driver=source.ipam_driver,
+        ipam_options=source.ipam_options,
+        config_from=source.name,
     )
 
 

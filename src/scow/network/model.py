@@ -74,6 +74,9 @@ class Network(msgspec.Struct, frozen=True, kw_only=True):
     ipam_options: dict[str, str] = {}
     resolver_port: int = 0
     made_link: str = ""  # a parent that was made for the network (macvlan, ipvlan)
+    config_only: bool = False  # nothing but a configuration, in `config_pools` and the options, that others take
+    config_pools: tuple[Pool, ...] = ()
+    config_from: str = ""  # the name of the one that this network took
 
     @property
     def branches(self) -> bool:
@@ -136,6 +139,8 @@ class NetworkRequest(msgspec.Struct, frozen=True, kw_only=True):
     labels: dict[str, str] = {}
     ipam_driver: str = "default"
     ipam_options: dict[str, str] = {}
+    config_only: bool = False
+    config_from: str = ""
 
 
 class Port(msgspec.Struct, frozen=True):

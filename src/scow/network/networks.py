@@ -185,7 +185,13 @@ class Networks:
             return await self._create(request)
 
     async def _create(self, request: NetworkRequest) -> Network:
+        if request.config_from:
+            request = definitions.configured(request, self.get(request.config_from))
         definitions.check(request, self._networks.values())
+        if request.config_only:
+            network = definitions.configuration(request)
+            await self._record(network)
+            return network
         taken = await self._taken_subnets()
         pools = definitions.choose_pools(request, lambda version: self._free_subnet(taken, version))
         definitions.check(request, self._networks.values(), pools)
@@ -224,6 +230,8 @@ class Networks:
                 raise Forbidden(f"{network.name} is a pre-defined network and cannot be removed")
             if users := self.endpoints(network.id):
                 raise NetworkInUse(network, users)
+            if any(other.config_from == network.name for other in self._networks.values()):
+                raise Forbidden(f'configuration network "{network.name}" is in use')
             self._forget_network(network.id)
             await self._servers.close(network.id)
             await self._state.retire_network(network)
@@ -311,6 +319,8 @@ class Networks:
         taken: docker's words), OSError.
         """
         network = self.get(ref)
+        if network.config_only:
+            raise Forbidden(f"cannot join config-only network: {network.name}")
         wanted = request or EndpointRequest()
         if network.id in self._containers.get(sandbox.container_id, {}):
             raise AlreadyConnected(wanted.container_name or sandbox.container_id, network)
