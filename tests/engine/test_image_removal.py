@@ -35,7 +35,9 @@ def test_a_stopped_containers_image_goes_by_force_and_the_container_stays(engine
     refused = engine.docker("rmi", id, check=False)
     assert f"conflict: unable to delete {id} (must be forced)" in refused.stderr
     assert f"Deleted: sha256:{id}" in engine.docker("rmi", "-f", id).stdout
-    assert engine.docker("start", "-a", box).stdout == "alive\n"
+    engine.docker("start", box)
+    assert engine.docker("wait", box).stdout == "0\n"
+    assert engine.docker("logs", box).stdout == "alive\n"
     assert engine.docker("ps", "-a", "--format", "{{.Image}}").stdout.strip() == id
 
 
