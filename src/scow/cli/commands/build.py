@@ -6,6 +6,7 @@ import os
 import re
 import sys
 
+from scow.cli.build_view import BuildView
 from scow.cli.command import Command
 from scow.cli.commands.prune import confirm
 from scow.cli.container_flags import parse_bytes
@@ -31,12 +32,15 @@ if TYPE_CHECKING:
 
 GIT = re.compile(r"(?:git://|git@|ssh://git@|github\.com/)|https?://[^?#]*\.git(?:[?#].*)?$")
 OUTPUT_TYPES = ("image", "docker", "oci", "local", "tar", "registry")
+PROGRESS = ("auto", "plain", "quiet", "rawjson", "tty")
 PIECE = 1 << 20
 
 
 def build(session: Session, options: Options) -> None:
     """Build an image, and put it where it is wanted."""
     outputs = [_parse_output(text) for text in options.texts("output")]
+    if options.text("progress") not in PROGRESS:
+        raise CliError(f"invalid progress mode {options.text('progress')!r}: one of {', '.join(PROGRESS)}")
     quiet = options.flag("quiet") or options.text("progress") == "quiet"
     place = options.args[0]
     query = _query(session, options, quiet)
@@ -64,7 +68,7 @@ def build(session: Session, options: Options) -> None:
     if checking:
         _show_findings(session, response)
         return
-    id = _show(session, response.messages(), quiet, options.text("progress") == "rawjson")
+    id = _show(session, response.messages(), quiet, options.text("progress"))
     session.engine.done(response)
     if options.text("iidfile"):
         _write(options.text("iidfile"), id.encode())
@@ -186,10 +190,14 @@ def _write(path: str, data: bytes) -> None:
         raise CliError(f"open {path}: {(error.strerror or str(error)).lower()}") from None
 
 
-def _show(session: Session, messages: Iterator[dict[str, Any]], quiet: bool, raw: bool) -> str:
+def _show(session: Session, messages: Iterator[dict[str, Any]], quiet: bool, progress: str) -> str:
     """Show the progress; the image's ID. Raises CliError with the exit code of a command that failed."""
     id = ""
+    raw = progress == "rawjson"
     view = ProgressView(sys.stdout, sys.stdout.isatty())
+    drawn = None
+    if not quiet and (progress == "tty" or (progress == "auto" and sys.stdout.isatty())):
+        drawn = BuildView(sys.stdout, _columns())
     try:
         for message in messages:
             found = message.get("aux")
@@ -199,14 +207,29 @@ def _show(session: Session, messages: Iterator[dict[str, Any]], quiet: bool, raw
                 session.print(dumps(message))
                 if message.get("errorDetail"):
                     view.show(message)
+            elif drawn and not message.get("error"):
+                drawn.show(message)
             elif quiet and message.get("stream"):
                 id = str(message["stream"]).strip()
             elif not quiet or message.get("error"):
                 view.show(message)
-    except HttpError as error:
-        raise CliError(str(error)) from None
+    except BaseException as error:
+        if drawn:
+            drawn.close(failed=True)
+        if isinstance(error, HttpError):
+            raise CliError(str(error)) from None
+        raise
+    if drawn:
+        drawn.close()
     sys.stdout.flush()
     return id
+
+
+def _columns() -> int:
+    try:
+        return os.get_terminal_size(sys.stdout.fileno()).columns
+    except OSError:
+        return 80
 
 
 def _show_findings(session: Session, response: Response) -> None:
