@@ -147,7 +147,7 @@ def test_outer_mounts_come_before_inner_ones() -> None:
         ({}, {"nano_cpus": 10**9, "cpu_quota": 5000}, "Nano CPUs and CPU Quota"),
         ({}, {"nano_cpus": 10**13}, "range of CPUs is from 0.01"),
         ({}, {"cpu_period": 10}, "CPU cfs period"),
-        ({}, {"cpuset_cpus": "9999"}, "CPUs are not available"),
+        ({}, {"cpuset_cpus": "999"}, "CPUs are not available"),
         ({}, {"oom_score_adj": 5000}, "range for oom score adj"),
         ({}, {"ulimits": [Ulimit(name="nofile", soft=5, hard=1)]}, "soft limit must be less than or equal"),
         ({}, {"restart_policy": RestartPolicy(name="sometimes")}, "unknown policy 'sometimes'"),
