@@ -3,13 +3,15 @@
 import base64
 import concurrent.futures
 import json
+import socket
+import time
 from collections.abc import Iterator
 from urllib.parse import quote
 
 import pytest
 
 from support.builds import Files, build, context, error_of, image_of, post, text
-from support.daemon import Daemon
+from support.daemon import Daemon, UnixConnection
 
 
 @pytest.fixture(autouse=True)
@@ -243,3 +245,28 @@ def test_limits_and_networks_of_the_commands(engine: Daemon) -> None:
     assert "10.9.8.7\tthere" in said
     assert "\n77\n" in said
     assert " 1024 " in said.rpartition("shm")[0]
+
+
+def test_who_waits_for_a_step_of_a_build_that_is_given_up_still_gets_it(engine: Daemon) -> None:
+    dockerfile = (
+        "FROM busybox\nRUN --mount=target=/ctx cat /proc/sys/kernel/random/uuid > /id; cat /ctx/x /ctx/go\nCOPY x /y"
+    )
+    files: Files = {"x": b"from the context\n", "go": b""}
+    body = context({"Dockerfile": dockerfile.replace("cat /ctx/x", "sleep 2; cat /ctx/x"), **files})
+    connection = UnixConnection(engine.socket)
+    connection.request("POST", "/v1.41/build", body, {"Content-Type": "application/x-tar"})
+    client = connection.sock
+    answer = connection.getresponse()
+    while b"Running in" not in answer.readline():
+        pass
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        second = pool.submit(post, engine, body)
+        while len(list((engine.folder / "data/build/work").iterdir())) < 2:
+            time.sleep(0.01)
+        client.shutdown(socket.SHUT_RDWR)
+        answer.close()
+        connection.close()
+        status, data = second.result(60)
+    assert status == 200
+    assert b"from the context" in data
+    assert b"Successfully built" in data

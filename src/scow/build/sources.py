@@ -128,14 +128,16 @@ async def clone(url: str, target: Path, *, keep_git_dir: bool = False, checksum:
 
     await git("init", "-q")
     await git("remote", "add", "origin", address)
+    wanted = "FETCH_HEAD"
     try:
         await git("fetch", "-q", "--depth=1", "origin", reference or "HEAD")
-        wanted = "FETCH_HEAD"
     except Unavailable:
-        if not reference:
-            raise
-        await git("fetch", "-q", "--tags", "origin")  # a commit that the server doesn't hand out by itself
-        wanted = reference
+        # A server that can't give a part of the history, or doesn't hand out a commit by itself.
+        await git("fetch", "-q", "--tags", "origin", "+refs/heads/*:refs/remotes/origin/*")
+        if reference:
+            wanted = reference
+        else:
+            await git("fetch", "-q", "origin", "HEAD")
     await git("checkout", "-q", wanted)
     if checksum and not (await git("rev-parse", "HEAD")).startswith(checksum):
         raise InvalidArgument(f"expected checksum to match {checksum}, got {await git('rev-parse', 'HEAD')}")

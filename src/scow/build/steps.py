@@ -30,6 +30,7 @@ from scow.build.trees import DirectoryTree, Tree, find
 from scow.errors import InvalidArgument, NotFound
 from scow.oci.digest import DiffID
 from scow.runtime.user import resolve_user
+from scow.store.snapshots import finish
 from scow.store.tree import Node
 
 SCRIPT: Final = "/dev/pipes/EOF"
@@ -122,6 +123,8 @@ class Steps:
         async def work(say: Say) -> DiffID | None:
             id = secrets.token_hex(32)
             async with AsyncExitStack() as stack:
+                if any(mount.type == "bind" and not mount.source_stage for mount in mounts):
+                    await stack.enter_async_context(self._context.used())
                 ready = [await self._mount(stack, state, mount, id) for mount in mounts]
                 variables = [*env, *silent]
                 for mount in mounts:
@@ -237,7 +240,9 @@ class Steps:
         destination = posixpath.join(working_dir, one.destination)
         if one.destination in (".", "..") or one.destination.endswith(("/.", "/..")):
             destination += "/"
-        async with AsyncExitStack() as stack:
+        stack = AsyncExitStack()
+        handed_over = False
+        try:
             origins = await self._origins_of(stack, one)
             owner = await self._owner(state, one)
             several = sum(len(origin.selections) for origin in origins) > 1 or len(one.sources) + len(one.inline) > 1
@@ -246,32 +251,41 @@ class Steps:
                     f"When using {one.NAME} with more than one source file, "
                     "the destination must be a directory and end with a /"
                 )
-            names = await asyncio.to_thread(
-                lambda: [
-                    digest(each.tree, each.selections, each.keep, owners=each.owners and owner is None)
-                    for each in origins
-                ]
+            names = await finish(
+                asyncio.to_thread(
+                    lambda: [
+                        digest(each.tree, each.selections, each.keep, owners=each.owners and owner is None)
+                        for each in origins
+                    ]
+                )
             )
             key = step_key(
                 "COPY", "" if one.link else state.chain, names, destination, msgspec.json.encode(owner).decode(),
                 one.chmod, one.parents, several, isinstance(one, kinds.Add), epoch,
             )  # fmt: skip
 
-            async def work(say: Say) -> DiffID | None:
-                def fill(composer: Composer) -> None:
-                    for each in origins:
-                        whose = owner or (None if each.owners else Owner(0, 0))
-                        composer.copy(
-                            each.tree, each.selections, destination,
-                            owner=whose, chmod=chmod, keep=each.keep, several=several,
-                        )  # fmt: skip
+            def fill(composer: Composer) -> None:
+                for each in origins:
+                    whose = owner or (None if each.owners else Owner(0, 0))
+                    composer.copy(
+                        each.tree, each.selections, destination,
+                        owner=whose, chmod=chmod, keep=each.keep, several=several,
+                    )  # fmt: skip
 
-                layer = await compose_layer(
-                    self._store, state.diff_ids, fill, look=not one.link, epoch=epoch, now=int(time.time())
-                )
+            async def work(say: Say) -> DiffID | None:
+                # The sources are this work's now: another build may wait for it when this one is cancelled.
+                nonlocal handed_over
+                handed_over = True
+                async with stack:
+                    layer = await compose_layer(
+                        self._store, state.diff_ids, fill, look=not one.link, epoch=epoch, now=int(time.time())
+                    )
                 return None if layer is None else layer.diff_id
 
             record = await self.perform(place, key, one.text, work)
+        finally:
+            if not handed_over:
+                await stack.aclose()
         if several or len(names) != 1:
             return record, f"multi:{step_key(names)}"
         selections = origins[0].selections
@@ -305,6 +319,7 @@ class Steps:
                 remote = Remote(source, one.checksum, one.keep_git_dir, self._build.options.epoch)
                 fetched = await remote.fetch(folder)
                 if one.unpack and (inner := await archive_tree(fetched, folder)) is not None:
+                    stack.callback(inner.close)
                     found.append(_Origin(inner, [Selected(b"", inner.root, b"")], everything, True))
                 else:
                     path = b"" if fetched.root.is_directory and remote.is_git else None
@@ -324,11 +339,13 @@ class Steps:
                 if inner is None:
                     plain.append(each)
                 else:
+                    stack.callback(inner.close)
                     found.append(_Origin(inner, [Selected(b"", inner.root, b"")], everything, True))
             if plain:
                 found.append(_Origin(tree, plain, wanted, owners))
         if one.inline:
             inner = await asyncio.to_thread(inline_tree, {each.name: each.text for each in one.inline}, folder)
+            stack.callback(inner.close)
             found.append(
                 _Origin(inner, [Selected(n, node, n) for n, node in inner.children(b"", inner.root)], everything, False)
             )

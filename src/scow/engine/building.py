@@ -101,6 +101,9 @@ class Builds:
         registry_config: str | None,
     ) -> ProgressStream:
         """POST /build. The context is read before this returns; an error until then becomes a status."""
+        if request.squash:
+            # dockerd's words when it isn't experimental.
+            raise InvalidArgument("squash is only supported with experimental mode")
         names = [_tag(name) for name in request.tags]
         options = _options(request, self.take_session(request.session))
         context = await self._context(request, content)
