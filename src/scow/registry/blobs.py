@@ -7,7 +7,7 @@ from typing import Final
 
 from scow.oci.digest import Digest
 from scow.registry.calls import Call
-from scow.registry.errors import BlobUnknown, MethodUnsupported, SizeInvalid
+from scow.registry.errors import BlobUnknown, MethodUnsupported, SizeInvalid, StorageFull
 from scow.registry.metadata import LinkedBlob, Metadata
 from scow.registry.names import parse_blob_digest
 from scow.registry.objects import Objects
@@ -77,12 +77,13 @@ class Blobs:
         blob = self._metadata.blob_now(repository, digest) or await self._metadata.blob(repository, digest)
         if blob is None:
             raise BlobUnknown(digest)
-        if (
-            blob.review_after is not None
-            and blob.review_after - time.time() < SOON_S
-            and not await self._metadata.keep_blob(repository, digest)
-        ):
-            raise BlobUnknown(digest)
+        if blob.review_after is not None and blob.review_after - time.time() < SOON_S:
+            try:
+                kept = await self._metadata.keep_blob(repository, digest)
+            except StorageFull:
+                return blob  # it can still be read, and nobody can push what would refer to it
+            if not kept:
+                raise BlobUnknown(digest)
         return blob
 
 

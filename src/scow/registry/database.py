@@ -6,11 +6,13 @@ as long as `version()` says that no process has changed anything.
 """
 
 import asyncio
+import os
 import queue
 import sqlite3
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -22,6 +24,8 @@ T = TypeVar("T")
 GROUP_LIMIT: Final = 64
 """Most calls that share one transaction."""
 READERS: Final = 2
+SPARE_SIZE: Final = 1 << 20
+"""Bytes of a file that is kept to be given up: on a full disk not even deletes could be written down without it."""
 
 
 @dataclass(slots=True)
@@ -36,6 +40,7 @@ class Database:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._spare = path.with_name(f"{path.name}-spare")
         self._calls: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
         self._local = threading.local()
         self._connections: list[sqlite3.Connection] = []
@@ -65,8 +70,23 @@ class Database:
         except BaseException:
             connection.execute("ROLLBACK")
             raise
+        database._keep_spare()
         database._writer.start()
         return database
+
+    def _keep_spare(self) -> None:
+        try:
+            if not self._spare.exists():
+                self._spare.touch(mode=0o600)
+                self._spare.write_bytes(os.urandom(SPARE_SIZE))
+        except OSError:  # the disk is full already
+            self._spare.unlink(missing_ok=True)
+
+    def _make_room(self) -> None:
+        """Give up the spare file, and let the log begin anew so that its own bytes can be used again."""
+        self._spare.unlink(missing_ok=True)
+        with closing(sqlite3.connect(self._path, timeout=5)) as connection:
+            connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
 
     def version(self) -> int:
         """A number that changes when any process has committed anything. No disk access: a look into shared memory."""
@@ -76,11 +96,24 @@ class Database:
         """Run `call` with a connection of its own thread, for reading."""
         return await asyncio.get_running_loop().run_in_executor(self._readers, self._run_read, call)
 
-    async def write(self, call: Callable[[sqlite3.Connection], T], *, durable: bool = True) -> T:
+    async def write(self, call: Callable[[sqlite3.Connection], T], *, durable: bool = True, frees: bool = False) -> T:
         """Run `call` in a write transaction and commit; synced to disk before it returns if `durable`.
 
-        A call that raises is undone alone. Raises StorageFull. Once queued it runs, even if the caller is cancelled.
+        A call that raises is undone alone. Raises StorageFull; what `frees` space gets room on a full disk, as far as
+        there is any. Once queued it runs, even if the caller is cancelled.
         """
+        try:
+            return await self._write(call, durable)
+        except StorageFull:
+            if not frees:
+                raise
+        try:
+            await asyncio.to_thread(self._make_room)
+        except sqlite3.OperationalError as error:
+            raise StorageFull from error
+        return await self._write(call, durable)
+
+    async def _write(self, call: Callable[[sqlite3.Connection], T], durable: bool) -> T:
         done: Future[T] = Future()
         done.set_running_or_notify_cancel()  # from now on a caller that is cancelled leaves it alone
         self._calls.put(_Call(call, durable, done))

@@ -205,7 +205,7 @@ class SqliteMetadata:
             _delete_tag(db, owner, tag)
             return True
 
-        return await self._db.write(delete)
+        return await self._db.write(delete, frees=True)
 
     async def delete_manifest(self, repository: str, digest: Digest) -> bool:
         def delete(db: sqlite3.Connection) -> bool:
@@ -215,7 +215,7 @@ class SqliteMetadata:
                 self._check_mutable(repository, tag)
             return self._delete_manifest(db, owner, digest)
 
-        return await self._db.write(delete)
+        return await self._db.write(delete, frees=True)
 
     def _delete_manifest(self, db: sqlite3.Connection, owner: int, digest: str) -> bool:
         key = (owner, digest)
@@ -281,7 +281,7 @@ class SqliteMetadata:
                 self._queue(db, "blob", 0, digest)
             return gone
 
-        return await self._db.write(delete)
+        return await self._db.write(delete, frees=True)
 
     async def begin_upload(self, upload: Upload) -> None:
         values = (upload.upload_id, upload.repository, upload.algorithm, time.time())
@@ -387,14 +387,14 @@ class SqliteMetadata:
             db.execute("DELETE FROM gc_queue WHERE kind = ? AND repository = ? AND digest = ?", key)
             return None
 
-        return await self._db.write(decide)
+        return await self._db.write(decide, frees=True)
 
     async def forget_blob(self, digest: Digest) -> None:
         def forget(db: sqlite3.Connection) -> None:
             db.execute("DELETE FROM blob WHERE digest = ? AND deleting", (digest,))
             db.execute("DELETE FROM gc_queue WHERE kind = 'blob' AND digest = ?", (digest,))
 
-        await self._db.write(forget)
+        await self._db.write(forget, frees=True)
 
     async def due_blobs(self) -> list[tuple[Digest, int]]:
         now = time.time()
@@ -418,7 +418,7 @@ class SqliteMetadata:
             _delete_tag(db, owner, tag.name)
             return True
 
-        return await self._db.write(expire)
+        return await self._db.write(expire, frees=True)
 
     async def untagged(self, repository: str, before: float) -> list[Digest]:
         return await self._db.read(
@@ -433,7 +433,7 @@ class SqliteMetadata:
                 self._delete_manifest(db, owner, digest)
             return len(digests)
 
-        return await self._db.write(delete)
+        return await self._db.write(delete, frees=True)
 
     async def all_blobs(self, after: str, limit: int) -> list[tuple[Digest, int]]:
         query = "SELECT digest, size FROM blob WHERE digest > ? AND NOT deleting ORDER BY digest LIMIT ?"

@@ -204,6 +204,7 @@ class Uploads:
         except BaseException:
             with suppress(Exception):
                 await (await opening).close()
+                await self.objects.discard(upload.upload_id)
             raise
         stage = await opening
         self._know(upload)

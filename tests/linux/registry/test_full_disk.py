@@ -1,9 +1,11 @@
 """A full disk refuses uploads with a clear error and goes on serving."""
 
 import hashlib
+import json
 import os
 import subprocess
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import aiohttp
@@ -12,6 +14,8 @@ import pytest
 from scow.registry.registry import Registry
 from scow.registry.server import Server
 from scow.registry.settings import Gc, Settings
+
+MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 
 
 @pytest.fixture
@@ -53,3 +57,46 @@ async def test_a_full_disk_refuses_uploads_and_goes_on_serving(small_disk: Path)
     finally:
         await server.aclose()
         await registry.aclose()
+
+
+async def test_on_a_full_disk_things_can_be_read_deleted_and_collected(small_disk: Path) -> None:
+    # Without a time of grace, being told of a blob puts its review off, which is written down.
+    settings = Settings(listen="127.0.0.1:0", storage=str(small_disk / "s"), gc=Gc(interval_s=0, grace_s=0), drain_s=5)
+    registry = Registry.open(settings)
+    server = Server(registry, settings)
+    url = await server.start() + "/v2/x"
+    digest = f"sha256:{hashlib.sha256(b'{}').hexdigest()}"
+    config = {"mediaType": "application/json", "digest": digest, "size": 2}
+    manifest = json.dumps({"schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": []}).encode()
+    try:
+        async with aiohttp.ClientSession() as session:
+
+            async def ask(method: str, path: str, data: bytes | None = None) -> int:
+                headers = {"Content-Type": MANIFEST}
+                async with session.request(method, url + path, data=data, headers=headers) as reply:
+                    await reply.read()
+                    return reply.status
+
+            assert await ask("POST", f"/blobs/uploads/?digest={digest}", b"{}") == 201
+            assert await ask("PUT", "/manifests/tag", manifest) == 201
+            fill(small_disk / "filler")
+            assert await ask("PUT", "/manifests/other", manifest) == 507
+            assert await ask("POST", "/blobs/uploads/") == 507
+            assert list((small_disk / "s" / "uploads").iterdir()) == []
+            assert await ask("GET", "/manifests/tag") == 200
+            assert await ask("GET", f"/blobs/{digest}") == 200
+            assert await ask("DELETE", f"/manifests/sha256:{hashlib.sha256(manifest).hexdigest()}") == 202
+            assert (await registry.collector.collect()).blobs == 1
+            assert not (small_disk / "s" / "blobs" / "sha256" / digest[7:9] / digest[7:]).exists()
+    finally:
+        await server.aclose()
+        await registry.aclose()
+
+
+def fill(path: Path) -> None:
+    """Take all the room that is left."""
+    with path.open("wb", buffering=0) as file:
+        for size in (1 << 16, 1 << 12, 1 << 9):
+            with suppress(OSError):
+                while file.write(bytes(size)) == size:
+                    pass
