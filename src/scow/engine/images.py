@@ -72,6 +72,7 @@ class Images:
         until = [parse_moment(value, time.time()) for value in filters.get("until", ())]
         shared = self._shared_layers() if shared_size else {}
         found: list[ImageSummary] = []
+        await images.load_configs()
         for image in images.all():
             tags = [parse_reference(name) for name in images.names(image.id)]
             repo_digests = [parse_reference(name) for name in images.digests(image.id)]

@@ -6,20 +6,24 @@ and repository digests point at it meanwhile, and go with it. What its content a
 the garbage collection, not here.
 """
 
+import asyncio
+import contextlib
 import sqlite3
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import Final
 
 import msgspec
 
-from scow.errors import NotFound
-from scow.oci.digest import DiffID, Digest
+from scow.errors import NotFound, ScowError
+from scow.oci.digest import DiffID, Digest, digest_of
 from scow.oci.image_config import ImageConfig, decode_config
 from scow.oci.platform import Platform
 from scow.store.content import Content, NoSuchContent
 from scow.store.database import Database
 
+MANY_CONFIGS: Final = 8  # from which on reading them together is worth it
 MIGRATIONS: Final = [
     """
     CREATE TABLE images (id TEXT PRIMARY KEY, document BLOB NOT NULL);
@@ -115,6 +119,18 @@ class Images:
             if id in self._images:  # not removed meanwhile
                 self._configs[id] = config
         return config
+
+    async def load_configs(self) -> None:
+        """Read the configs that weren't read before, all in one go: a thousand one by one take half a second."""
+        missing = [id for id in self._images if id not in self._configs]
+        if len(missing) < MANY_CONFIGS:
+            return
+        paths = [self._content.path(id) for id in missing]
+        for id, data in zip(missing, await asyncio.to_thread(_read_all, paths), strict=True):
+            # What can't be read is left to `config`, which says why.
+            if id in self._images and digest_of(data, id) == id:
+                with contextlib.suppress(ScowError):
+                    self._configs[id] = decode_config(data)
 
     async def publish(
         self, image: Image, *, name: str | None = None, repo_digests: Sequence[str] = ()
@@ -218,6 +234,16 @@ class Images:
             self._unpoint(name)
         self._images.pop(id, None)
         self._configs.pop(id, None)
+
+
+def _read_all(paths: Sequence[Path]) -> list[bytes]:
+    found = []
+    for path in paths:
+        try:
+            found.append(path.read_bytes())
+        except OSError:
+            found.append(b"")
+    return found
 
 
 def _put(connection: sqlite3.Connection, image: Image) -> None:
