@@ -76,8 +76,10 @@ class BuildView:
             self._keep(line)
 
     def _keep(self, line: str) -> None:
-        self._output.append(CONTROLS.sub("", line.rstrip("\r").rpartition("\r")[2]).replace("\t", "    "))
-        del self._output[:-KEPT]
+        text = CONTROLS.sub("", line.rstrip("\r").rpartition("\r")[2]).replace("\t", "    ")
+        if text or not line:  # not what is left of a colour's end
+            self._output.append(text)
+            del self._output[:-KEPT]
 
     def _end(self, failed: bool = False) -> None:
         """Write the step that was at work as one line that stays."""
@@ -99,8 +101,8 @@ class BuildView:
             return
         took = f"{self._clock() - self._since:.1f}s"
         lines = [*self._output, *self._layers.values()][-SHOWN:]
-        if self._rest:
-            lines = [*lines, CONTROLS.sub("", self._rest)][-SHOWN:]
+        if rest := CONTROLS.sub("", self._rest):
+            lines = [*lines, rest][-SHOWN:]
         self._write(f"{YELLOW}•{PLAIN} {self._fit(self._step, took)} {DIM}{took}{PLAIN}")
         for line in lines:
             self._write(f"{DIM}  {line[: self._columns - 3]}{PLAIN}")

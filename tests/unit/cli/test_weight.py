@@ -41,3 +41,9 @@ def test_a_listing_loads_no_heavy_modules(tmp_path: Path) -> None:
     assert "scow.cli.engine" in loaded
     assert HEAVY.isdisjoint(loaded)
     assert sum(name.startswith("scow") for name in loaded) <= MODULES
+
+
+def test_a_build_takes_one_light_module_from_another_floor() -> None:
+    loaded = modules("import scow.cli.commands.build")
+    assert {name for name in loaded if name.startswith("scow.build.")} == {"scow.build.ignore"}
+    assert {"msgspec", "asyncio", "aiohttp"}.isdisjoint(loaded)

@@ -227,7 +227,7 @@ def _show(session: Session, messages: Iterator[dict[str, Any]], quiet: bool, pro
 
 def _columns() -> int:
     try:
-        return os.get_terminal_size(sys.stdout.fileno()).columns
+        return os.get_terminal_size(sys.stdout.fileno()).columns or 80
     except OSError:
         return 80
 
