@@ -1,12 +1,21 @@
 """A container's attachments as its record keeps them, and what they ask of the network."""
 
 import ipaddress
+import re
 from collections.abc import Mapping
+from typing import Final
 
 from scow.engine.record import ContainerRecord
 from scow.errors import InvalidArgument
+from scow.linux.links import NAME_MAX
 from scow.network.model import EndpointRequest, Network, Pool
 from scow.wire.network import EndpointSettings
+
+OPTION_INTERFACE: Final = "com.docker.network.endpoint.ifname"
+OPTION_SYSCTLS: Final = "com.docker.network.endpoint.sysctls"
+# docker's client writes the values of driver options in small letters.
+_SYSCTL: Final = re.compile(r"(net\.(?:ipv4|ipv6|mpls)\.\w+)\.IFNAME\.(\w+)", re.IGNORECASE)
+_INTERFACE: Final = re.compile(r"[a-zA-Z0-9_.-]+")
 
 
 class InvalidEndpoint(InvalidArgument):
@@ -35,7 +44,23 @@ def endpoint_request(record: ContainerRecord, network: Network, asked: EndpointS
         names=names_of(record, asked) if network.resolves else (),
         links=tuple(parse_link(link) for link in links),
         gateway_priority=asked.gw_priority,
+        interface=(asked.driver_opts or {}).get(OPTION_INTERFACE, ""),
+        link_local=tuple((addresses.link_local_ips if addresses else None) or ()),
+        sysctls=tuple(_sysctls(asked)[0]),
     )
+
+
+def _sysctls(asked: EndpointSettings) -> tuple[list[tuple[str, str]], list[str]]:
+    """The interface's sysctls that are asked for, and what is wrong with them."""
+    found, problems = [], []
+    for setting in filter(None, (asked.driver_opts or {}).get(OPTION_SYSCTLS, "").split(",")):
+        name, equals, value = setting.partition("=")
+        matched = _SYSCTL.fullmatch(name)
+        if not equals or matched is None:
+            problems.append(f"invalid sysctl setting {setting!r}: it has to be net.X.Y.IFNAME.Z=value")
+            continue
+        found.append((f"{matched[1].replace('.', '/')}/IFNAME/{matched[2]}", value))
+    return found, problems
 
 
 def parse_link(text: str) -> tuple[str, str]:
@@ -70,6 +95,10 @@ def check_endpoint(network: Network, asked: EndpointSettings) -> None:
     for text in (wanted.link_local_ips or ()) if wanted else ():
         if not _is_address(text, 0):
             problems.append(f"invalid link-local IP address: {text}")
+    interface = (asked.driver_opts or {}).get(OPTION_INTERFACE, "")
+    if interface and (len(interface) > NAME_MAX or not _INTERFACE.fullmatch(interface) or interface == "lo"):
+        problems.append(f"invalid interface name: {interface}")
+    problems += _sysctls(asked)[1]
     if problems:
         raise InvalidEndpoint(problems)
 

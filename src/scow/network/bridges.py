@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from scow.errors import Conflict
+from scow.errors import Conflict, InvalidArgument
 from scow.linux import links, netns, sysctl
 from scow.linux.netlink import Message, Netlink
 from scow.network.addresses import parse_address
@@ -107,7 +107,8 @@ def attach(
             name = f"net/ipv6/conf/{endpoint.interface}/disable_ipv6"
             netns.inside(inside.fd, lambda: sysctl.write(name, "0"))
         messages = [links.set_link(index, mac=endpoint.mac, mtu=network.mtu, up=True)]
-        messages += [links.add_address(index, address) for address in interfaces(endpoint)]
+        messages += [links.add_address(index, address) for address in (*interfaces(endpoint), *link_local(endpoint))]
+        set_interface_sysctls(inside, endpoint)
         if gateway:
             messages += _default_routes(index, endpoint)
         inside.netlink.request(messages)
@@ -120,6 +121,28 @@ def attach(
 def _default_routes(index: int, endpoint: Endpoint) -> list[Message]:
     gateways = [text for text in (endpoint.gateway, endpoint.ipv6_gateway) if text]
     return [links.add_default_route(index, parse_address(text)) for text in gateways]
+
+
+def set_interface_sysctls(inside: Inside, endpoint: Endpoint) -> None:
+    """Set what was asked of the interface. Raises InvalidArgument for what the kernel doesn't have or take."""
+
+    def job() -> None:
+        for path, value in endpoint.sysctls:
+            try:
+                sysctl.write(path, value)
+            except OSError as error:
+                raise InvalidArgument(
+                    f"failed to set sysctl {path}={value}: {(error.strerror or '').lower()}"
+                ) from error
+
+    if endpoint.sysctls:
+        netns.inside(inside.fd, job)
+
+
+def link_local(endpoint: Endpoint) -> list[links.Interface]:
+    """Return the further addresses that were asked for."""
+    found = [parse_address(text) for text in endpoint.link_local]
+    return [ipaddress.ip_interface(f"{address}/{16 if address.version == 4 else 64}") for address in found]
 
 
 def interfaces(endpoint: Endpoint) -> list[links.Interface]:

@@ -167,6 +167,7 @@ class EndpointRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     `names` is what others on the network find it by; `links` are names of the container's own for others, as pairs of
     its name and theirs. The network with the highest priority is the way out; among equals the first by name.
+    `sysctls` have `IFNAME` where the interface's name is to be.
     """
 
     ipv4: str = ""
@@ -176,6 +177,9 @@ class EndpointRequest(msgspec.Struct, frozen=True, kw_only=True):
     names: tuple[str, ...] = ()
     links: tuple[tuple[str, str], ...] = ()
     gateway_priority: int = 0
+    interface: str = ""
+    link_local: tuple[str, ...] = ()
+    sysctls: tuple[tuple[str, str], ...] = ()
 
 
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
@@ -199,6 +203,8 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     links: tuple[tuple[str, str], ...] = ()
     gateway_priority: int = 0
     ports: tuple[PublishedPort, ...] = ()
+    link_local: tuple[str, ...] = ()  # further addresses of the interface, as asked for
+    sysctls: tuple[tuple[str, str], ...] = ()  # of the interface: path below /proc/sys and value
 
 
 class Sandbox(msgspec.Struct, frozen=True, kw_only=True):

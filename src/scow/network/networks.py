@@ -524,7 +524,11 @@ class Networks:
         if network.addressed:
             used = {endpoint.interface for endpoint in self.of_container(container_id)}
             prefix = network.options.get(OPTION_PREFIX) or "eth"
-            interface = next(name for name in (f"{prefix}{n}" for n in range(len(used) + 1)) if name not in used)
+            if wanted.interface in used:
+                raise InvalidArgument(f"interface name {wanted.interface} is in use in the container already")
+            interface = wanted.interface or next(
+                name for name in (f"{prefix}{n}" for n in range(len(used) + 1)) if name not in used
+            )
             if network.bridge:
                 waiting = self._sandboxes.waiting_link(container_id) if interface == "eth0" else ""
                 link = waiting or self._sandboxes.new_link_name()
@@ -539,6 +543,8 @@ class Networks:
             names=wanted.names,
             links=wanted.links,
             gateway_priority=wanted.gateway_priority,
+            link_local=wanted.link_local,
+            sysctls=tuple((path.replace("IFNAME", interface), value) for path, value in wanted.sysctls),
         )
 
     async def _take_addresses(self, network: Network, wanted: EndpointRequest) -> list[addresses.Address]:

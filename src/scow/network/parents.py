@@ -16,7 +16,7 @@ from scow.errors import Forbidden, InvalidArgument, NotSupported
 from scow.linux import links
 from scow.linux.netlink import Message, Netlink
 from scow.network.addresses import parse_address
-from scow.network.bridges import interfaces
+from scow.network.bridges import interfaces, link_local, set_interface_sysctls
 from scow.network.model import IPVLAN, MACVLAN, OPTION_IPVLAN, OPTION_PARENT, Endpoint, Network
 from scow.network.sandboxes import Inside
 
@@ -131,7 +131,8 @@ def attach(inside: Inside, machine: Netlink, endpoint: Endpoint, network: Networ
     try:
         index = next(link.index for link in links.links(inside.netlink) if link.name == endpoint.interface)
         messages = [links.set_link(index, mac=endpoint.mac or None, mtu=network.mtu, up=True)]
-        messages += [links.add_address(index, address) for address in interfaces(endpoint)]
+        messages += [links.add_address(index, address) for address in (*interfaces(endpoint), *link_local(endpoint))]
+        set_interface_sysctls(inside, endpoint)
         if gateway:
             messages += default_routes(index, endpoint, network)
         inside.netlink.request(messages)

@@ -59,3 +59,33 @@ def test_ports_are_published_at_the_address_that_the_engine_is_told(registry: Re
         finally:
             daemon.stop()
         assert not traces(path)
+
+
+def test_what_an_attachment_asks_of_its_interface(engine: Daemon) -> None:
+    subnet = f"10.213.{free_subnet()}.0/24"
+    engine.docker("network", "create", "--subnet", subnet, "fine")
+    try:
+        options = (
+            "name=fine,driver-opt=com.docker.network.endpoint.ifname=wan0,link-local-ip=169.254.7.7,"
+            '"driver-opt=com.docker.network.endpoint.sysctls=net.ipv4.conf.IFNAME.log_martians=1,net.ipv4.conf.IFNAME.rp_filter=2"'
+        )
+        engine.docker("run", "-d", "--name", "box", "--network", options, "busybox", "sleep", "600")
+        shown = engine.docker("exec", "box", "ip", "address", "show", "wan0").stdout
+        assert "169.254.7.7/16" in shown
+        assert subnet.rpartition(".")[0] in shown
+        read = "cat /proc/sys/net/ipv4/conf/wan0/log_martians /proc/sys/net/ipv4/conf/wan0/rp_filter"
+        assert engine.docker("exec", "box", "sh", "-c", read).stdout == "1\n2\n"
+        for option, words in (
+            ("com.docker.network.endpoint.ifname=a/b", "invalid interface name: a/b"),
+            ("com.docker.network.endpoint.sysctls=kernel.core_pattern=x", "invalid sysctl setting"),
+        ):
+            assert words in refusal(engine, "create", "--network", f"name=fine,driver-opt={option}", "busybox")
+        said = refusal(
+            engine,
+            *("run", "--network", "name=fine,driver-opt=com.docker.network.endpoint.sysctls=net.ipv4.conf.IFNAME.no=1"),
+            *("busybox", "true"),
+        )
+        assert "failed to set sysctl net/ipv4/conf/eth0/no=1" in said
+    finally:
+        engine.clean()
+        engine.docker("network", "rm", "fine")
