@@ -20,8 +20,8 @@ from scow.engine.record import now_ns
 from scow.engine.resources import Resources
 from scow.engine.restart import BACKOFF_RESET_S, next_backoff, should_restart
 from scow.engine.tasks import Tasks
-from scow.engine.validation import parse_signal
 from scow.errors import Conflict, Internal, ScowError
+from scow.linux.signals import parse_signal
 from scow.runtime.failures import CommandNotExecutable, CommandNotFound, RuntimeFailed
 from scow.runtime.monitor import Exit
 
@@ -64,8 +64,15 @@ class Lifecycle:
                 raise Conflict("container is marked for removal and cannot be started")
             self._cancel_restart(container)
             container.backoff_s = 0.0
-            await self._run(container, restart_count=0)
-        return True
+            try:
+                await self._run(container, restart_count=0)
+                return True
+            except (ScowError, OSError) as error:
+                failure = error
+        # As with dockerd: whoever is told that a container of `--rm` didn't start doesn't find it any more.
+        if container.removal is not None:
+            await asyncio.wait([container.removal])
+        raise failure
 
     async def _run(self, container: Container, *, restart_count: int) -> None:
         """Bring one run up; the caller holds the lock."""
@@ -210,7 +217,7 @@ class Lifecycle:
 
     def _auto_remove(self, container: Container) -> None:
         if self.remove_hook is not None and not self._closing:
-            self._tasks.start(self.remove_hook(container), f"removal of {container.id[:12]}")
+            container.removal = self._tasks.start(self.remove_hook(container), f"removal of {container.id[:12]}")
 
     # --- ending it
 

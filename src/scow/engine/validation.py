@@ -1,12 +1,12 @@
 """What a container may be asked to be: docker's checks of configuration, with docker's words. Pure."""
 
 import os
-import signal
 from collections.abc import Iterable
 from typing import Final
 
 from scow.engine.log_options import check_log_config
 from scow.errors import InvalidArgument
+from scow.linux.signals import parse_signal
 from scow.network.files import parse_extra_host
 from scow.runtime import capabilities
 from scow.runtime.bundle import security_options
@@ -222,26 +222,6 @@ def parse_host_ports(text: str) -> tuple[int, int]:
     if not 0 <= first <= last <= 65535:
         raise InvalidArgument(f'invalid port specification: "{text}"')
     return first, last
-
-
-def parse_signal(text: str) -> int:
-    """Read `KILL`, `SIGKILL`, `9`, `RTMIN+3`. Raises InvalidArgument in docker's words."""
-    word = text.strip().upper().removeprefix("SIG")
-    if word.isdigit() and 0 < int(word) <= signal.SIGRTMAX:
-        return int(word)
-    for base, number, step in (("RTMIN", int(signal.SIGRTMIN), 1), ("RTMAX", int(signal.SIGRTMAX), -1)):
-        if word == base:
-            return number
-        rest = word.removeprefix(base)
-        if rest != word and rest[:1] in "+-" and rest[1:].isdigit() and int(rest[1:]) <= 30:
-            return number + step * int(rest[1:])
-    aliases = {"IOT": signal.SIGABRT, "POLL": signal.SIGIO, "CLD": signal.SIGCHLD}
-    if word in aliases:
-        return int(aliases[word])
-    found = getattr(signal, f"SIG{word}", None)
-    if isinstance(found, signal.Signals):
-        return int(found)
-    raise InvalidArgument(f"invalid signal: {text}")
 
 
 def check_filters(filters: Iterable[str], known: frozenset[str]) -> None:

@@ -10,8 +10,9 @@ from scow.engine.mounts import InvalidMount, parse_bind, parse_mount, resolve_mo
 from scow.engine.names import InvalidName, check_name, random_name
 from scow.engine.record import MountRecord
 from scow.engine.system import without_password
-from scow.engine.validation import check_container, parse_host_ports, parse_port, parse_signal
+from scow.engine.validation import check_container, parse_host_ports, parse_port
 from scow.errors import InvalidArgument
+from scow.linux.signals import parse_signal
 from scow.oci.image_config import ExecConfig, Healthcheck
 from scow.wire.container import ContainerConfig, HealthConfig
 from scow.wire.host_config import BindOptions, HostConfig, Mount, RestartPolicy, TmpfsOptions, Ulimit
