@@ -213,6 +213,13 @@ def test_a_failed_start_leaves_a_created_container_with_the_reason(engine: Daemo
         assert engine.docker("start", "-a", name, check=False).returncode == 1
 
 
+def test_after_a_failed_start_a_container_of_rm_is_gone(engine: Daemon) -> None:
+    for number in range(5):
+        id = create(engine, f"gone{number}", "/nosuch", HostConfig={"AutoRemove": True})
+        assert engine.request("POST", f"/containers/{id}/start")[0] == 400
+        assert engine.request("GET", f"/containers/{id}/json")[0] == 404
+
+
 def test_restart_policies(engine: Daemon) -> None:
     run(engine, "twice", "false", HostConfig={"RestartPolicy": {"Name": "on-failure", "MaximumRetryCount": 2}})
     assert wait(engine, "twice") == 1
