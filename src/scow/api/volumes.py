@@ -24,7 +24,6 @@ async def create(call: Call) -> web.StreamResponse:
 
 
 async def update(call: Call) -> web.StreamResponse:
-    await call.engine.volumes.inspect(call.params["name"])
     raise Unavailable("volume update only valid for cluster volumes, but swarm is unavailable")
 
 
