@@ -177,6 +177,7 @@ class Engine:
         self.imports = Imports(store, registries, events)
         uses = ImageUses(store, table, tasks)
         events.observers.append(uses.observe)
+        close.push_async_callback(uses.aclose)
         self.disk = DiskUsages(store, self.containers, self.images, volumes, uses)
         self.disk.build_cache = builds.usage.rows
         self.exploring = Exploring(store)

@@ -77,6 +77,12 @@ class ImageUses:
             self._written[image] = now
             self._tasks.start(self._write(image, int(now)), f"use of {image}")
 
+    async def aclose(self) -> None:
+        """Record what wasn't yet, at the engine's end."""
+        for image, at in list(self._used.items()):
+            if at > self._written.get(image, 0.0):
+                await self._write(image, int(at))
+
     async def _write(self, image: Digest, at: int) -> None:
         def write(db: sqlite3.Connection) -> None:
             db.execute(
