@@ -1,0 +1,115 @@
+"""The same Dockerfiles built by dockerd's classic builder and by ours: config, tree and lines are equal."""
+
+import io
+import json
+import os
+import re
+import subprocess
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support import dockerd as docker_daemon
+from support.daemon import Daemon, Registry, folder
+from support.dockerd import Dockerd
+
+DOCKERFILE = """
+ARG BASE=busybox
+FROM $BASE AS one
+MAINTAINER me@example.org
+ARG WHO=world
+ENV A=1 B="two words"
+LABEL l1=v1 "l 2"="v 2"
+RUN echo hi $WHO > /f; mkdir /new; rm /data/seed; chmod 4755 /bin/cat; ln -s f /fl; ln /f /hard
+RUN ["/bin/echo", "exec form"]
+COPY a.txt sub /dst/
+COPY a.txt /data/sub2/renamed
+COPY --chown=1000:2000 sub /owned
+COPY link /lnk
+COPY *.txt /wild/
+ADD arch.tar /arch/
+WORKDIR /w/x
+WORKDIR y
+COPY . .
+EXPOSE 80 53/udp
+USER app
+HEALTHCHECK --interval=5s CMD true
+STOPSIGNAL SIGINT
+ENTRYPOINT ["/bin/sh"]
+CMD echo x
+FROM one
+RUN cat /f
+COPY --from=one /f /owned /z/
+"""
+VERSION = (
+    subprocess.run([docker_daemon.PROGRAM, "--version"], capture_output=True, text=True, check=False).stdout
+    if docker_daemon.PROGRAM
+    else ""
+)
+MADE_BY_THE_RUNTIME = re.compile(r"(?:dev|proc|sys|etc|\.dockerenv)(?:/.*)?")
+
+
+@pytest.fixture(scope="module")
+def dockerd(registry: Registry) -> Iterator[Dockerd]:
+    if not VERSION.startswith("Docker version 20.10"):
+        pytest.skip("there is no dockerd 20.10 to compare with")
+    with folder() as path, docker_daemon.running(path, f"http://{registry.address}") as daemon:
+        yield daemon
+
+
+def built(daemon: Any, context: Path) -> tuple[list[str], dict[str, Any], dict[str, tuple[Any, ...]]]:
+    """The lines, the config and the files (kind, mode, owner, size, link's target) of the image."""
+    environment = {**os.environ, "DOCKER_HOST": daemon.host, "DOCKER_BUILDKIT": "0", "DOCKER_CONFIG": "/nonexistent"}
+    done = subprocess.run(
+        ["docker", "build", "--no-cache", "-t", "beside", str(context)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    config = daemon.json("GET", "/images/beside/json")["Config"]
+    made = daemon.json("POST", "/containers/create", {"Image": "beside"})["Id"]
+    exported = subprocess.run(["docker", "export", made], env=environment, capture_output=True, check=True).stdout
+    daemon.request("DELETE", f"/containers/{made}")
+    with tarfile.open(fileobj=io.BytesIO(exported)) as archive:
+        files = {
+            entry.name: (entry.type, entry.mode & 0o7777, entry.uid, entry.gid, entry.size, entry.linkname)
+            for entry in archive
+            if not MADE_BY_THE_RUNTIME.fullmatch(entry.name)
+        }
+    lines = [re.sub(r"\b[0-9a-f]{12}\b", "ID", line) for line in done.stdout.splitlines()]
+    pull = ("Sending", "latest:", "ID: ", "Digest:", "Status:", "[Warning]")
+    return [line for line in lines if not line.startswith(pull)], config, files
+
+
+def test_image_and_lines_are_those_of_docker(engine: Daemon, dockerd: Dockerd, tmp_path: Path) -> None:
+    (tmp_path / "sub/deep").mkdir(parents=True)
+    (tmp_path / "sub/deep").chmod(0o700)
+    (tmp_path / "a.txt").write_text("A")
+    (tmp_path / "a.txt").chmod(0o640)
+    (tmp_path / "sub/b").write_text("B")
+    (tmp_path / "link").symlink_to("a.txt")
+    with tarfile.open(tmp_path / "arch.tar", "w") as archive:
+        archive.add(tmp_path / "sub", "inside")
+    (tmp_path / "Dockerfile").write_text(DOCKERFILE)
+    dockerd.docker("pull", "-q", "busybox")
+    theirs, ours = built(dockerd, tmp_path), built(engine, tmp_path)
+    engine.docker("rmi", "beside")
+    assert ours[0] == theirs[0]
+    for name in (
+        "Env",
+        "Cmd",
+        "Entrypoint",
+        "WorkingDir",
+        "User",
+        "Labels",
+        "ExposedPorts",
+        "StopSignal",
+        "Healthcheck",
+    ):
+        assert json.dumps(ours[1].get(name)) == json.dumps(theirs[1].get(name)), name
+    assert ours[2] == theirs[2]
