@@ -122,7 +122,6 @@ async def test_options_are_answered(server: Server) -> None:
         ("GET", "/v1.40/nodes/self", 503),
         ("POST", "/secrets/create", 503),
         ("DELETE", "/configs/x", 503),
-        ("PUT", "/volumes/x?version=1", 503),
         ("POST", "/swarm/leave", 503),
         ("POST", "/swarm/init", 501),
     ],
