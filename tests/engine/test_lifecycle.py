@@ -165,7 +165,10 @@ def test_names_are_unique_and_can_be_taken_over(engine: Daemon) -> None:
         "You have to remove (or rename) that container to be able to reuse that name."
     )
     assert answer(engine, "POST", "/containers/create?name=one", {"Image": "busybox"}) == (409, taken)
-    assert answer(engine, "POST", "/containers/two/rename?name=one") == (409, f"Error when allocating new name: {taken}")
+    assert answer(engine, "POST", "/containers/two/rename?name=one") == (
+        409,
+        f"Error when allocating new name: {taken}",
+    )
     assert engine.request("POST", "/containers/one/rename?name=three")[0] == 204
     assert engine.request("POST", "/containers/two/rename?name=one")[0] == 204
     assert engine.json("GET", "/containers/one/json")["Id"] == second
