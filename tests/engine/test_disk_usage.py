@@ -97,24 +97,24 @@ def test_an_uncompressed_blob_is_counted_once(registry: Registry, own_engine: Da
     assert ours == theirs
 
 
-def test_types_select_what_is_computed(engine: Daemon) -> None:
-    found = engine.json("GET", "/system/df?type=volume")
+def test_types_select_what_is_computed(own_engine: Daemon) -> None:
+    found = own_engine.json("GET", "/system/df?type=volume")
     assert (found["Images"], found["Containers"], found["LayersSize"]) == (None, None, 0)
-    status, said = engine.request("GET", "/system/df?type=nonsense")
+    status, said = own_engine.request("GET", "/system/df?type=nonsense")
     assert (status, b"unknown object type: nonsense" in said) == (400, True)
-    old = engine.json("GET", "/v1.41/system/df?type=volume")
+    old = own_engine.json("GET", "/v1.41/system/df?type=volume")
     assert old["BuilderSize"] == 0
     assert old["Images"][0]["VirtualSize"] == old["Images"][0]["Size"]
 
 
-def test_both_clients_show_the_usage(engine: Daemon) -> None:
-    theirs = engine.docker("system", "df").stdout
-    ours = engine.scow("system", "df").stdout
+def test_both_clients_show_the_usage(own_engine: Daemon) -> None:
+    theirs = own_engine.docker("system", "df").stdout
+    ours = own_engine.scow("system", "df").stdout
     assert ours.startswith(theirs)
     assert "uncompressed layers" in ours
-    listed = engine.scow("system", "df", "-v").stdout
+    listed = own_engine.scow("system", "df", "-v").stdout
     assert "LAST USED" in listed
-    assert "Images space usage:" in engine.docker("system", "df", "-v").stdout
+    assert "Images space usage:" in own_engine.docker("system", "df", "-v").stdout
 
 
 def last_used(engine: Daemon, name: str) -> str:
