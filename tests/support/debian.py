@@ -46,10 +46,10 @@ def closure(packages: tuple[str, ...] = PACKAGES) -> list[str]:
     return sorted(name for name in names if not _LEFT_OUT.fullmatch(name))
 
 
-def root_layer(folder: Path) -> bytes:
+def root_layer(folder: Path, packages: tuple[str, ...] = PACKAGES) -> bytes:
     """A layer's tar with the packages and an account for the database. Raises NoPackages."""
     done = subprocess.run(
-        ["apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", *closure()],
+        ["apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", *closure(packages)],
         cwd=folder,
         capture_output=True,
         text=True,

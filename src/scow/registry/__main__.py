@@ -24,6 +24,7 @@ from scow.registry.importer import Importer
 from scow.registry.metrics import Metrics
 from scow.registry.passwords import hash_password, make_secret
 from scow.registry.policies import Policies
+from scow.registry.readiness import ready as is_ready
 from scow.registry.registry import DATABASE, Registry
 from scow.registry.rules import ROBOT
 from scow.registry.schema import STEPS
@@ -68,6 +69,10 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--ready-file", metavar="FILE", type=Path, help="write the URL here once it listens")
     serve.add_argument("--pidfile", metavar="FILE", type=Path, help="write the process ID here")
     serve.set_defaults(run=_serve)
+
+    asks = commands.add_parser("ready", parents=[common], help="exit with 0 if the registry takes requests, 1 if not")
+    asks.add_argument("--listen", metavar="HOST:PORT", help="where it listens (127.0.0.1:5000)")
+    asks.set_defaults(run=_ask)
 
     collect = commands.add_parser("gc", parents=[common], help="remove now what is due to be removed")
     collect.add_argument(
@@ -130,7 +135,7 @@ def _settings(options: argparse.Namespace) -> Settings:
             raise SettingsInvalid("command line", "--tls-client-ca needs --tls-cert and --tls-key")
         tls = msgspec.structs.replace(settings.tls, client_ca=given["tls_client_ca"])
         settings = msgspec.structs.replace(settings, tls=tls)
-    if not settings.storage:
+    if not settings.storage and options.run is not _ask:
         raise SettingsInvalid("command line", "--storage DIR is needed, or storage in the --config file")
     return settings
 
@@ -191,6 +196,13 @@ async def _serve_here(
         await server.aclose()
         await registry.aclose()
     return 0
+
+
+def _ask(settings: Settings, options: argparse.Namespace) -> int:
+    if is_ready(settings):
+        return 0
+    print(f"scow registry: nothing that takes requests is at {settings.listen}", file=sys.stderr)
+    return 1
 
 
 async def _collect(settings: Settings, options: argparse.Namespace) -> int:

@@ -1,0 +1,69 @@
+"""`scow registry ready`, which checks of a container's health run: by the server's own settings, whatever they are."""
+
+import asyncio
+import shutil
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from scow.registry.__main__ import main
+from scow.registry.readiness import ready
+from scow.registry.settings import Settings, Tls
+
+from .certificates import Authority
+from .conftest import Running
+
+
+def at(settings: Settings, running: Running, host: str = "127.0.0.1") -> Settings:
+    port = running.url.rpartition(":")[2]
+    return msgspec.structs.replace(settings, listen=f"{host}:{port}")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "localhost", ""])
+async def test_a_registry_is_ready_at_its_address(settings: Settings, running: Running, host: str) -> None:
+    assert await asyncio.to_thread(ready, at(settings, running, host))
+
+
+async def test_the_command_says_it_by_its_exit_code(
+    settings: Settings, running: Running, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "registry.toml"
+    config.write_text(f'listen = "{at(settings, running).listen}"\nread_only = true\n')
+    assert await asyncio.to_thread(main, ["ready", "--config", str(config)]) == 0
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        listen = f"127.0.0.1:{bound.getsockname()[1]}"
+        assert await asyncio.to_thread(main, ["ready", "--config", str(config), "--listen", listen]) == 1
+    assert f"nothing that takes requests is at {listen}" in capsys.readouterr().err
+
+
+async def test_another_server_is_not_ready(settings: Settings) -> None:
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(refuse, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        asked = msgspec.structs.replace(settings, listen=f"127.0.0.1:{port}")
+        assert not await asyncio.to_thread(ready, asked)
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
+async def test_certificates_do_not_stand_in_the_way(
+    serve: Callable[..., Any], settings: Settings, tmp_path: Path
+) -> None:
+    authority = Authority(tmp_path / "authority", "authority")
+    cert, key = (str(path) for path in authority.sign("server", server=True))
+    plain = Tls(cert=cert, key=key)
+    strict, mild = (Tls(cert=cert, key=key, client_ca=str(authority.cert), client_optional=so) for so in (False, True))
+    for tls in (plain, strict, mild):
+        secured = msgspec.structs.replace(settings, tls=tls)
+        running = await serve(secured)
+        assert await asyncio.to_thread(ready, at(secured, running)), tls
+        assert not await asyncio.to_thread(ready, at(settings, running)), "without TLS"
+        await running.server.aclose()
