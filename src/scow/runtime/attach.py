@@ -94,7 +94,12 @@ class AttachStream:
         receive = self._socket.recv
         try:
             while size < _BATCH:
-                message = receive(_MESSAGE)
+                try:
+                    message = receive(_MESSAGE)
+                except ConnectionResetError:
+                    # conmon closed its end with input in it that nobody read. The kernel says so once, and before it
+                    # hands out the output that is still here.
+                    continue
                 if not message:
                     self._ended = True
                     break
@@ -107,8 +112,6 @@ class AttachStream:
                 size += len(message)
         except BlockingIOError:
             pass
-        except ConnectionError:
-            self._ended = True
         if parts:
             chunks.append((_STREAMS.get(current, STDOUT), b"".join(parts)))
         return chunks

@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import signal
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -93,6 +94,54 @@ async def test_stdin_reaches_the_process_and_ends_with_close(machine: Machine) -
     await stream.write(data)
     await stream.close_stdin()
     assert (await reading)[1] == data
+    assert (await machine.ended(id)).exit_code == 0
+
+
+@contextlib.asynccontextmanager
+async def suspended_monitor(machine: Machine, id: str) -> AsyncIterator[None]:
+    """conmon stands still until the container's process, which is started meanwhile, has ended: a busy machine."""
+    monitor = int((machine.monitors.bundle(id) / "conmon.pid").read_text())
+    ended = os.pidfd_open(machine.monitors.pid(id))
+    try:
+        os.kill(monitor, signal.SIGSTOP)
+        try:
+            yield
+            async with asyncio.timeout(TIMEOUT_S):
+                await readable(ended)
+        finally:
+            os.kill(monitor, signal.SIGCONT)
+    finally:
+        os.close(ended)
+
+
+async def readable(fd: int) -> None:
+    """Wait until there is something to read."""
+    loop = asyncio.get_running_loop()
+    found = loop.create_future()
+    loop.add_reader(fd, found.set_result, None)
+    try:
+        await found
+    finally:
+        loop.remove_reader(fd)
+
+
+async def test_output_arrives_when_all_is_over_before_the_monitor_looks(machine: Machine) -> None:
+    id = await machine.create("echo", "x")
+    async with suspended_monitor(machine, id):
+        stream = await machine.monitors.attach(id, stdin=False)
+        await machine.monitors.start(id)
+    assert (await everything(stream))[1] == b"x\n"
+    assert (await machine.ended(id)).exit_code == 0
+
+
+async def test_output_arrives_although_input_was_never_read(machine: Machine) -> None:
+    id = await machine.create("echo", "x", config=ContainerConfig(open_stdin=True), stdin_once=True)
+    async with suspended_monitor(machine, id):
+        stream = await machine.monitors.attach(id)
+        await machine.monitors.start(id)
+        await stream.write(b"y" * 50_000)  # as much as fits between us: it reads nothing now
+        await stream.close_stdin()
+    assert (await everything(stream))[1] == b"x\n"
     assert (await machine.ended(id)).exit_code == 0
 
 
