@@ -3,7 +3,7 @@
 The socket is a SOCK_SEQPACKET: each of conmon's messages begins with one byte that names the stream (2 standard
 output, 3 standard error; with a terminal all is 2), what is sent goes to standard input as it is. Shutting down the
 sending half ends the input, unless conmon was told to leave it open. Attachments are connected between the runtime's
-create and start, so nothing of the output is lost: conmon accepts a waiting connection before it reads output.
+create and start, and the start waits until conmon has accepted them, so nothing of the output is lost.
 """
 
 import asyncio

@@ -30,6 +30,7 @@ from scow.linux import cgroup
 from scow.linux.inotify import IN_CLOSE_WRITE, IN_MOVED_TO, IN_ONLYDIR, IN_Q_OVERFLOW, Change, Inotify
 from scow.linux.mount import MS_NODEV, MS_NOEXEC, MS_NOSUID, ensure_unmounted, mount
 from scow.linux.process import ProcessIdentity, identify, is_alive, send_signal
+from scow.linux.unix_diag import waiting_connections
 from scow.runtime import conmon, controllers, record
 from scow.runtime.attach import AttachStream, connect
 from scow.runtime.failures import RuntimeFailed
@@ -44,6 +45,9 @@ T = TypeVar("T")
 LOST_EXIT_CODE: Final = 137
 _GROUP_TIMEOUT_S: Final = 10.0
 _GROUP_POLL_S: Final = 0.002  # the kernel has no event for "this v1 group is empty" (or frozen)
+_ACCEPT_TIMEOUT_S: Final = 10.0
+_MONITOR_TIMEOUT_S: Final = 5.0  # it may stand still: it waits for a client that stopped reading
+_ACCEPT_POLL_S: Final = 0.0002  # nor for "this connection was accepted"
 _THAW_EVERY: Final = 10
 
 
@@ -88,6 +92,7 @@ class Run:
         self.record = record
         self.exited = False
         self.monitor_fd = -1
+        self.attached = False  # whether anybody was yet
         self.parked: list[socket.socket] = []  # attachments that ended, kept so that standard input stays open
 
     @property
@@ -245,7 +250,9 @@ class Monitors:
             await self.delete(id)
 
     async def start(self, id: str) -> None:
-        """Let the created process go. Raises RuntimeFailed."""
+        """Let the created process go, when all who are attached will get its output. Raises RuntimeFailed."""
+        if self._get(id).attached:
+            await self._accepted(id)
         await self._runtime_of(id).start(self._state, id)
 
     async def kill(self, id: str, number: int, *, all: bool = False) -> None:
@@ -314,9 +321,14 @@ class Monitors:
         """Attach to a run. Without `stdin`, letting go of it leaves the container's input alone. Raises NoSuchRun."""
         run = self._get(id)
         try:
-            connection = connect(self.bundle(id))
+            try:
+                connection = connect(self.bundle(id))
+            except BlockingIOError:  # as many wait as may
+                await self._accepted(id)
+                connection = connect(self.bundle(id))
         except OSError as error:
             raise NoSuchRun(id) from error
+        run.attached = True
 
         def close(connection: socket.socket) -> None:
             if stdin or run.record.keep_stdin or run.exited:
@@ -329,6 +341,21 @@ class Monitors:
             run.parked.append(connection)
 
         return AttachStream(connection, close)
+
+    async def _accepted(self, id: str) -> None:
+        """Wait until conmon has accepted all attachments that were made so far.
+
+        It reads output while some wait: it accepts but one at a time, and if the container has ended by the time of its
+        first look at its children, none at all.
+        """
+        listener = self.bundle(id) / "attach"
+        delay_s = _ACCEPT_POLL_S
+        # Without the facility in the kernel, or with a conmon that hangs, nothing better than to go on can be done.
+        with contextlib.suppress(OSError, TimeoutError):
+            async with asyncio.timeout(_ACCEPT_TIMEOUT_S):
+                while waiting_connections(listener):
+                    await asyncio.sleep(delay_s)
+                    delay_s = min(2 * delay_s, _GROUP_POLL_S)
 
     async def delete(self, id: str, *, force: bool = True) -> None:
         """Remove what is left of a run: processes (if `force`), groups, the runtime's state, the bundle. Idempotent.
@@ -349,6 +376,9 @@ class Monitors:
         if run is not None:
             self._forget_monitor(run)
             _close_all(run.parked)
+        if known is not None and known.monitor is not None:
+            await _end_of_monitor(known.monitor)
+        if run is not None and self._runs.get(id) is run:
             del self._runs[id]
         await asyncio.to_thread(self._remove_files, id)
 
@@ -516,6 +546,33 @@ def _launch(plan: conmon.Plan, begun: MonitorRecord, spec: bytes) -> conmon.Laun
         shm.mkdir()
         mount("shm", shm, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, f"mode=1777,size={plan.shm_size}")
     return conmon.launch(plan)
+
+
+async def _end_of_monitor(monitor: ProcessIdentity) -> None:
+    """Wait until conmon, whose container has ended, has ended too; it gets a moment, and is then killed.
+
+    Its last deeds are the exit file and to unlink the attach socket, and would befall the container's next run.
+    """
+    try:
+        fd = os.pidfd_open(monitor.pid)
+    except ProcessLookupError:
+        return
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+    try:
+        if not is_alive(monitor):
+            return
+        loop.add_reader(fd, ended.set)
+        try:
+            async with asyncio.timeout(_MONITOR_TIMEOUT_S):
+                await ended.wait()
+        except TimeoutError:
+            send_signal(monitor, signal.SIGKILL)
+            await ended.wait()
+        finally:
+            loop.remove_reader(fd)
+    finally:
+        os.close(fd)
 
 
 def _end_makers(bundle: Path) -> None:

@@ -5,7 +5,7 @@ import contextlib
 import json
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -97,52 +97,77 @@ async def test_stdin_reaches_the_process_and_ends_with_close(machine: Machine) -
     assert (await machine.ended(id)).exit_code == 0
 
 
-@contextlib.asynccontextmanager
-async def suspended_monitor(machine: Machine, id: str) -> AsyncIterator[None]:
-    """conmon stands still until the container's process, which is started meanwhile, has ended: a busy machine."""
+@contextlib.contextmanager
+def suspended_monitor(machine: Machine, id: str) -> Iterator[None]:
+    """conmon stands still, as it does on a busy machine."""
     monitor = int((machine.monitors.bundle(id) / "conmon.pid").read_text())
-    ended = os.pidfd_open(machine.monitors.pid(id))
+    os.kill(monitor, signal.SIGSTOP)
     try:
-        os.kill(monitor, signal.SIGSTOP)
-        try:
-            yield
-            async with asyncio.timeout(TIMEOUT_S):
-                await readable(ended)
-        finally:
-            os.kill(monitor, signal.SIGCONT)
+        yield
     finally:
+        os.kill(monitor, signal.SIGCONT)
+
+
+async def process_ended(machine: Machine, id: str) -> None:
+    """Wait until the container's process has ended; its monitor may not know."""
+    ended = os.pidfd_open(machine.monitors.pid(id))
+    loop = asyncio.get_running_loop()
+    found = loop.create_future()
+    loop.add_reader(ended, found.set_result, None)
+    try:
+        async with asyncio.timeout(TIMEOUT_S):
+            await found
+    finally:
+        loop.remove_reader(ended)
         os.close(ended)
 
 
-async def readable(fd: int) -> None:
-    """Wait until there is something to read."""
-    loop = asyncio.get_running_loop()
-    found = loop.create_future()
-    loop.add_reader(fd, found.set_result, None)
-    try:
-        await found
-    finally:
-        loop.remove_reader(fd)
-
-
-async def test_output_arrives_when_all_is_over_before_the_monitor_looks(machine: Machine) -> None:
+async def test_a_start_waits_until_the_monitor_has_accepted_all_who_are_attached(machine: Machine) -> None:
+    # conmon may look at the container's process before it looks at who is there, and takes one of these at a time.
     id = await machine.create("echo", "x")
-    async with suspended_monitor(machine, id):
-        stream = await machine.monitors.attach(id, stdin=False)
-        await machine.monitors.start(id)
-    assert (await everything(stream))[1] == b"x\n"
+    with suspended_monitor(machine, id):
+        streams = [await machine.monitors.attach(id, stdin=False) for _ in range(3)]
+        start = asyncio.create_task(machine.monitors.start(id))
+        ended = asyncio.create_task(process_ended(machine, id))
+        done, _ = await asyncio.wait([start, ended], timeout=0.1)  # a look at what must not happen, however long
+        assert not done
+    await start
+    assert [(await everything(stream))[1] for stream in streams] == [b"x\n"] * 3
+    await ended
     assert (await machine.ended(id)).exit_code == 0
 
 
-async def test_output_arrives_although_input_was_never_read(machine: Machine) -> None:
-    id = await machine.create("echo", "x", config=ContainerConfig(open_stdin=True), stdin_once=True)
-    async with suspended_monitor(machine, id):
-        stream = await machine.monitors.attach(id)
-        await machine.monitors.start(id)
-        await stream.write(b"y" * 50_000)  # as much as fits between us: it reads nothing now
-        await stream.close_stdin()
-    assert (await everything(stream))[1] == b"x\n"
+async def test_more_can_attach_than_may_wait_for_the_monitor(machine: Machine) -> None:
+    id = await machine.create("echo", "x")
+    streams = [await machine.monitors.attach(id, stdin=False) for _ in range(20)]
+    await machine.monitors.start(id)
+    assert [(await everything(stream))[1] for stream in streams] == [b"x\n"] * 20
     assert (await machine.ended(id)).exit_code == 0
+
+
+async def test_a_deletion_waits_until_the_monitor_touches_nothing_any_more(machine: Machine) -> None:
+    # Its exit file, and the end of its attach socket, would befall the container's next run.
+    id = await machine.start("sleep", "60")
+    monitor = int((machine.monitors.bundle(id) / "conmon.pid").read_text())
+    with suspended_monitor(machine, id):
+        deletion = asyncio.create_task(machine.monitors.delete(id))
+        await process_ended(machine, id)
+        done, _ = await asyncio.wait([deletion], timeout=0.1)  # a look at what must not happen, however long
+        assert not done
+    await deletion
+    assert identify(monitor) is None
+    assert not (machine.root / "exits" / id).exists()
+
+
+async def test_a_monitor_that_stands_still_is_ended_with_its_container(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scow.runtime.monitor._MONITOR_TIMEOUT_S", 0.01)
+    id = await machine.start("sleep", "60")
+    monitor = int((machine.monitors.bundle(id) / "conmon.pid").read_text())
+    os.kill(monitor, signal.SIGSTOP)
+    await machine.monitors.delete(id)
+    assert identify(monitor) is None
 
 
 async def test_several_attached_see_the_same_and_a_reader_leaves_stdin_alone(machine: Machine) -> None:
