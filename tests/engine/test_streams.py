@@ -250,6 +250,19 @@ def test_output_of_a_terminal_is_raw(engine: Daemon) -> None:
     assert engine.request("GET", f"/containers/{id}/logs?stdout=1") == (200, b"x\r\n")
 
 
+@pytest.mark.parametrize("how", ["kill", "stop?t=0"])
+def test_a_client_that_reads_no_more_holds_no_end_up(engine: Daemon, how: str) -> None:
+    id = engine.json("POST", "/containers/create", {"Image": "busybox", "Cmd": ["yes", "x" * 1000]})["Id"]
+    with raw.connected(engine) as client, raw.connected(engine) as follower:
+        client.ask("POST", f"/v1.50/containers/{id}/attach?stdout=1&stream=1", headers=raw.UPGRADE)
+        engine.json("POST", f"/containers/{id}/start")
+        follower.ask("GET", f"/v1.50/containers/{id}/logs?stdout=1&follow=1")
+        for _ in range(1_200):  # about as much as fits between the container and the client
+            follower.until(b"x" * 1000)
+        engine.json("POST", f"/containers/{id}/{how}")
+        assert engine.json("GET", f"/containers/{id}/json")["State"]["Status"] == "exited"
+
+
 def test_a_client_that_goes_away_leaves_the_container_alone(engine: Daemon) -> None:
     id = create(engine, Cmd=["sh", "-c", "yes | head -c 3000000; read x"], OpenStdin=True)
     with raw.connected(engine) as attached:

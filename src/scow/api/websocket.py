@@ -7,6 +7,7 @@ from aiohttp import WSMsgType, web
 
 from scow.api import mux
 from scow.api.call import Call
+from scow.api.hijack import Gone
 from scow.errors import InvalidArgument, ScowError
 
 _CLOSE_TIMEOUT_S = 5.0
@@ -27,7 +28,12 @@ async def attach(call: Call) -> web.StreamResponse:
         detach_keys=call.text("detachKeys"),
     )
     call.begun = socket
-    await socket.prepare(call.request)
+    try:
+        await socket.prepare(call.request)
+    except BaseException:
+        with suppress(ConnectionError):
+            await attachment.run(Gone())  # it is registered, and would hold up whatever the container says
+        raise
     client = _Client(socket, text=call.version < (1, 28))
     reading = asyncio.ensure_future(client.read())
     try:

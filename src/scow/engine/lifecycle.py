@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 
 DEFAULT_STOP_TIMEOUT_S = 10
 KILL_TIMEOUT_S = 10
+READ_TIMEOUT_S = 2  # for clients to take the last output of a container that was killed
 
 
 class NotRunning(Conflict):
@@ -242,7 +243,7 @@ class Lifecycle:
             async with container.lock:
                 if container.state.live and not ended.done():
                     await self._signal(container, signal.SIGKILL)
-            if not await self._wait_exit(ended, KILL_TIMEOUT_S):
+            if not await self._wait_killed(container, ended):
                 raise Internal(
                     f"cannot stop container: {container.id}: tried to kill container, but did not receive an exit event"
                 )
@@ -261,6 +262,12 @@ class Lifecycle:
                 await asyncio.shield(ended)
         return ended.done()
 
+    async def _wait_killed(self, container: Container, ended: asyncio.Future[Outcome]) -> bool:
+        if await self._wait_exit(ended, READ_TIMEOUT_S):
+            return True
+        self._resources.cut(container)
+        return await self._wait_exit(ended, KILL_TIMEOUT_S)
+
     async def kill(self, container: Container, signal_name: str | None) -> None:
         """Send a signal. Raises NotRunning."""
         number = parse_signal(signal_name) if signal_name else int(signal.SIGKILL)
@@ -275,7 +282,7 @@ class Lifecycle:
                 await self._table.note(container, container.record.with_state(stopped_by_user=True))
             ended = container.next_exit
             await self._signal(container, number)
-        if number == signal.SIGKILL and not await self._wait_exit(ended, KILL_TIMEOUT_S):
+        if number == signal.SIGKILL and not await self._wait_killed(container, ended):
             raise Internal(
                 f"cannot kill container: {container.id}: tried to kill container, but did not receive an exit event"
             )

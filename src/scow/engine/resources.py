@@ -182,6 +182,10 @@ class Resources:
         """Connect to what the container writes and, with `stdin`, reads: only then its end can end the input."""
         return await self._monitors.attach(container.id, stdin=stdin)
 
+    def cut(self, container: Container) -> None:
+        """End the output of all who are attached: one that doesn't read may hold the run's end up."""
+        self._monitors.cut(container.id)
+
     async def kill(self, container: Container, number: int) -> None:
         """Signal the first process; nothing happens if it has ended meanwhile."""
         with contextlib.suppress(NoSuchRun):

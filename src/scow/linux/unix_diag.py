@@ -36,6 +36,6 @@ def waiting_connections(path: Path) -> int:
     for _, body in found:
         told = dict(attributes(body[_ANSWER_SIZE:]))
         if _VFS in told and _QUEUES in told and struct.unpack_from("=I", told[_VFS])[0] == inode:
-            # Sockets on other file systems can have the same number: what waits there is awaited too, which is harmless.
+            # A socket on another file system can have the same number: what waits there counts too.
             count += int(struct.unpack_from("=I", told[_QUEUES])[0])
     return count

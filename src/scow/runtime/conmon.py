@@ -8,17 +8,19 @@ that we started, before that ends.
 import asyncio
 import contextlib
 import os
+import signal
 from pathlib import Path
 from typing import Final, NamedTuple
 
 import msgspec
 
-from scow.linux.process import Child, spawn
+from scow.linux.process import Child, ProcessIdentity, is_alive, send_signal, spawn
 from scow.runtime.failures import RuntimeFailed, start_error
 from scow.runtime.oci_runtime import OciRuntime
 
 PROGRAM: Final = Path("/usr/bin/conmon")
 CREATE_TIMEOUT_S: Final = 120.0
+END_TIMEOUT_S: Final = 5.0  # it may stand still: it waits for a client that stopped reading
 _ENVIRONMENT: Final = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 _PID_FILE: Final = "conmon.pid"
 _ERRORS: Final = "conmon.err"
@@ -152,6 +154,33 @@ async def handshake(plan: Plan, launched: Launched) -> Pids:
     if greeting.data <= 0:
         raise start_error(greeting.message, runtime=plan.runtime.name, args=plan.args)
     return Pids(monitor=int((plan.bundle / _PID_FILE).read_text()), container=greeting.data)
+
+
+async def end(monitor: ProcessIdentity) -> None:
+    """Wait until conmon, whose container has ended, has ended too; it gets a moment, and is then killed.
+
+    Its last deeds are the exit file and to unlink the attach socket, and would befall the container's next run.
+    """
+    try:
+        fd = os.pidfd_open(monitor.pid)
+    except ProcessLookupError:
+        return
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+    try:
+        if not is_alive(monitor):
+            return
+        loop.add_reader(fd, ended.set)
+        try:
+            async with asyncio.timeout(END_TIMEOUT_S):
+                await ended.wait()
+        except TimeoutError:
+            send_signal(monitor, signal.SIGKILL)
+            await ended.wait()
+        finally:
+            loop.remove_reader(fd)
+    finally:
+        os.close(fd)
 
 
 async def _read_line(fd: int) -> bytes:

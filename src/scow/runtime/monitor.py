@@ -46,7 +46,6 @@ LOST_EXIT_CODE: Final = 137
 _GROUP_TIMEOUT_S: Final = 10.0
 _GROUP_POLL_S: Final = 0.002  # the kernel has no event for "this v1 group is empty" (or frozen)
 _ACCEPT_TIMEOUT_S: Final = 10.0
-_MONITOR_TIMEOUT_S: Final = 5.0  # it may stand still: it waits for a client that stopped reading
 _ACCEPT_POLL_S: Final = 0.0002  # nor for "this connection was accepted"
 _THAW_EVERY: Final = 10
 
@@ -93,6 +92,7 @@ class Run:
         self.exited = False
         self.monitor_fd = -1
         self.attached = False  # whether anybody was yet
+        self.connections: set[socket.socket] = set()  # of those who are attached
         self.parked: list[socket.socket] = []  # attachments that ended, kept so that standard input stays open
 
     @property
@@ -329,8 +329,10 @@ class Monitors:
         except OSError as error:
             raise NoSuchRun(id) from error
         run.attached = True
+        run.connections.add(connection)
 
         def close(connection: socket.socket) -> None:
+            run.connections.discard(connection)
             if stdin or run.record.keep_stdin or run.exited:
                 connection.close()
                 return
@@ -341,6 +343,17 @@ class Monitors:
             run.parked.append(connection)
 
         return AttachStream(connection, close)
+
+    def cut(self, id: str) -> None:
+        """End the output of all who are attached, after what they have got already.
+
+        conmon waits for each of them. One that reads no more keeps it from everything else: the container can be dead
+        and its exit unseen.
+        """
+        run = self._runs.get(id)
+        for connection in run.connections if run is not None else ():
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RD)
 
     async def _accepted(self, id: str) -> None:
         """Wait until conmon has accepted all attachments that were made so far.
@@ -377,7 +390,7 @@ class Monitors:
             self._forget_monitor(run)
             _close_all(run.parked)
         if known is not None and known.monitor is not None:
-            await _end_of_monitor(known.monitor)
+            await conmon.end(known.monitor)
         if run is not None and self._runs.get(id) is run:
             del self._runs[id]
         await asyncio.to_thread(self._remove_files, id)
@@ -546,33 +559,6 @@ def _launch(plan: conmon.Plan, begun: MonitorRecord, spec: bytes) -> conmon.Laun
         shm.mkdir()
         mount("shm", shm, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, f"mode=1777,size={plan.shm_size}")
     return conmon.launch(plan)
-
-
-async def _end_of_monitor(monitor: ProcessIdentity) -> None:
-    """Wait until conmon, whose container has ended, has ended too; it gets a moment, and is then killed.
-
-    Its last deeds are the exit file and to unlink the attach socket, and would befall the container's next run.
-    """
-    try:
-        fd = os.pidfd_open(monitor.pid)
-    except ProcessLookupError:
-        return
-    loop = asyncio.get_running_loop()
-    ended = asyncio.Event()
-    try:
-        if not is_alive(monitor):
-            return
-        loop.add_reader(fd, ended.set)
-        try:
-            async with asyncio.timeout(_MONITOR_TIMEOUT_S):
-                await ended.wait()
-        except TimeoutError:
-            send_signal(monitor, signal.SIGKILL)
-            await ended.wait()
-        finally:
-            loop.remove_reader(fd)
-    finally:
-        os.close(fd)
 
 
 def _end_makers(bundle: Path) -> None:

@@ -145,6 +145,19 @@ async def test_more_can_attach_than_may_wait_for_the_monitor(machine: Machine) -
     assert (await machine.ended(id)).exit_code == 0
 
 
+async def test_a_reader_that_reads_no_more_can_be_cut_off(machine: Machine) -> None:
+    id = await machine.create("seq", "1", "100000000")
+    stream = await machine.monitors.attach(id, stdin=False)
+    await machine.monitors.start(id)
+    begin = await stream.read()
+    await machine.monitors.kill(id, signal.SIGKILL)
+    await process_ended(machine, id)
+    machine.monitors.cut(id)
+    assert (await machine.ended(id)).exit_code == 137
+    rest = (await everything(stream))[1]
+    assert (begin[0][1] + rest).startswith(b"1\n2\n3\n")
+
+
 async def test_a_deletion_waits_until_the_monitor_touches_nothing_any_more(machine: Machine) -> None:
     # Its exit file, and the end of its attach socket, would befall the container's next run.
     id = await machine.start("sleep", "60")
@@ -162,7 +175,7 @@ async def test_a_deletion_waits_until_the_monitor_touches_nothing_any_more(machi
 async def test_a_monitor_that_stands_still_is_ended_with_its_container(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("scow.runtime.monitor._MONITOR_TIMEOUT_S", 0.01)
+    monkeypatch.setattr("scow.runtime.conmon.END_TIMEOUT_S", 0.01)
     id = await machine.start("sleep", "60")
     monitor = int((machine.monitors.bundle(id) / "conmon.pid").read_text())
     os.kill(monitor, signal.SIGSTOP)
