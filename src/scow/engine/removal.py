@@ -1,6 +1,7 @@
 """Removing containers: everything that one holds, in an order that a kill at any moment can be picked up from."""
 
 import asyncio
+import contextlib
 import shutil
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -10,7 +11,7 @@ from scow.engine.container import Container, ContainerTable
 from scow.engine.creation import attributes_of
 from scow.engine.describing import status_word
 from scow.engine.events import Events
-from scow.engine.lifecycle import Lifecycle
+from scow.engine.lifecycle import Lifecycle, NotRunning
 from scow.engine.resources import Resources
 from scow.engine.volumes import Volumes
 from scow.errors import Conflict
@@ -75,7 +76,9 @@ class Removal:
         async with container.lock:
             running = container.state.live or container.state.status == "restarting"
         if running:
-            await self._lifecycle.kill(container, "SIGKILL")
+            await points.at("remove.ending")
+            with contextlib.suppress(NotRunning):  # it has ended by itself meanwhile
+                await self._lifecycle.kill(container, "SIGKILL")
             async with container.lock:
                 pass  # the exit has been dealt with when its holder lets go
 

@@ -162,7 +162,10 @@ class Firewall:
         def job() -> str:
             if self._nft is None:
                 self._nft = Nftables()
-            return self._nft.run("list chains", json=True)
+            try:
+                return self._nft.run("list chains", json=True)
+            except NftablesCrashed:  # others change the ruleset just now
+                return self._nft.run("list chains", json=True)
 
         return obstacles_in(await self._threads(job), self.table)
 

@@ -2,10 +2,15 @@
 
 import concurrent.futures
 import json
+import os
 import random
+import select
+import signal
 import socket
 import time
 from pathlib import Path
+
+import pytest
 
 from support.calls import container, create, eventually, exists, inspect, run, state, wait
 from support.daemon import Daemon
@@ -133,6 +138,33 @@ def test_a_forced_removal_waits_for_a_start(own_engine: Daemon) -> None:
             assert removal.result()[0] == 204, point
             assert start.result()[0] in (204, 409), point
         assert not exists(own_engine, id), point
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "point"),
+    [("POST", "{}/stop", "stop.recorded"), ("DELETE", "{}?force=1", "remove.ending")],
+)
+def test_what_ends_by_itself_meanwhile_is_stopped_and_removed_without_an_error(
+    own_engine: Daemon, method: str, path: str, point: str
+) -> None:
+    id = create(own_engine, "sleep 60")
+    own_engine.json("POST", f"/containers/{id}/start")
+    monitor = int((own_engine.folder / "exec/containers" / id / "conmon.pid").read_text())
+    monitored = os.pidfd_open(monitor)
+    try:
+        own_engine.at(point, "hold")
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            done = pool.submit(own_engine.request, method, f"/containers/{path.format(id)}")
+            own_engine.wait_held()
+            os.kill(state(own_engine, id)["Pid"], signal.SIGKILL)
+            assert select.select([monitored], [], [], 30)[0]  # the last it did was to tell of the exit
+            own_engine.json("GET", "/info")  # and the engine has heard of it
+            own_engine.go_on()
+            assert done.result()[0] == 204
+    finally:
+        os.close(monitored)
+    assert exists(own_engine, id) is (method == "POST")
+    assert "Traceback" not in own_engine.log
 
 
 def test_a_step_that_fails_is_undone(own_engine: Daemon) -> None:
