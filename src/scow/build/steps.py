@@ -359,9 +359,10 @@ class Steps:
             return Owner(int(user or "0"), int(group or user or "0"))
         async with self._store.snapshots.view(state.diff_ids) as root:
             try:
-                uid = (await asyncio.to_thread(resolve_user, root, user)).uid if user else 0
+                found = await asyncio.to_thread(resolve_user, root, user or "0")
+                uid = found.uid
                 if not group:
-                    return Owner(uid, uid)
+                    return Owner(uid, found.gid)
                 return Owner(uid, (await asyncio.to_thread(resolve_user, root, f"0:{group}")).gid)
             except InvalidArgument as error:
                 raise InvalidArgument(
