@@ -17,7 +17,7 @@ from scow.build.config_changes import apply, environment, shell_of
 from scow.build.context import Context
 from scow.build.dockerfile import Dockerfile, Stage, parse_triggers
 from scow.build.errors import DockerfileError
-from scow.build.image_state import ImageState, state_of
+from scow.build.image_state import ImageState, state_of, with_path
 from scow.build.plan import SCRATCH, Plan, plan
 from scow.build.report import Report, StageEnded, StepEvent
 from scow.build.selection import Keep, everything
@@ -25,6 +25,7 @@ from scow.build.steps import Place, Steps, command_of
 from scow.build.tools import Build
 from scow.errors import NotFound
 from scow.oci.digest import DiffID, Digest
+from scow.oci.image_config import ExecConfig
 from scow.oci.platform import host_platform
 from scow.store.assembly import publish
 from scow.wire.progress import ProgressMessage
@@ -175,7 +176,8 @@ class Execution:
         scope = Scope(globals=self._globals)
         if base.kind == SCRATCH:
             self._tell(stage.index, number, "done", "")
-            return ImageState(platform=self._plan[stage.index].platform), scope
+            state = ImageState(platform=self._plan[stage.index].platform, config=with_path(ExecConfig()))
+            return state, scope.with_env(state.config.env)
         image, config = await self._build.bases.find(
             base.name, platform, lambda message: self._tell(stage.index, number, "progress", progress=message)
         )
@@ -184,7 +186,7 @@ class Execution:
             self._plan_triggers(stage.index, state.config.on_build)
         if not state.config.on_build:
             self._tell(stage.index, number, "done", image.id)
-        scope = scope.with_env(config.exec.env)
+        scope = scope.with_env(state.config.env)
         self.environments[stage.index] = scope.env
         return state, scope
 

@@ -8,6 +8,7 @@ import msgspec
 from scow.oci.digest import DiffID, Digest, chain_id
 from scow.oci.image_config import ExecConfig, History, ImageConfig, RootFS, encode_config
 from scow.oci.platform import Platform
+from scow.runtime.profile import DEFAULT_PATH
 
 
 class ImageState(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,13 +81,20 @@ def state_of(config: ImageConfig, id: Digest) -> ImageState:
     """The state that a FROM begins with."""
     return ImageState(
         platform=config.platform,
-        config=config.exec,
+        config=with_path(config.exec),
         diff_ids=config.diff_ids,
         history=config.history or (),
         created=config.created,
         author=config.author,
         based_on=id,
     )
+
+
+def with_path(config: ExecConfig) -> ExecConfig:
+    """A config whose environment has a PATH, docker's if there was none: instructions may build on it."""
+    if any(each.partition("=")[0] == "PATH" for each in config.env or ()):
+        return config
+    return msgspec.structs.replace(config, env=[*(config.env or ()), f"PATH={DEFAULT_PATH}"])
 
 
 def format_created(ns: int) -> str:
