@@ -170,6 +170,31 @@ def test_owners_and_modes(engine: Daemon) -> None:
     assert "can't find nobody-here" in error_of(build(engine, "FROM busybox\nCOPY --chown=nobody-here f /", {"f": b""}))
 
 
+def test_a_name_alone_owns_with_its_own_group(engine: Daemon) -> None:
+    messages = build(
+        engine,
+        """
+        FROM busybox
+        RUN echo other:x:70:71::/:/bin/sh >> /etc/passwd
+        COPY --chown=other f /f
+        COPY --chown=:extra f /g
+        COPY --chown=70 f /h
+        RUN stat -c '%n %u:%g' /f /g /h
+        """,
+        {"f": b""},
+    )
+    assert "/f 70:71\n/g 0:2000\n/h 70:70\n" in text(messages)
+
+
+@pytest.mark.parametrize(
+    ("base", "before"),
+    [("scratch", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"), ("busybox\nENV PATH=/b", "/b")],
+)
+def test_there_is_always_a_path(engine: Daemon, base: str, before: str) -> None:
+    image = image_of(build(engine, f"FROM {base}\nENV PATH=/x:$PATH"))
+    assert engine.json("GET", f"/images/{image}/json")["Config"]["Env"] == [f"PATH=/x:{before}"]
+
+
 @pytest.mark.parametrize(
     ("dockerfile", "why"),
     [
