@@ -3,6 +3,7 @@
 import base64
 import concurrent.futures
 import json
+import os
 import socket
 import time
 from collections.abc import Iterator
@@ -11,7 +12,8 @@ from urllib.parse import quote
 import pytest
 
 from support.builds import Files, build, context, error_of, image_of, post, text
-from support.daemon import Daemon, UnixConnection
+from support.daemon import Daemon, Registry, UnixConnection, folder
+from support.machine import traces
 
 
 @pytest.fixture(autouse=True)
@@ -295,3 +297,45 @@ def test_who_waits_for_a_step_of_a_build_that_is_given_up_still_gets_it(engine: 
     assert status == 200
     assert b"from the context" in data
     assert b"Successfully built" in data
+
+
+@pytest.mark.parametrize(
+    ("flag", "entitlement"), [("--network=host", "network.host"), ("--security=insecure", "security.insecure")]
+)
+def test_a_dockerfile_gets_nothing_of_the_machine_unasked(engine: Daemon, flag: str, entitlement: str) -> None:
+    said = error_of(build(engine, f"FROM busybox\nRUN {flag} id"))
+    assert f"RUN {flag} is not allowed: build with --allow {entitlement}" in said
+
+
+def test_entitlements_are_asked_for_and_can_be_kept_back(engine: Daemon) -> None:
+    step = "FROM busybox\nRUN --network=host readlink /proc/self/ns/net"
+    own = os.readlink("/proc/self/ns/net")
+    assert own in text(build(engine, step, allow="network.host"))
+    assert own in text(build(engine, step, networkmode="host", nocache="1"))
+    status, said = post(engine, context({"Dockerfile": step}), allow="security.insecure")
+    assert status == 403
+    assert b"set builder.entitlements.security-insecure in daemon.json" in said
+    status, said = post(engine, context({"Dockerfile": step}), allow="everything")
+    assert (status, b"unknown entitlement 'everything'" in said) == (400, True)
+
+
+@pytest.fixture
+def permissive(registry: Registry) -> Iterator[Daemon]:
+    """An engine that lets builds have privileged steps, and not the machine's network."""
+    with folder() as path:
+        entitlements = {"security-insecure": True, "network-host": False}
+        (path / "daemon.json").write_text(json.dumps({"builder": {"entitlements": entitlements}}))
+        flags = ["--config-file", str(path / "daemon.json"), "--registry-mirror", f"http://{registry.address}"]
+        daemon = Daemon(path, *flags).start()
+        try:
+            yield daemon
+        finally:
+            daemon.stop()
+        assert not traces(path)
+
+
+def test_an_engine_can_be_configured_to_allow_privileged_steps(permissive: Daemon) -> None:
+    step = "FROM busybox\nRUN --security=insecure mkdir /m && mount -t tmpfs x /m"
+    assert "is not allowed" in error_of(build(permissive, step))
+    assert image_of(build(permissive, step, allow="security.insecure"))
+    assert post(permissive, context({"Dockerfile": step}), allow="network.host")[0] == 403

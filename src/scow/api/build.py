@@ -78,7 +78,6 @@ async def cancel(call: Call) -> web.StreamResponse:
 
 def _request(call: Call) -> BuildRequest:
     values = call.request.query
-    squash = call.flag("squash")
     return BuildRequest(
         tags=tuple(name for name in values.getall("t", []) if name),
         dockerfile=values.get("dockerfile", ""),
@@ -98,7 +97,7 @@ def _request(call: Call) -> BuildRequest:
         cpu_quota=_integer(call, "cpuquota"),
         build_args=_json(call, "buildargs", dict[str, str | None]),
         shm_size=_integer(call, "shmsize"),
-        squash=squash,
+        squash=call.flag("squash"),
         labels=_json(call, "labels", dict[str, str]),
         network_mode=values.get("networkmode", ""),
         extra_hosts=tuple(each for value in values.getall("extrahosts", []) for each in _hosts(value)),
@@ -110,6 +109,7 @@ def _request(call: Call) -> BuildRequest:
         build_id=values.get("buildid", ""),
         session=values.get("session", "") if values.get("remote") != "client-session" else "",
         no_cache_filter=tuple(values.getall("nocachefilter", [])),
+        allow=tuple(values.getall("allow", [])),
     )
 
 

@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 import msgspec
 
+from scow.build import entitlements
 from scow.build import instructions as kinds
 from scow.build.cache import Record, step_key
 from scow.build.compose import Composer, Owner, parse_chmod
@@ -106,7 +107,11 @@ class Steps:
         self, place: Place, state: ImageState, one: kinds.Run, args: tuple[str, ...], env: Sequence[str],
         mounts: Sequence[Mount], shown: str, script: str, silent: Sequence[str],
     ) -> Record:  # fmt: skip
-        """Run a command. `script` is mounted for it; `silent` variables are in no key. Raises CommandFailed."""
+        """Run a command. `script` is mounted for it; `silent` variables are in no key.
+
+        Raises CommandFailed and NotEntitled.
+        """
+        entitlements.check(one, self._build.options.allowed)
         epoch = self._build.options.epoch
         described = [msgspec.structs.astuple(mount) for mount in mounts]
         origins = [

@@ -37,7 +37,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     platform: Platform | None = None
     secrets: Mapping[str, bytes] = {}
     agents: Mapping[str, Path] = {}  # sockets of SSH agents
-    squash: bool = False
+    allowed: frozenset[str] = frozenset()  # entitlements
 
     @property
     def epoch(self) -> int | None:

@@ -13,6 +13,7 @@ from scow.build.cache import Cache
 from scow.build.classic import ClassicLines
 from scow.build.context import Context
 from scow.build.dockerfile import Dockerfile, parse
+from scow.build.entitlements import NETWORK_HOST, granted
 from scow.build.errors import DockerfileError
 from scow.build.executor import Execution
 from scow.build.ignore import Ignore
@@ -105,7 +106,10 @@ class Builds:
             # dockerd's words when it isn't experimental.
             raise InvalidArgument("squash is only supported with experimental mode")
         names = [_tag(name) for name in request.tags]
-        options = _options(request, self.take_session(request.session))
+        allowed = granted(request.allow, self._config.builder.entitlements.names())
+        if request.network_mode == "host":
+            allowed |= {NETWORK_HOST}  # every step has it already
+        options = _options(request, self.take_session(request.session), allowed)
         context = await self._context(request, content)
         try:
             work = _Work(self, request, options, context, names, _credentials(registry_config))
@@ -322,7 +326,7 @@ def _tag(name: str) -> Reference:
     return reference.with_default_tag()
 
 
-def _options(request: BuildRequest, given: SessionRequest) -> Options:
+def _options(request: BuildRequest, given: SessionRequest, allowed: frozenset[str]) -> Options:
     arguments = {name: value for name, value in (request.build_args or {}).items() if value is not None}
     return Options(
         dockerfile=request.dockerfile or DOCKERFILE,
@@ -331,7 +335,7 @@ def _options(request: BuildRequest, given: SessionRequest) -> Options:
         target=request.target,
         no_cache=request.no_cache,
         platform=parse_platform(request.platform) if request.platform else None,
-        squash=request.squash,
+        allowed=allowed,
         no_cache_filter=tuple(name.lower() for name in request.no_cache_filter),
         secrets=given.secrets,
         agents={name: Path(path) for name, path in given.agents.items()},

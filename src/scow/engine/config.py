@@ -45,6 +45,23 @@ class ProxyConfig(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
         )
 
 
+class Entitlements(msgspec.Struct, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
+    """What builds may be allowed: dockerd's key `builder.entitlements`, with its defaults."""
+
+    network_host: bool = True
+    security_insecure: bool = False
+
+    def names(self) -> list[str]:
+        """Those that are on, as builds name them."""
+        return [name.replace("_", ".") for name in self.__struct_fields__ if getattr(self, name)]
+
+
+class BuilderConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How images are built: the key `builder` of daemon.json."""
+
+    entitlements: Entitlements = Entitlements()
+
+
 class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that an engine is configured with; field names are daemon.json's keys in snake case."""
 
@@ -84,6 +101,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     default_shm_size: int = 64 << 20  # bytes
     init: bool = False
     init_path: str = ""
+    builder: BuilderConfig = BuilderConfig()
     layer_compression: Literal["gzip", "zstd"] = "gzip"  # Scow's own: of layers that were made here, when pushed
     keep_compressed_layers: bool = True  # Scow's own: without, a layer is kept as its tar alone
     max_concurrent_downloads: int = 3

@@ -41,6 +41,7 @@ class BuildRequest(msgspec.Struct, frozen=True, kw_only=True):
     build_id: str = ""
     session: str = ""  # what SessionReply named
     no_cache_filter: tuple[str, ...] = ()  # stages
+    allow: tuple[str, ...] = ()  # entitlements: Scow's own parameter
     check: bool = False  # only check the Dockerfile
 
     def host_config(self) -> HostConfig:

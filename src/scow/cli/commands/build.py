@@ -108,6 +108,7 @@ def _query(session: Session, options: Options, quiet: bool) -> list[str]:
     words += [f"{name}={quote(str(value))}" for name, value in values.items() if value != ""]
     words += [f"extrahosts={quote(host.replace('=', ':', 1))}" for host in options.texts("add-host")]
     words += [f"securityopt={quote(text)}" for text in options.texts("security-opt")]
+    words += [f"allow={quote(text)}" for text in options.texts("allow")]
     words += [f"nocachefilter={quote(text)}" for text in options.texts("no-cache-filter")]
     arguments: dict[str, str | None] = {}
     if "SOURCE_DATE_EPOCH" in session.environment:
@@ -341,6 +342,12 @@ COMMANDS = {
         "PATH | URL | -",
         (
             Flag("add-host", "", "list", 'Add a custom host-to-IP mapping ("host:ip")'),
+            Flag(
+                "allow",
+                "",
+                "list",
+                'Allow extra privileged entitlement (e.g., "network.host", "security.insecure")',
+            ),
             Flag("build-arg", "", "list", "Set build-time variables"),
             Flag("cache-from", "", "strings", "Images to consider as cache sources"),
             Flag("cgroup-parent", "", "string", 'Set the parent cgroup for the "RUN" instructions during build'),
