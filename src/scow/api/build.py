@@ -1,20 +1,17 @@
 """The build endpoints."""
 
 import json
-import logging
 from typing import Any, Final
 
 import msgspec
 from aiohttp import web
 
-from scow.api.call import JSON, Call, empty, json_bytes
+from scow.api.call import Call, empty, json_bytes
+from scow.api.progress import serve_progress
 from scow.errors import InvalidArgument, ScowError
 from scow.wire.build import BuildRequest, SessionReply, SessionRequest
 from scow.wire.host_config import Ulimit
 from scow.wire.message import decode, encode
-from scow.wire.progress import ErrorDetail, ProgressMessage
-
-_log = logging.getLogger(__name__)
 
 _TAR_TYPES: Final = ("application/x-tar", "application/tar", "application/octet-stream", "")
 
@@ -31,22 +28,7 @@ async def _build(call: Call, request: BuildRequest) -> web.StreamResponse:
         raise InvalidArgument(f"Content-Type specified ({declared}) must be 'application/x-tar'")
     config = call.request.headers.get("X-Registry-Config")
     progress = await call.engine.builds.build(request, call.request.content.iter_any(), config)
-    try:
-        async with call.stream(JSON) as send:
-            try:
-                async for message in progress:
-                    await send(encode(message) + b"\r\n")
-            except ConnectionError:
-                raise
-            except Exception as error:
-                if not isinstance(error, ScowError):
-                    _log.exception("a build failed")
-                text = str(error) or type(error).__name__
-                detail = ErrorDetail(code=getattr(error, "code", 0), message=text)
-                await send(encode(ProgressMessage(error_detail=detail, error=text)) + b"\r\n")
-    finally:
-        await progress.aclose()
-    return call.streamed()
+    return await serve_progress(call, progress)
 
 
 async def check(call: Call) -> web.StreamResponse:

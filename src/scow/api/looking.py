@@ -1,15 +1,11 @@
 """Scow's own endpoints that look into images, and check what the engine keeps. No other engine has them."""
 
-import logging
-
 from aiohttp import web
 
-from scow.api.call import JSON, Call, json_bytes
-from scow.errors import InvalidArgument, ScowError
+from scow.api.call import Call, json_bytes
+from scow.api.progress import serve_progress
+from scow.errors import InvalidArgument
 from scow.wire.check import CheckMessage
-from scow.wire.message import encode
-
-_log = logging.getLogger(__name__)
 
 
 async def explore(call: Call) -> web.StreamResponse:
@@ -28,20 +24,7 @@ async def check(call: Call) -> web.StreamResponse:
     """Check everything that the engine keeps, one JSON object a line; with `repair=1` put right what can be."""
     auth = call.request.headers.get("X-Registry-Config")
     messages = await call.engine.checking.run(repair=call.flag("repair"), auth=auth)
-    try:
-        async with call.stream(JSON) as send:
-            try:
-                async for message in messages:
-                    await send(encode(message) + b"\r\n")
-            except ConnectionError:
-                raise
-            except Exception as error:
-                if not isinstance(error, ScowError):
-                    _log.exception("%s failed", call.request.path)
-                await send(encode(CheckMessage(error=str(error) or type(error).__name__)) + b"\r\n")
-    finally:
-        await messages.aclose()
-    return call.streamed()
+    return await serve_progress(call, messages, lambda error: CheckMessage(error=str(error) or type(error).__name__))
 
 
 def _needed(call: Call, name: str) -> str:

@@ -1,7 +1,7 @@
 """What a Dockerfile may do only if both the engine's configuration and whoever asks for the build allow it.
 
-Dockerfile reference, "RUN --network" and "RUN --security": `network.host` and `security.insecure`. A Dockerfile is often
-somebody else's; who builds it has not agreed to give it the machine.
+Dockerfile reference, "RUN --network" and "RUN --security": `network.host` and `security.insecure`. A Dockerfile is
+often somebody else's; who builds it has not agreed to give it the machine.
 """
 
 from collections.abc import Iterable

@@ -17,7 +17,6 @@ from scow.build.entitlements import NETWORK_HOST, granted
 from scow.build.errors import DockerfileError
 from scow.build.executor import Execution
 from scow.build.ignore import Ignore
-from scow.build.runner import CommandFailed
 from scow.build.selection import Keep, everything
 from scow.build.sources import Remote, is_git, is_remote, open_url
 from scow.build.tools import Build, Options, Tools
@@ -47,14 +46,6 @@ DOCKERFILE: Final = "Dockerfile"
 _FILE_LIMIT: Final = 16 << 20
 _SENT_ALONG: Final = ".dockerfile."
 _SESSION_S: Final = 600.0
-
-
-class BuildFailed(ScowError):
-    """A step failed after the reply had begun; `code` is what the client exits with."""
-
-    def __init__(self, message: str, code: int) -> None:
-        super().__init__(message)
-        self.code = code
 
 
 class Builds:
@@ -218,10 +209,6 @@ class _Work:
                 )
                 lines = ClassicLines(emit, execution.needed, quiet=quiet, remove=request.remove)
                 result = await execution.run()
-            except CommandFailed as error:
-                if lines is not None:
-                    lines.flush()
-                raise BuildFailed(str(error), error.code) from error
             except ScowError as error:
                 if lines is not None:
                     lines.flush()
