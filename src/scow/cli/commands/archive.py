@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 
 from scow.cli.command import Command
@@ -11,49 +10,22 @@ from scow.cli.flags import Flag, Options
 from scow.cli.http import HttpError, quote
 from scow.cli.jsontext import dumps
 from scow.cli.progress import ProgressView
+from scow.cli.tarfiles import check_output, opened, pieces, write_output
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from typing import BinaryIO
-
     from scow.cli.session import Session
-
-PIECE = 1 << 20
 
 
 def save(session: Session, options: Options) -> None:
     """Write images as one archive."""
     output = options.text("output")
-    if not output and session.is_terminal(1):
-        raise CliError("cowardly refusing to save to a terminal. Use the -o flag or redirect")
-    folder = os.path.dirname(output)
-    if output and not os.path.isdir(folder or "."):
-        raise CliError(
-            f"failed to save image: invalid output path: directory {folder!r} does not exist".replace("'", '"')
-        )
+    check_output(session, output, "save image")
     query = [f"names={quote(name)}" for name in options.args]
     if platform := _platform(session, options):
         query.append(f"platform={quote(platform)}")
     response = session.engine.open("GET", f"/images/get?{'&'.join(query)}")
-    if output:
-        temporary = os.path.join(folder, f".tmp-{os.path.basename(output)}{os.getpid()}")
-        try:
-            with open(temporary, "wb") as file:
-                response.copy_to(file.fileno())
-            os.replace(temporary, output)
-        except BaseException as error:
-            if os.path.lexists(temporary):
-                os.unlink(temporary)
-            if isinstance(error, HttpError):
-                raise CliError(str(error)) from None
-            raise
-    else:
-        sys.stdout.flush()
-        try:
-            response.copy_to(1)
-        except HttpError as error:
-            raise CliError(str(error)) from None
+    write_output(response, output, "save image")
     session.engine.done(response)
 
 
@@ -67,22 +39,13 @@ def load(session: Session, options: Options) -> None:
     if platform := _platform(session, options):
         query["platform"] = platform
     headers = {"Content-Type": "application/x-tar"}
-    source: BinaryIO = open(path, "rb") if path else sys.stdin.buffer  # noqa: SIM115 - closed below, unless it is stdin
-    try:
-        response = session.engine.open("POST", "/images/load", query, headers=headers, data=_pieces(source))
-    finally:
-        if path:
-            source.close()
+    with opened(path or "-") as source:
+        response = session.engine.open("POST", "/images/load", query, headers=headers, data=pieces(source))
     try:
         ProgressView(sys.stdout, sys.stdout.isatty()).show_all(response.messages())
     except HttpError as error:
         raise CliError(str(error)) from None
     session.engine.done(response)
-
-
-def _pieces(source: BinaryIO) -> Iterator[bytes]:
-    while data := source.read(PIECE):
-        yield data
 
 
 def _platform(session: Session, options: Options) -> str:

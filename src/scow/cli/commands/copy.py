@@ -10,6 +10,7 @@ from scow.cli.command import Command
 from scow.cli.errors import CliError
 from scow.cli.flags import Flag, Options
 from scow.cli.http import quote
+from scow.cli.tarfiles import check_output, write_output
 from scow.cli.units import human_size
 
 TYPE_CHECKING = False
@@ -164,27 +165,9 @@ def _stdin() -> Iterator[bytes]:
 def export(session: Session, options: Options) -> None:
     """Write a container's root file system as a tar."""
     output = options.text("output")
-    if not output and session.is_terminal(1):
-        raise CliError("cowardly refusing to save to a terminal. Use the -o flag or redirect")
-    if output and not os.path.isdir(os.path.dirname(os.path.abspath(output))):
-        raise CliError(
-            f"failed to export container: invalid output path: directory {os.path.dirname(output)!r} does not exist"
-        )
+    check_output(session, output, "export container")
     response = session.engine.open("GET", f"/containers/{quote(options.args[0])}/export")
-    if output:
-        temporary = f"{output}.partial-{os.getpid()}"
-        try:
-            with open(temporary, "wb") as file:
-                for piece in response.pieces():
-                    file.write(piece)
-            os.replace(temporary, output)
-        except BaseException:
-            os.unlink(temporary)
-            raise
-    else:
-        for piece in response.pieces():
-            sys.stdout.buffer.write(piece)
-        sys.stdout.buffer.flush()
+    write_output(response, output, "export container")
     session.engine.done(response)
 
 

@@ -10,15 +10,11 @@ from scow.cli.flags import Flag, Options
 from scow.cli.http import HttpError, quote
 from scow.cli.names import parse_name
 from scow.cli.progress import ProgressView
+from scow.cli.tarfiles import opened, pieces
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from typing import BinaryIO
-
     from scow.cli.session import Session
-
-PIECE = 1 << 20
 
 
 def commit(session: Session, options: Options) -> None:
@@ -52,31 +48,14 @@ def import_image(session: Session, options: Options) -> None:
     if remote:
         response = session.engine.open("POST", path)
     else:
-        file = sys.stdin.buffer if source == "-" else _open(source)
-        try:
-            headers = {"Content-Type": "application/x-tar"}
-            response = session.engine.open("POST", path, headers=headers, data=_pieces(file))
-        finally:
-            if source != "-":
-                file.close()
+        headers = {"Content-Type": "application/x-tar"}
+        with opened(source) as file:
+            response = session.engine.open("POST", path, headers=headers, data=pieces(file))
     try:
         ProgressView(sys.stdout, sys.stdout.isatty()).show_all(response.messages())
     except HttpError as error:
         raise CliError(str(error)) from None
     session.engine.done(response)
-
-
-def _open(path: str) -> BinaryIO:
-    try:
-        return open(path, "rb")
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise CliError(f"open {path}: {reason}") from None
-
-
-def _pieces(source: BinaryIO) -> Iterator[bytes]:
-    while data := source.read(PIECE):
-        yield data
 
 
 CHANGE = Flag("change", "c", "list", "Apply Dockerfile instruction to the created image")

@@ -8,6 +8,7 @@ from scow.cli.command import Command
 from scow.cli.errors import CliError, EngineError
 from scow.cli.flags import Flag, Options
 from scow.cli.http import quote
+from scow.cli.tarfiles import check_output, opened, pieces, write_output
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,53 +17,26 @@ if TYPE_CHECKING:
     from scow.cli.http import Response
     from scow.cli.session import Session
 
-PIECE = 1 << 18
-
 
 def export(session: Session, options: Options) -> None:
     """Write a volume as a tar. A file that couldn't be written to its end doesn't stay."""
     output = options.text("output")
-    if not output and os.isatty(1):
-        raise CliError("cowardly refusing to save to a terminal. Use the -o flag or redirect")
+    check_output(session, output, "export volume")
     response = _asked(session, "GET", f"/scow/volumes/{quote(options.args[0])}/export")
-    partial = f"{output}.part-{os.getpid()}"
-    try:
-        with open(partial, "wb") if output else os.fdopen(1, "wb", closefd=False) as file:
-            for piece in response.pieces():
-                file.write(piece)
-        if output:
-            os.replace(partial, output)
-    except OSError as error:
-        response.connection.close()
-        raise CliError(f"failed to export volume: {output or 'standard output'}: {error.strerror}") from None
-    finally:
-        if output and os.path.exists(partial):
-            os.unlink(partial)
+    write_output(response, output, "export volume")
     session.engine.done(response)
 
 
 def import_(session: Session, options: Options) -> None:
     """Unpack a tar, compressed or not, into a volume."""
     source = options.args[1] if len(options.args) > 1 else "-"
-    try:
-        fd = 0 if source == "-" else os.open(source, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        raise CliError(f"open {source}: {(error.strerror or str(error)).lower()}") from None
-    if os.isatty(fd):
-        raise CliError("cowardly refusing to read from a terminal. Name a file or redirect")
-    try:
+    with opened(source) as file:
+        if os.isatty(file.fileno()):
+            raise CliError("cowardly refusing to read from a terminal. Name a file or redirect")
         headers = {"Content-Type": "application/x-tar"}
-        response = _asked(session, "POST", f"/scow/volumes/{quote(options.args[0])}/import", headers, _pieces(fd))
+        response = _asked(session, "POST", f"/scow/volumes/{quote(options.args[0])}/import", headers, pieces(file))
         response.read()
         session.engine.done(response)
-    finally:
-        if fd != 0:
-            os.close(fd)
-
-
-def _pieces(fd: int) -> Iterator[bytes]:
-    while piece := os.read(fd, PIECE):
-        yield piece
 
 
 def _asked(
