@@ -10,6 +10,7 @@ import docker
 import pytest
 
 from support.daemon import Daemon
+from support.docker_client import modern_docker
 
 
 def pack(entries: dict[str, bytes | tarfile.TarInfo], mode: str = "w") -> bytes:
@@ -74,7 +75,7 @@ def test_files_go_in_and_come_out_with_owner_mode_and_links(
         assert found.read() == b"content"
 
 
-@pytest.mark.parametrize("client", ["docker", "scow"])
+@pytest.mark.parametrize("client", [pytest.param("docker", marks=modern_docker), "scow"])
 def test_cp_both_ways(engine: Daemon, box: str, client: str, tmp_path: Path) -> None:
     cp = getattr(engine, client)
     (tmp_path / "tree/sub").mkdir(parents=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from support.daemon import Daemon, Registry, folder
+from support.docker_client import modern_docker
 from support.machine import traces
 
 SPEC = """
@@ -41,6 +42,7 @@ def gpu_engine(registry: Registry) -> Iterator[Daemon]:
         assert not traces(path)
 
 
+@modern_docker
 def test_gpus_are_devices_mounts_variables_and_hooks(gpu_engine: Daemon) -> None:
     script = "echo $NVIDIA_VISIBLE_DEVICES; cat /usr/lib/driver; echo x > /dev/nvidia0 && stat -c %t:%T /dev/nvidia0"
     for flags in (["--gpus", "all"], ["--gpus", "1"], ["--device", "nvidia.com/gpu=0"]):

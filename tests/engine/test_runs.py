@@ -10,6 +10,7 @@ import docker
 import pytest
 
 from support.daemon import Daemon
+from support.docker_client import modern_docker
 
 CASES: Sequence[tuple[str, list[str], str]] = [
     ("a command's output", ["busybox", "echo", "hi"], "hi\n"),
@@ -129,6 +130,7 @@ def test_binds_are_made_written_and_kept_read_only(engine: Daemon, tmp_path: Pat
     assert refused.stderr == "touch: /d/g: Read-only file system\n"
 
 
+@modern_docker
 def test_a_named_volume_outlives_containers_and_is_held_by_them(engine: Daemon) -> None:
     engine.docker("run", "--name", "holder", "-v", "kept:/v", "busybox", "sh", "-c", "echo x > /v/f")
     held = engine.docker("volume", "rm", "kept", check=False)

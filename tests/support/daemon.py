@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ class Registry:
             stderr=self._log,
             start_new_session=True,
         )
-        _wait_for(ready.exists, self.process, folder / "registry.log")
+        wait_for(ready.exists, self.process, folder / "registry.log")
         self.address = ready.read_text().strip().removeprefix("http://").rstrip("/")
 
     def stop(self) -> None:
@@ -48,13 +48,52 @@ class Registry:
         self._log.close()
 
 
-class Daemon:
+class Socket:
+    """Any engine behind a Unix socket: ours, or the one that it is compared with."""
+
+    socket: Path
+
+    @property
+    def host(self) -> str:
+        """What clients call it."""
+        return f"unix://{self.socket}"
+
+    def answers(self) -> bool:
+        """Whether it is up."""
+        try:
+            return self.request("GET", "/_ping")[0] == 200
+        except OSError:
+            return False
+
+    def request(self, method: str, path: str, body: Any = None) -> tuple[int, bytes]:
+        """One raw API call: status and body."""
+        connection = UnixConnection(self.socket)
+        try:
+            headers = {"Content-Type": "application/json"} if body is not None else {}
+            connection.request(method, path, json.dumps(body) if body is not None else None, headers)
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+        finally:
+            connection.close()
+
+    def json(self, method: str, path: str, body: Any = None) -> Any:
+        """One API call that has to succeed, its answer decoded."""
+        status, data = self.request(method, path, body)
+        assert status < 400, f"{method} {path}: {status} {data.decode()}"
+        return json.loads(data) if data.strip() else None
+
+    def clean(self) -> None:
+        """Remove all containers."""
+        for container in self.json("GET", "/containers/json?all=1"):
+            self.request("DELETE", f"/containers/{container['Id']}?force=1&v=1")
+
+
+class Daemon(Socket):
     """`scowd` with its own roots, socket and bridge; `kill` and `start` again as often as a test wants."""
 
     def __init__(self, folder: Path, *flags: str) -> None:
         self.folder = folder
         self.socket = folder / "scow.sock"
-        self.host = f"unix://{self.socket}"
         self._flags = [
             *("--data-root", str(folder / "data"), "--exec-root", str(folder / "exec")),
             *("--host", self.host, "--pidfile", str(folder / "scowd.pid"), "--bip", f"10.213.{free_subnet()}.1/24"),
@@ -78,16 +117,8 @@ class Daemon:
                 env={**os.environ, points.VARIABLE: str(self._orders)},
                 start_new_session=True,
             )
-        _wait_for(self._answers, self.process, self.folder / "scowd.log")
+        wait_for(self.answers, self.process, self.folder / "scowd.log")
         return self
-
-    def _answers(self) -> bool:
-        if not self.socket.exists():
-            return False
-        try:
-            return self.request("GET", "/_ping")[0] == 200
-        except OSError:
-            return False
 
     def stop(self) -> None:
         """Ask it to end, and wait for that."""
@@ -116,7 +147,7 @@ class Daemon:
     def wait_held(self) -> None:
         """Wait until the engine is held at the point."""
         assert self.process is not None
-        _wait_for(self._orders.with_name("points.held").exists, self.process, self.folder / "scowd.log")
+        wait_for(self._orders.with_name("points.held").exists, self.process, self.folder / "scowd.log")
 
     def wait_killed(self) -> None:
         """Wait until the engine was killed at the point."""
@@ -125,29 +156,7 @@ class Daemon:
         self.process = None
         self.go_on()
 
-    def clean(self) -> None:
-        """Remove all containers."""
-        for container in self.json("GET", "/containers/json?all=1"):
-            self.request("DELETE", f"/containers/{container['Id']}?force=1&v=1")
-
     # --- clients
-
-    def request(self, method: str, path: str, body: Any = None) -> tuple[int, bytes]:
-        """One raw API call: status and body."""
-        connection = UnixConnection(self.socket)
-        try:
-            headers = {"Content-Type": "application/json"} if body is not None else {}
-            connection.request(method, path, json.dumps(body) if body is not None else None, headers)
-            answer = connection.getresponse()
-            return answer.status, answer.read()
-        finally:
-            connection.close()
-
-    def json(self, method: str, path: str, body: Any = None) -> Any:
-        """One API call that has to succeed, its answer decoded."""
-        status, data = self.request(method, path, body)
-        assert status < 400, f"{method} {path}: {status} {data.decode()}"
-        return json.loads(data) if data.strip() else None
 
     def environment(self) -> dict[str, str]:
         """For clients: this engine, and no configuration of whoever runs the tests."""
@@ -161,14 +170,14 @@ class Daemon:
 
     def docker(self, *args: str, input: bytes = b"", check: bool = True) -> subprocess.CompletedProcess[str]:
         """The real docker client."""
-        return _run("docker", args, self.environment(), input, check)
+        return run_client("docker", args, self.environment(), input, check)
 
     def scow(self, *args: str, input: bytes = b"", check: bool = True) -> subprocess.CompletedProcess[str]:
         """Our own client."""
-        return _run(str(Path(sys.executable).with_name("scow")), args, self.environment(), input, check)
+        return run_client(str(Path(sys.executable).with_name("scow")), args, self.environment(), input, check)
 
 
-def _run(
+def run_client(
     program: str, args: tuple[str, ...], environment: dict[str, str], input: bytes, check: bool
 ) -> subprocess.CompletedProcess[str]:
     done = subprocess.run([program, *args], env=environment, input=input, capture_output=True, timeout=60, check=False)
@@ -195,14 +204,14 @@ class UnixConnection(http.client.HTTPConnection):
             raise
 
 
-_UnixConnection = UnixConnection
-
-
-def _wait_for(condition: Any, process: "subprocess.Popen[bytes]", log: Path) -> None:
-    end = time.monotonic() + START_TIMEOUT_S
+def wait_for(
+    condition: Callable[[], bool], process: "subprocess.Popen[bytes]", log: Path, timeout_s: float = START_TIMEOUT_S
+) -> None:
+    """Wait until a process that was started is ready. Fails if it ended, or is not ready in time, with its log."""
+    end = time.monotonic() + timeout_s
     while not condition():
         assert process.poll() is None, f"it ended with {process.returncode}: {log.read_text()}"
-        assert time.monotonic() < end, f"it did not answer in {START_TIMEOUT_S} s: {log.read_text()}"
+        assert time.monotonic() < end, f"it did not answer in {timeout_s} s: {log.read_text()}"
         time.sleep(0.02)
 
 

@@ -1,28 +1,24 @@
 """The real dockerd beside our engine, for tests that compare the two."""
 
 import contextlib
-import json
 import secrets
 import shutil
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from support.daemon import _run, _UnixConnection, free_subnet
+from support.daemon import Socket, free_subnet, run_client, wait_for
 
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 30.0
 PROGRAM = shutil.which("dockerd")
 
 
-class Dockerd:
+class Dockerd(Socket):
     """A dockerd with roots, socket and bridge of its own."""
 
     def __init__(self, folder: Path, bridge: str, mirror: str) -> None:
         self.socket = folder / "docker.sock"
-        self.host = f"unix://{self.socket}"
         self._log = (folder / "dockerd.log").open("wb")
         self._text = folder / "dockerd.log"
         self._folder = folder
@@ -37,44 +33,12 @@ class Dockerd:
             stderr=self._log,
             start_new_session=True,
         )
-        end = time.monotonic() + START_TIMEOUT_S
-        while not self._answers():
-            assert self.process.poll() is None, self._text.read_text()
-            assert time.monotonic() < end, self._text.read_text()
-            time.sleep(0.05)
-
-    def _answers(self) -> bool:
-        try:
-            return self.request("GET", "/_ping")[0] == 200
-        except OSError:
-            return False
-
-    def request(self, method: str, path: str, body: Any = None) -> tuple[int, bytes]:
-        """One raw API call: status and body."""
-        connection = _UnixConnection(self.socket)
-        try:
-            headers = {"Content-Type": "application/json"} if body is not None else {}
-            connection.request(method, path, json.dumps(body) if body is not None else None, headers)
-            answer = connection.getresponse()
-            return answer.status, answer.read()
-        finally:
-            connection.close()
-
-    def json(self, method: str, path: str, body: Any = None) -> Any:
-        """One API call that has to succeed, its answer decoded."""
-        status, data = self.request(method, path, body)
-        assert status < 400, f"{method} {path}: {status} {data.decode()}"
-        return json.loads(data) if data.strip() else None
+        wait_for(self.answers, self.process, self._text, START_TIMEOUT_S)
 
     def docker(self, *args: str, input: bytes = b"", check: bool = True) -> "subprocess.CompletedProcess[str]":
         """The docker client."""
         environment = {"PATH": "/usr/local/bin:/usr/bin:/bin", "DOCKER_HOST": self.host, "HOME": str(self._folder)}
-        return _run("docker", args, environment, input, check)
-
-    def clean(self) -> None:
-        """Remove all containers."""
-        for container in self.json("GET", "/containers/json?all=1"):
-            self.request("DELETE", f"/containers/{container['Id']}?force=1&v=1")
+        return run_client("docker", args, environment, input, check)
 
     def stop(self) -> None:
         """End it."""

@@ -6,6 +6,9 @@ import shlex
 import pytest
 
 from support.daemon import Daemon
+from support.docker_client import modern_docker
+
+pytestmark = modern_docker
 
 COMMANDS = """
 ps -a --no-trunc

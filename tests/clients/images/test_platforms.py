@@ -16,6 +16,7 @@ import pytest
 from scow.oci import media_types
 from scow.samples.hello_world import Blob
 from support.daemon import Daemon, Registry
+from support.docker_client import modern_docker
 from support.images import blob, document
 
 from . import forms
@@ -77,6 +78,7 @@ def manifests(engine: Daemon, ref: str) -> dict[str, dict[str, Any]]:
     }
 
 
+@modern_docker
 def test_an_index_that_was_pulled_whole_is_pushed_whole(engine: Daemon, registry: Registry, several: Several) -> None:
     target = f"{registry.address}/{fresh('whole/app')}"
     engine.docker("tag", several.ref, f"{target}:a")
@@ -96,6 +98,7 @@ def test_an_index_that_was_pulled_whole_is_pushed_whole(engine: Daemon, registry
     assert "does not provide the specified platform (linux/mips64le)" in refused.stderr
 
 
+@modern_docker
 def test_each_manifest_is_told_and_can_be_looked_at_or_let_go(engine: Daemon, several: Several) -> None:
     found = manifests(engine, several.ref)
     assert set(found) == {HERE, THERE, THIRD, "attestation"}
@@ -127,6 +130,7 @@ def test_each_manifest_is_told_and_can_be_looked_at_or_let_go(engine: Daemon, se
     assert "remove the image instead" in own.stderr
 
 
+@modern_docker
 def test_one_platform_is_saved_and_loaded(engine: Daemon, several: Several, tmp_path: Path) -> None:
     file = str(tmp_path / "one.tar")
     engine.docker("save", "--platform", THERE, "-o", file, several.ref)
@@ -164,6 +168,7 @@ def test_save_takes_a_file_or_a_pipe_but_no_terminal(engine: Daemon, tmp_path: P
     assert (broken.returncode, "it is truncated" in broken.stderr) == (1, True)
 
 
+@modern_docker
 def test_registries_are_asked_for_digests_and_manifests(engine: Daemon, registry: Registry, several: Several) -> None:
     ref = several.ref
     told = engine.json("GET", f"/distribution/{ref}/json")
@@ -211,7 +216,7 @@ def hub() -> Iterator[str]:
     server.server_close()
 
 
-@pytest.mark.parametrize("client", ["docker", "scow"])
+@pytest.mark.parametrize("client", [pytest.param("docker", marks=modern_docker), "scow"])
 def test_searches_ask_the_api_or_look_through_the_catalogue(
     engine: Daemon, registry: Registry, hub: str, client: str
 ) -> None:

@@ -5,6 +5,7 @@ import urllib.request
 import pytest
 
 from support.daemon import Daemon, Registry, folder, free_subnet
+from support.docker_client import modern_docker
 from support.machine import traces
 
 
@@ -61,6 +62,7 @@ def test_ports_are_published_at_the_address_that_the_engine_is_told(registry: Re
         assert not traces(path)
 
 
+@modern_docker
 def test_what_an_attachment_asks_of_its_interface(engine: Daemon) -> None:
     subnet = f"10.213.{free_subnet()}.0/24"
     engine.docker("network", "create", "--subnet", subnet, "fine")

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from support.daemon import Daemon
+from support.docker_client import modern_docker
 
 
 @pytest.fixture(autouse=True)
@@ -61,6 +62,7 @@ def test_several_with_one_alias_are_all_told(engine: Daemon) -> None:
     assert len(looked_up(engine, "asker", "worker")) == 2
 
 
+@modern_docker
 def test_names_are_known_on_shared_networks_only(engine: Daemon) -> None:
     engine.docker("network", "create", "front")
     engine.docker("network", "create", "--internal", "back")

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from support.daemon import Daemon
+from support.docker_client import modern_docker
 
 
 @pytest.fixture(autouse=True)
@@ -189,6 +190,7 @@ def test_published_ports_move_when_their_network_is_left(engine: Daemon) -> None
     assert engine.json("GET", "/containers/web/json")["NetworkSettings"]["Ports"]["80/tcp"] == [binding]
 
 
+@modern_docker
 def test_the_highest_priority_is_the_way_out(engine: Daemon) -> None:
     engine.docker("network", "create", "--subnet", "10.214.7.0/24", "a")
     engine.docker("network", "create", "--subnet", "10.214.8.0/24", "b")
@@ -221,6 +223,7 @@ def test_events_tell_of_networks_and_attachments(engine: Daemon) -> None:
     assert events[1]["Actor"]["Attributes"] == {"name": "n", "type": "bridge", "container": container}
 
 
+@modern_docker
 def test_ipv6_and_fixed_addresses(engine: Daemon) -> None:
     engine.docker("network", "create", "--ipv6", "--subnet", "fd12:3456::/64", "--subnet", "10.214.9.0/24", "six")
     flags = ("--network", "six", "--ip", "10.214.9.5", "--ip6", "fd12:3456::5", "--mac-address", "02:aa:bb:cc:dd:ee")

@@ -13,6 +13,7 @@ import pytest
 
 from support import images
 from support.daemon import Daemon, Registry
+from support.docker_client import modern_docker
 
 TMPFS = ("-o", "type=tmpfs", "-o", "device=tmpfs", "-o", "o=size=1m,uid=1000,mode=0750")
 
@@ -69,6 +70,7 @@ def test_a_tmpfs_is_mounted_while_somebody_uses_it(volumes: Daemon) -> None:
     assert not mount_of(volumes, "quick")
 
 
+@modern_docker
 def test_a_volume_can_be_a_folder_of_the_machine(volumes: Daemon, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     made = ("-o", "type=none", "-o", f"device={tmp_path}", "-o", "o=bind,ro")
@@ -125,6 +127,7 @@ def test_a_mount_makes_its_volume_with_labels_and_options(volumes: Daemon) -> No
     assert (found["Labels"], found["Options"]) == ({"tier": "db"}, {"type": "tmpfs", "device": "tmpfs"})
 
 
+@modern_docker
 def test_removal_is_refused_with_the_names_of_the_users(volumes: Daemon) -> None:
     users = [volumes.docker("create", "-v", "used:/v", "busybox").stdout.strip() for _ in range(2)]
     said = refusal(volumes, "volume", "rm", "used")
@@ -295,6 +298,7 @@ def test_volumes_of_another_container(volumes: Daemon, tmp_path: Path) -> None:
 # --- parts of volumes and images
 
 
+@modern_docker
 def test_a_part_of_a_volume_is_mounted(volumes: Daemon) -> None:
     volumes.docker("run", "--rm", "-v", "whole:/v", "busybox", "sh", "-c", "mkdir -p /v/a/b && echo deep > /v/a/b/file")
     part = "src=whole,dst=/p,volume-subpath=a/b"
@@ -306,6 +310,7 @@ def test_a_part_of_a_volume_is_mounted(volumes: Daemon) -> None:
     )
 
 
+@modern_docker
 @pytest.mark.parametrize("target", ["/etc", "../../../..", "a/../../.."])
 def test_a_part_never_leads_out_of_its_volume(volumes: Daemon, target: str) -> None:
     volumes.docker("run", "--rm", "-v", "trap:/v", "busybox", "sh", "-c", f"mkdir /v/a; ln -s {target} /v/out")
@@ -316,6 +321,7 @@ def test_a_part_never_leads_out_of_its_volume(volumes: Daemon, target: str) -> N
         assert "subpath must be a relative path within the volume" in said
 
 
+@modern_docker
 def test_an_image_is_mounted_read_only_and_kept(volumes: Daemon, stocked: str) -> None:
     volumes.docker("pull", "-q", stocked)
     mounts = (
@@ -343,6 +349,7 @@ def test_an_image_is_mounted_read_only_and_kept(volumes: Daemon, stocked: str) -
     assert (status, b"No such image: gone" in answer) == (400, True)
 
 
+@modern_docker
 def test_a_mounted_image_lives_through_a_kill(own_engine: Daemon) -> None:
     own_engine.docker(
         "run", "-d", "--name", "box", "--mount", "type=image,src=busybox,dst=/i", "busybox", "sleep", "600"

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from support.daemon import Daemon, Registry, folder
+from support.docker_client import modern_docker
 from support.machine import traces
 from support.volume_plugin import VolumePlugin
 
@@ -57,6 +58,7 @@ def message(daemon: Daemon, *args: str) -> str:
     return done.stderr
 
 
+@modern_docker
 def test_a_volume_from_its_creation_to_its_end(daemon: Daemon, plugin: VolumePlugin, tmp_path: Path) -> None:
     daemon.docker("volume", "create", "-d", "shelf", "-o", "size=big", "--label", "tier=db", "book")
     assert plugin.volumes == {"book": {"size": "big"}}
@@ -120,6 +122,7 @@ def test_a_slow_plugin_holds_up_nobody_else(daemon: Daemon, plugin: VolumePlugin
     assert daemon.request("GET", "/volumes/book")[0] == 200
 
 
+@modern_docker
 def test_a_plugin_that_is_gone(daemon: Daemon, plugin: VolumePlugin) -> None:
     daemon.docker("volume", "create", "-d", "shelf", "book")
     plugin.stop()
