@@ -1,5 +1,6 @@
 """What is measured. A case prepares an engine, takes samples in turn with the other engines, and tidies up."""
 
+import abc
 import json
 import socket
 import subprocess
@@ -33,7 +34,7 @@ QUICK = Size(log=64 << 20, piped=128 << 20, started=24)
 FULL = Size(log=256 << 20, piped=512 << 20, started=64)
 
 
-class Case:
+class Case(abc.ABC):
     """One measurement; subclasses say how. `state` belongs to one engine, from `prepare` to `tidy`."""
 
     name: str
@@ -52,8 +53,9 @@ class Case:
     def prepare(self, engine: Engine) -> Any:
         return None
 
+    @abc.abstractmethod
     def sample(self, engine: Engine, state: Any) -> float:
-        raise NotImplementedError
+        """One measurement, in `unit`."""
 
     def tidy(self, engine: Engine, state: Any) -> None:
         engine.clean()

@@ -1,5 +1,6 @@
 """The engines that are measured, each a process with its own folders, socket and subnet."""
 
+import abc
 import os
 import shutil
 import signal
@@ -79,7 +80,7 @@ class Registry(Program):
         self.address = ready.read_text().strip().removeprefix("http://").rstrip("/")
 
 
-class Engine(Program):
+class Engine(Program, abc.ABC):
     """An engine that speaks Docker's API on a Unix socket."""
 
     name: ClassVar[str]
@@ -94,12 +95,13 @@ class Engine(Program):
         (self.folder / "client" / "config.json").write_text("{}")  # podman's client wants it to exist
 
     @classmethod
+    @abc.abstractmethod
     def missing(cls) -> str:
         """What is not installed of what it needs; empty if all is there."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def command(self) -> list[str]:
-        raise NotImplementedError
+        """The command line that starts it."""
 
     def client(self, *arguments: str) -> list[str]:
         """The command line of its own client."""

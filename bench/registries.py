@@ -1,5 +1,6 @@
 """Registries side by side: ours, ours with one worker, and docker's (docker-registry), on folders of one disk."""
 
+import abc
 import hashlib
 import http.client
 import json
@@ -32,7 +33,7 @@ http: {{addr: "127.0.0.1:{port}"}}
 """
 
 
-class Registry(Program):
+class Registry(Program, abc.ABC):
     """A registry that listens on a loopback port."""
 
     name: ClassVar[str]
@@ -54,8 +55,9 @@ class Registry(Program):
         self.launch(self.command())
         self.wait_for(self._answers)
 
+    @abc.abstractmethod
     def command(self) -> list[str]:
-        raise NotImplementedError
+        """The command line that starts it."""
 
     def connect(self) -> "Connection":
         return Connection(self.port)
@@ -164,7 +166,7 @@ def fresh(size: int) -> bytes:
     return (os.urandom(32) + seed * (size // len(seed) + 1))[:size]
 
 
-class RegistryCase:
+class RegistryCase(abc.ABC):
     """One measurement of a registry. `big` is the size of a large blob in bytes."""
 
     name: str
@@ -182,10 +184,11 @@ class RegistryCase:
     def prepare(self, registry: Registry) -> Any:
         return None
 
+    @abc.abstractmethod
     def sample(self, registry: Registry, state: Any) -> float:
-        raise NotImplementedError
+        """One measurement, in `unit`."""
 
-    def tidy(self, registry: Registry, state: Any) -> None:
+    def tidy(self, registry: Registry, state: Any) -> None:  # noqa: B027 - most cases leave nothing
         pass
 
 
@@ -228,8 +231,9 @@ class Upload(RegistryCase):
             self.upload(connection, data, digest)
             return len(data) / (time.perf_counter() - begun)
 
+    @abc.abstractmethod
     def upload(self, connection: Connection, data: bytes, digest: str) -> None:
-        raise NotImplementedError
+        """Push the bytes in this case's way."""
 
 
 class UploadWhole(Upload):
@@ -305,8 +309,9 @@ class Requests(RegistryCase):
             connection.push_manifest(blob, self.big, "asked", "")
         return blob
 
+    @abc.abstractmethod
     def request(self, blob: str, number: int) -> bytes:
-        raise NotImplementedError
+        """The bytes of one request."""
 
     def sample(self, registry: Registry, state: Any) -> float:
         sockets = [socket.create_connection(("127.0.0.1", registry.port)) for _ in range(CLIENTS)]
