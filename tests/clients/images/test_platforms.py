@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -142,6 +143,33 @@ def test_one_platform_is_saved_and_loaded(engine: Daemon, several: Several, tmp_
     assert loaded["Architecture"] == THERE.partition("/")[2]
 
 
+@pytest.mark.parametrize("client", [pytest.param("docker", marks=modern_docker), "scow"])
+@pytest.mark.parametrize(
+    ("kind", "word"),
+    [
+        ("null", "a character device file"),
+        ("link", "a symbolic link"),
+        ("fifo", "a named pipe"),
+        ("dir", "a directory"),
+    ],
+)
+def test_archives_replace_nothing_but_files(engine: Daemon, tmp_path: Path, client: str, kind: str, word: str) -> None:
+    path = tmp_path / kind
+    if kind == "null":
+        os.mknod(path, stat.S_IFCHR | 0o600, os.stat("/dev/null").st_rdev)
+    elif kind == "link":
+        path.symlink_to("elsewhere")
+    elif kind == "fifo":
+        os.mkfifo(path)
+    else:
+        path.mkdir()
+    before = path.lstat()
+    done = getattr(engine, client)("save", "-o", str(path), "busybox", check=False)
+    assert (done.returncode, f"cannot write to {word}" in done.stderr) == (1, True), done.stderr
+    after = path.lstat()
+    assert (after.st_mode, after.st_ino, os.listdir(tmp_path)) == (before.st_mode, before.st_ino, [kind])
+
+
 def test_save_takes_a_file_or_a_pipe_but_no_terminal(engine: Daemon, tmp_path: Path) -> None:
     file = tmp_path / "one.tar"
     for run in (engine.docker, engine.scow):
@@ -151,6 +179,7 @@ def test_save_takes_a_file_or_a_pipe_but_no_terminal(engine: Daemon, tmp_path: P
         unknown = run("save", "-o", str(tmp_path / "none.tar"), "nobody-has-this", check=False)
         assert "No such image: nobody-has-this:latest" in unknown.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one.tar"]
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
     ours, theirs = pty.openpty()
     try:
         scow = Path(sys.executable).with_name("scow")

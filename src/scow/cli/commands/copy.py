@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import posixpath
 import sys
 
@@ -10,7 +9,7 @@ from scow.cli.command import Command
 from scow.cli.errors import CliError
 from scow.cli.flags import Flag, Options
 from scow.cli.http import quote
-from scow.cli.tarfiles import check_output, write_output
+from scow.cli.tarfiles import check_output, opened, pieces, write_output
 from scow.cli.units import human_size
 
 TYPE_CHECKING = False
@@ -124,7 +123,7 @@ def _copy_to(session: Session, source: str, container: str, target: str, follow:
     if source == "-":
         if not place.is_dir:
             raise CliError(f'destination "{container}:{target}" must be a directory')
-        folder, data = place.path, _stdin()
+        folder, data = place.path, pieces(opened("-"))
     else:
         top = archives.local_source(source, follow)
         folder, old, new = archives.plan(top, place)
@@ -155,11 +154,6 @@ class _Counted:
         piece = next(self._pieces)
         self.count += len(piece)
         return piece
-
-
-def _stdin() -> Iterator[bytes]:
-    while piece := os.read(0, 1 << 18):
-        yield piece
 
 
 def export(session: Session, options: Options) -> None:
