@@ -177,7 +177,8 @@ async def _serve_here(
 ) -> int:
     listener = post.listener if post is not None else listen(settings)
     registry = Registry.open(settings, metrics)
-    server = Server(registry, settings, collects=post is None or post.number == 0)
+    buckets = post.buckets if post is not None else None
+    server = Server(registry, settings, collects=post is None or post.number == 0, buckets=buckets)
     ending = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -19,7 +19,7 @@ from scow.registry.calls import Call, parse_path
 from scow.registry.errors import Draining, Refusal, StorageFull, TooManyRequests
 from scow.registry.folder import FULL
 from scow.registry.proxies import Origin, Proxies
-from scow.registry.rates import Rates
+from scow.registry.rates import Buckets, Rates
 from scow.registry.registry import Registry
 from scow.registry.replies import HttpReply, Reply, json_reply, refusal_reply
 from scow.registry.settings import Settings
@@ -85,12 +85,17 @@ def url_of(listener: socket.socket, settings: Settings) -> str:
 class Server:
     """Serves a registry on one address. `start`, then `aclose`, which drains."""
 
-    def __init__(self, registry: Registry, settings: Settings, *, collects: bool = True) -> None:
-        """`collects` says that garbage collection runs here: one of several workers is enough."""
+    def __init__(
+        self, registry: Registry, settings: Settings, *, collects: bool = True, buckets: Buckets | None = None
+    ) -> None:
+        """`collects` says that garbage collection runs here: one of several workers is enough.
+
+        `buckets` are those of all workers, for limits of requests.
+        """
         self._registry = registry
         self._settings = settings
         self._metrics = registry.metrics
-        self._rates = Rates(settings.limits)
+        self._rates = Rates(settings.limits, buckets)
         self._proxies = Proxies(settings.proxies) if settings.proxies else None
         self._collects = collects and settings.gc.interval_s > 0
         self._in_flight = 0

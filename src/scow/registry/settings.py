@@ -81,7 +81,7 @@ class Tls(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class Limits(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Table `[limits]`. Zero is no limit."""
 
-    requests_per_s: float = 0.0  # of one client address, for each worker
+    requests_per_s: float = 0.0  # of one client address, over all workers
     burst: int = 200  # requests that may come at once
     blob_size: int = 0  # bytes
     manifest_size: int = 4 << 20  # bytes

@@ -171,6 +171,19 @@ async def test_wrong_settings_at_a_hangup_change_nothing(client: Client, service
     assert (await client("GET", "/v2/")).status == 200
 
 
+async def test_requests_are_counted_over_all_workers(client: Client, service: Service) -> None:
+    before = service.workers()
+    service.config.write_text(service.config.read_text() + "limits = { requests_per_s = 0.01, burst = 20 }\n")
+    service.process.send_signal(signal.SIGHUP)
+    await until(lambda: len(service.workers()) == WORKERS and not before & service.workers())
+    statuses = [(await client("GET", "/v2/")).status for _ in range(40)]
+    assert statuses == [200] * 20 + [429] * 20
+    victim = min(service.workers())
+    os.kill(victim, signal.SIGKILL)  # nothing is forgiven because a worker died
+    await until(lambda: victim not in service.workers())
+    assert {(await client("GET", "/v2/")).status for _ in range(10)} == {429}
+
+
 async def test_the_numbers_of_all_workers_are_added_up(client: Client) -> None:
     for _ in range(30):
         await client("GET", "/v2/")
