@@ -66,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--tls-client-ca", metavar="FILE", help="clients must show a certificate signed by these, PEM")
     serve.add_argument("--workers", metavar="N", type=int, help="processes that serve; 0 is one for each core (0)")
     serve.add_argument("--access-log", action="store_true", help="log every request")
+    serve.add_argument("--no-web", action="store_true", help="no pages for browsers")
     serve.add_argument("--ready-file", metavar="FILE", type=Path, help="write the URL here once it listens")
     serve.add_argument("--pidfile", metavar="FILE", type=Path, help="write the process ID here")
     serve.set_defaults(run=_serve)
@@ -121,6 +122,8 @@ def _settings(options: argparse.Namespace) -> Settings:
         settings = msgspec.structs.replace(settings, listen=given["listen"])
     if given.get("workers") is not None:
         settings = msgspec.structs.replace(settings, workers=given["workers"])
+    if given.get("no_web"):
+        settings = msgspec.structs.replace(settings, web=False)
     if given.get("access_log"):
         settings = msgspec.structs.replace(settings, access_log=True)
     if given.get("htpasswd"):

@@ -46,6 +46,11 @@ class Caller:
         return self._free or "pull" in self._rules.actions(self.name, repository)
 
     @property
+    def free(self) -> bool:
+        """Whether the registry has no access control."""
+        return self._free
+
+    @property
     def may_list(self) -> bool:
         """Whether the catalog is open to this request."""
         if self.claims is not None and not self.claims.catalog:
@@ -78,7 +83,9 @@ class Access:
         action = needed_action(call.route, call.method)
         if action is not None:
             allowed = caller.may(repository, action)
-        elif kind == "catalog":
+        elif kind == "web-login":
+            allowed = caller.free or caller.name is not None
+        elif kind in ("catalog", "web-home"):
             allowed = caller.may_list
         else:
             allowed = self._may_ping(caller)
@@ -141,7 +148,7 @@ class Access:
     def challenge(self, call: Call, error: str | None = None) -> AuthenticationRequired:
         """What tells a client how to log in, and for what. docker's token specification; RFC 6750 section 3."""
         token = self._settings.auth.token
-        if token is None or call.route.kind == "token":
+        if token is None or call.route.kind == "token" or call.route.kind.startswith("web-"):  # browsers know Basic
             return AuthenticationRequired(f'Basic realm="{REALM}"')
         parts = [f'realm="{self.token_url(call)}"', f'service="{token.service}"']
         if scope := _scope(call):
@@ -187,7 +194,8 @@ def needed_action(route: Route, method: str) -> str | None:
         return "push"  # an upload is asked about and cancelled by whoever pushes it
     if method in _READING:
         return "pull"
-    return "delete" if method == "DELETE" else "push"
+    # A browser's form cannot say DELETE.
+    return "delete" if method == "DELETE" or route.kind == "web-image" else "push"
 
 
 def _scope(call: Call) -> str:

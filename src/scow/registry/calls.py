@@ -24,7 +24,8 @@ READ_TIMEOUT_S: Final = 60
 class Route(msgspec.Struct, frozen=True):
     """What a path names.
 
-    `kind` is one of ping, catalog, manifest, blob, uploads, upload, tags, referrers, token, keys, metrics.
+    `kind` is one of ping, catalog, manifest, blob, uploads, upload, tags, referrers, token, keys, metrics, and for
+    browsers web-home, web-repository, web-image, web-asset and web-login.
     """
 
     kind: str
@@ -33,7 +34,13 @@ class Route(msgspec.Struct, frozen=True):
 
 
 _PING: Final = Route("ping")
-_OTHERS: Final = {"/token": Route("token"), "/.well-known/jwks.json": Route("keys"), "/metrics": Route("metrics")}
+_OTHERS: Final = {
+    "/token": Route("token"),
+    "/.well-known/jwks.json": Route("keys"),
+    "/metrics": Route("metrics"),
+    "/": Route("web-home"),
+    "/-/login": Route("web-login"),
+}
 
 
 def parse_path(path: str) -> Route:
@@ -44,6 +51,8 @@ def parse_path(path: str) -> Route:
         return _PING
     if (found := _OTHERS.get(path)) is not None:
         return found
+    if path.startswith("/-/"):
+        return _web_route(path)
     if not path.startswith("/v2/"):
         raise PageUnknown(path)
     rest = path[4:]
@@ -62,6 +71,18 @@ def parse_path(path: str) -> Route:
         return Route("tags", name)
     if noun == "referrers" and name:
         return Route("referrers", name, last)
+    raise PageUnknown(path)
+
+
+def _web_route(path: str) -> Route:
+    noun, _, rest = path[3:].partition("/")
+    if noun == "assets" and rest:
+        return Route("web-asset", "", rest)
+    if noun == "repositories" and rest:
+        return Route("web-repository", rest)
+    name, _, reference = rest.rpartition("/")
+    if noun == "images" and name:
+        return Route("web-image", name, reference)
     raise PageUnknown(path)
 
 

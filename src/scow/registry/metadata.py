@@ -44,6 +44,22 @@ class Referrer(msgspec.Struct, frozen=True, kw_only=True):
     annotations: dict[str, str] | None
 
 
+class ShownRepository(msgspec.Struct, frozen=True):
+    """A repository as people see it in a list."""
+
+    name: str
+    size: int  # bytes of all its blobs
+
+
+class ShownTag(msgspec.Struct, frozen=True):
+    """A tag as people see it in a list."""
+
+    name: str
+    digest: Digest
+    updated_at: float  # seconds since the epoch
+    data: bytes  # the manifest
+
+
 class LinkedBlob(msgspec.Struct, frozen=True):
     """A blob that a repository has."""
 
@@ -100,6 +116,12 @@ class Metadata(Protocol):
 
     async def repositories(self, after: str, limit: int) -> list[str]:
         """Names of repositories that have manifests, behind `after`, bytewise."""
+
+    async def show_repositories(self, search: str, after: str, limit: int) -> list[ShownRepository]:
+        """Repositories that have manifests and `search` in their names, behind `after`, bytewise."""
+
+    async def show_tags(self, repository: str, search: str, after: str, limit: int) -> list[ShownTag]:
+        """Tags with `search` in their names, behind `after`, bytewise."""
 
     async def referrers(
         self, repository: str, subject: Digest, artifact_type: str | None, after: str, limit: int

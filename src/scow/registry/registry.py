@@ -11,7 +11,7 @@ from scow.registry.blobs import Blobs
 from scow.registry.calls import Call
 from scow.registry.collector import Collector
 from scow.registry.database import Database
-from scow.registry.errors import AuthenticationRequired, MethodUnsupported, ReadOnly, Refusal
+from scow.registry.errors import AuthenticationRequired, MethodUnsupported, PageUnknown, ReadOnly, Refusal
 from scow.registry.folder import Folder
 from scow.registry.listings import Listings
 from scow.registry.manifest_requests import ManifestRequests
@@ -28,11 +28,12 @@ from scow.registry.sqlite import SqliteMetadata
 from scow.registry.token_requests import TokenRequests
 from scow.registry.upload_requests import UploadRequests
 from scow.registry.uploads import Uploads
+from scow.registry.web.pages import Pages
 
 DATABASE: Final = "registry.db"
 READING: Final = frozenset({"GET", "HEAD"})
 UNLIMITED: Final = 1 << 62
-OPEN: Final = frozenset({"token", "keys"})
+OPEN: Final = frozenset({"token", "keys", "web-asset"})
 """Endpoints that see to their callers themselves."""
 
 
@@ -66,6 +67,7 @@ class Registry:
         self.collector = Collector(
             objects, metadata, uploads, Policies(settings.policies), settings.gc.upload_expiry_s, metrics
         )
+        self._pages = pages = Pages(metadata, objects, settings.url)
         self._endpoints: dict[str, Callable[[Call], Awaitable[Reply]]] = {
             "ping": _ping,
             "manifest": ManifestRequests(metadata, settings.limits.manifest_size or UNLIMITED).answer,
@@ -78,6 +80,7 @@ class Registry:
             "metrics": self._show_metrics,
             "token": token_requests.answer,
             "keys": token_requests.answer_keys,
+            **{f"web-{page}": pages.answer for page in ("home", "repository", "image", "asset", "login")},
         }
 
     @classmethod
@@ -97,6 +100,8 @@ class Registry:
             if isinstance(refusal, AuthenticationRequired) and "Authorization" in call.headers:
                 self.metrics.count("authentication_failures")
             self._audit.note(call, refusal.status, str(refusal))
+            if self._settings.web and call.route.kind.startswith("web-"):
+                return self._pages.refusal(call, refusal)
             raise
         self._audit.note(call, reply.status)
         return self._with_host(call, reply) if self._settings.absolute_urls else reply
@@ -111,6 +116,8 @@ class Registry:
 
     async def _answer(self, call: Call) -> Reply:
         route = call.route
+        if not self._settings.web and route.kind.startswith("web-"):
+            raise PageUnknown(route.kind)
         if route.kind not in OPEN:
             await self._access.admit(call)
             if self._settings.read_only and call.method not in READING:

@@ -117,6 +117,7 @@ class Settings(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
     read_only: bool = False
     drain_s: float = 30.0  # requests in flight may go on for so long when the server ends
     access_log: bool = False
+    web: bool = True  # pages for browsers at /
     auth: Auth = Auth()
     gc: Gc = Gc()
     tls: Tls | None = None

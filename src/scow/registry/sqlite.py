@@ -15,7 +15,16 @@ from typing import Final
 from scow.oci.digest import Digest
 from scow.registry.database import Database
 from scow.registry.errors import QuotaExceeded, ReferencesUnknown, TagImmutable, UploadUnknown
-from scow.registry.metadata import LinkedBlob, NewManifest, Referrer, Review, StoredManifest, Upload
+from scow.registry.metadata import (
+    LinkedBlob,
+    NewManifest,
+    Referrer,
+    Review,
+    ShownRepository,
+    ShownTag,
+    StoredManifest,
+    Upload,
+)
 from scow.registry.policies import Policies, Quota, TagTime
 
 VIEWS_LIMIT: Final = 4096
@@ -246,6 +255,23 @@ class SqliteMetadata:
             "AND EXISTS (SELECT 1 FROM manifest m WHERE m.repository = r.id) ORDER BY r.name LIMIT ?",
             (after, limit),
         )
+
+    async def show_repositories(self, search: str, after: str, limit: int) -> list[ShownRepository]:
+        query = (
+            "SELECT r.name, r.size FROM repository r WHERE r.name > ? AND instr(r.name, ?) "
+            "AND EXISTS (SELECT 1 FROM manifest m WHERE m.repository = r.id) ORDER BY r.name LIMIT ?"
+        )
+        values = (after, search, limit)
+        return await self._db.read(lambda db: [ShownRepository(*row) for row in db.execute(query, values)])
+
+    async def show_tags(self, repository: str, search: str, after: str, limit: int) -> list[ShownTag]:
+        query = (
+            "SELECT t.name, t.digest, t.updated_at, m.data FROM repository r JOIN tag t ON t.repository = r.id "
+            "JOIN manifest m ON m.repository = r.id AND m.digest = t.digest "
+            "WHERE r.name = ? AND t.name > ? AND instr(t.name, ?) ORDER BY t.name LIMIT ?"
+        )
+        values = (repository, after, search, limit)
+        return await self._db.read(lambda db: [ShownTag(*row) for row in db.execute(query, values)])
 
     async def _column(self, query: str, values: tuple[str | int, ...]) -> list[str]:
         return await self._db.read(lambda db: [row[0] for row in db.execute(query, values)])

@@ -160,7 +160,7 @@ async def test_a_media_type_cannot_smuggle_headers(client: Client) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/v1/", "/v2/x", "/v2/x/y/z", "/v2//manifests/x", "/v2/tags/list", "/favicon.ico"]
+    "path", ["/-/", "/v1/", "/v2/x", "/v2/x/y/z", "/v2//manifests/x", "/v2/tags/list", "/favicon.ico"]
 )
 async def test_a_path_of_no_endpoint(client: Client, path: str) -> None:
     answer = await client("GET", path)

@@ -1,0 +1,88 @@
+"""What every page shares: escaping, the frame around the content, sizes and ages in words, headers."""
+
+import hashlib
+from html import escape
+from pathlib import Path
+from typing import Final
+
+from scow.registry.replies import Reply
+
+_HERE: Final = Path(__file__).parent
+_TYPES: Final = {"page.css": "text/css; charset=utf-8", "page.js": "text/javascript; charset=utf-8"}
+ASSETS: Final = {name: (_HERE / name).read_bytes() for name in _TYPES}
+ETAGS: Final = {name: hashlib.sha256(data).hexdigest()[:16] for name, data in ASSETS.items()}
+
+# `same-origin` rather than `no-referrer`, with which browsers would send forms with `Origin: null`.
+SECURITY: Final = (
+    (
+        "Content-Security-Policy",
+        "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; form-action 'self'; "
+        "base-uri 'none'; frame-ancestors 'none'",
+    ),
+    ("X-Content-Type-Options", "nosniff"),
+    ("Referrer-Policy", "same-origin"),
+    ("Cross-Origin-Opener-Policy", "same-origin"),
+)
+
+
+def e(value: object) -> str:
+    """A value as text of a page or of a quoted attribute."""
+    return escape(str(value), quote=True)
+
+
+def size_text(size: int) -> str:
+    """Bytes in words, by powers of 1000 as docker shows them."""
+    value, units = float(size), ("B", "kB", "MB", "GB", "TB")
+    for unit in units[:-1]:
+        if value < 999.5:
+            return f"{value:.0f} {unit}" if unit == "B" or value >= 100 else f"{value:.3g} {unit}"
+        value /= 1000
+    return f"{value:.3g} {units[-1]}"
+
+
+def age_text(seconds: float) -> str:
+    """A span of time in words."""
+    for unit, length in (("year", 31557600), ("month", 2629800), ("day", 86400), ("hour", 3600), ("minute", 60)):
+        if seconds >= length:
+            count = int(seconds // length)
+            return f"{count} {unit}{'s' if count != 1 else ''} ago"
+    return "just now"
+
+
+def asset_reply(name: str, known: str | None) -> Reply | None:
+    """A file that pages need; None if there is no such file. `known` is the request's If-None-Match."""
+    if name not in ASSETS:
+        return None
+    etag = f'"{ETAGS[name]}"'
+    headers = (("ETag", etag), ("Cache-Control", "public, max-age=31536000, immutable"), *SECURITY)
+    if known is not None and etag in known:
+        return Reply(304, headers)
+    return Reply(200, (("Content-Type", _TYPES[name]), *headers), ASSETS[name])
+
+
+def page_reply(
+    title: str, content: str, *, user: str | None, status: int = 200, headers: tuple[tuple[str, str], ...] = ()
+) -> Reply:
+    """A whole page. `content` is HTML; `user` is who has logged in, empty if nobody has to."""
+    who = f'<span class="who">{e(user)}</span>' if user is not None else '<a class="who" href="/-/login">Log in</a>'
+    text = f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>{e(title)} · Scow registry</title>
+<link rel="stylesheet" href="/-/assets/page.css?v={ETAGS["page.css"]}">
+<script src="/-/assets/page.js?v={ETAGS["page.js"]}" defer></script>
+</head>
+<body>
+<a class="skip" href="#content">Skip to content</a>
+<header><div class="bar"><a class="brand" href="/">Scow <span>registry</span></a>{who}</div></header>
+<main id="content">
+{content}
+</main>
+</body>
+</html>
+"""
+    kind = ("Content-Type", "text/html; charset=utf-8")
+    return Reply(status, (kind, ("Cache-Control", "no-store"), *SECURITY, *headers), text.encode("utf-8", "replace"))

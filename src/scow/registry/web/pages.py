@@ -1,0 +1,306 @@
+"""The pages: repositories, a repository's tags, an image. Whoever may pull by the API sees them, and nobody else."""
+
+import asyncio
+import os
+import time
+from http import HTTPStatus
+from typing import Final
+from urllib.parse import quote, urlsplit
+
+from scow.oci.digest import Digest
+from scow.registry.calls import Call, quoted
+from scow.registry.errors import AccessDenied, ManifestUnknown, MethodUnsupported, NameUnknown, PageUnknown, Refusal
+from scow.registry.metadata import Metadata, ShownRepository, ShownTag
+from scow.registry.names import parse_reference
+from scow.registry.objects import Objects
+from scow.registry.replies import Reply
+from scow.registry.web.documents import Document, Image, Part, is_image_config, read_document, read_image
+from scow.registry.web.html import SECURITY, age_text, asset_reply, e, page_reply, size_text
+
+PAGE: Final = 50
+CONFIG_LIMIT: Final = 1 << 20
+"""A larger config is not shown."""
+REFERRERS: Final = 100
+_IMAGES_KEPT: Final = 2000
+
+
+class Pages:
+    """Answers what a browser asks for."""
+
+    def __init__(self, metadata: Metadata, objects: Objects, url: str) -> None:
+        """`url` is the registry's as clients reach it; empty: what the request says."""
+        self._metadata = metadata
+        self._objects = objects
+        self._url = url
+        self._images: dict[str, Image] = {}  # by the config's digest
+
+    async def answer(self, call: Call) -> Reply:
+        """Answer an admitted call. Raises Refusal."""
+        kind = call.route.kind
+        if kind == "web-image" and call.method == "POST":
+            return await self._delete(call)
+        if call.method not in ("GET", "HEAD"):
+            raise MethodUnsupported(call.method, ("GET", "HEAD"))
+        match kind:
+            case "web-asset":
+                found = asset_reply(call.route.reference, call.headers.get("If-None-Match"))
+                if found is None:
+                    raise PageUnknown(call.route.reference)
+                return found
+            case "web-login":
+                return Reply(HTTPStatus.SEE_OTHER, (("Location", "/"), ("Cache-Control", "no-store"), *SECURITY))
+            case "web-repository":
+                return await self._repository(call)
+            case "web-image":
+                return await self._image(call)
+            case _:
+                return await self._home(call)
+
+    def refusal(self, call: Call, refusal: Refusal) -> Reply:
+        """A refusal as a page."""
+        title = HTTPStatus(refusal.status).phrase
+        content = f'<h1>{e(title)}</h1><p>{e(refusal)}</p><p><a href="/">All repositories</a></p>'
+        return page_reply(title, content, user=_user(call), status=refusal.status, headers=refusal.headers)
+
+    async def _home(self, call: Call) -> Reply:
+        search, after = (call.parameter("q") or "").strip()[:255], call.parameter("last") or ""
+        found: list[ShownRepository] = []
+        while len(found) <= PAGE:
+            names = await self._metadata.show_repositories(search, after, PAGE * 4)
+            found += [item for item in names if call.caller is not None and call.caller.sees(item.name)]
+            if len(names) < PAGE * 4:
+                break
+            after = names[-1].name
+        rows = "".join(
+            f'<tr><th scope="row"><a href="{_repository_url(item.name)}">{e(item.name)}</a></th>'
+            f'<td class="number">{size_text(item.size)}</td></tr>'
+            for item in found[:PAGE]
+        )
+        nothing = "No repository matches." if search else "Nothing was pushed yet."
+        heads = '<th scope="col">Repository</th><th scope="col" class="number">Disk use</th>'
+        content = (
+            "<h1>Repositories</h1>"
+            + _search("/", search, "Search repositories")
+            + _table(heads, rows, nothing)
+            + (_next("/", search, found[PAGE - 1].name) if len(found) > PAGE else "")
+        )
+        return page_reply("Repositories", content, user=_user(call))
+
+    async def _repository(self, call: Call) -> Reply:
+        name = call.repository
+        search, after = (call.parameter("q") or "").strip()[:128], call.parameter("last") or ""
+        found = await self._metadata.show_tags(name, search, after, PAGE + 1)
+        if not found and not await self._metadata.repository_exists(name):
+            raise NameUnknown(name)
+        rows = "".join([await self._tag_row(name, tag) for tag in found[:PAGE]])
+        heads = (
+            '<th scope="col">Tag</th><th scope="col">Platforms</th><th scope="col" class="number">Size</th>'
+            '<th scope="col">Pushed</th><th scope="col" class="wide">Digest</th>'
+        )
+        url = _repository_url(name)
+        content = (
+            f'<p class="path"><a href="/">Repositories</a></p><h1>{e(name)}</h1>'
+            + _search(url, search, "Search tags")
+            + _table(heads, rows, "No tag matches." if search else "No tags.")
+            + (_next(url, search, found[PAGE - 1].name) if len(found) > PAGE else "")
+        )
+        return page_reply(name, content, user=_user(call))
+
+    async def _tag_row(self, name: str, tag: ShownTag) -> str:
+        document = read_document(tag.data)
+        if document.manifests:
+            platforms = ", ".join(part.platform for part in document.manifests if _is_platform(part.platform))
+            size = ""  # each platform's is on the image's page
+        else:
+            image = await self._config(name, document)
+            platforms, size = image.platform if image else "", size_text(document.size)
+        return (
+            f'<tr><th scope="row"><a href="{_image_url(name, tag.name)}">{e(tag.name)}</a></th>'
+            f'<td>{e(platforms)}</td><td class="number">{size}</td><td>{age_text(time.time() - tag.updated_at)}</td>'
+            f'<td class="wide"><code>{e(_short(tag.digest))}</code></td></tr>'
+        )
+
+    async def _image(self, call: Call) -> Reply:
+        name = call.repository
+        reference, is_digest = parse_reference(call.route.reference)
+        found = await self._metadata.manifest(name, reference, is_digest)
+        if found is None:
+            raise ManifestUnknown(name, reference)
+        document = read_document(found.data)
+        image = await self._config(name, document)
+        mark = "@" if is_digest else ":"
+        shown = f"{name}{mark}{_short(reference) if is_digest else reference}"
+        host = urlsplit(self._url or call.base_url).netloc
+        facts = [("Digest", found.digest), ("Media type", found.media_type)]
+        if image is not None:
+            facts += [("Platform", image.platform), ("Created", image.created)]
+        if not document.manifests:
+            facts.append(("Size", size_text(document.size)))
+        parts = [
+            f'<p class="path"><a href="/">Repositories</a> / <a href="{_repository_url(name)}">{e(name)}</a></p>',
+            f"<h1>{e(shown)}</h1>",
+            f'<div class="command" data-copy><code>docker pull {e(f"{host}/{name}{mark}{reference}")}</code></div>',
+            _facts(facts),
+            _platforms(name, document.manifests),
+            _layers(document.layers),
+            _history(image),
+            ("<h2>Configuration</h2>" + _facts(image.settings)) if image and image.settings else "",
+            ("<h2>Annotations</h2>" + _facts(list(document.annotations.items()))) if document.annotations else "",
+            await self._referrers(name, found.digest),
+        ]
+        if call.caller is not None and call.caller.may(name, "delete"):
+            what = "this manifest and every tag that points at it" if is_digest else f"the tag {e(reference)}"
+            parts.append(
+                f'<details><summary>Delete…</summary><form method="post" action="{_image_url(name, reference)}">'
+                f'<label><input type="checkbox" name="confirm" value="yes" required> Yes, delete {what}</label>'
+                '<button class="danger">Delete</button></form></details>'
+            )
+        return page_reply(shown, "".join(parts), user=_user(call))
+
+    async def _referrers(self, name: str, digest: Digest) -> str:
+        found = await self._metadata.referrers(name, digest, None, "", REFERRERS)
+        if not found:
+            return ""
+        rows = "".join(
+            f'<tr><td><a href="{_image_url(name, item.digest)}"><code>{e(_short(item.digest))}</code></a></td>'
+            f'<td>{e(item.artifact_type or item.media_type)}</td><td class="number">{size_text(item.size)}</td></tr>'
+            for item in found
+        )
+        heads = '<th scope="col">Digest</th><th scope="col">Type</th><th scope="col" class="number">Manifest</th>'
+        return "<h2>Referrers: signatures, SBOMs and other artifacts</h2>" + _table(heads, rows, "")
+
+    async def _config(self, name: str, document: Document) -> Image | None:
+        config = document.config
+        if config is None or not is_image_config(config.media_type) or config.size > CONFIG_LIMIT:
+            return None
+        digest = Digest(config.digest)
+        # The repository must have it: a manifest may outlive the blob that somebody deleted.
+        if await self._metadata.blob(name, digest) is None:
+            return None
+        if (kept := self._images.get(digest)) is not None:
+            return kept
+        source = await self._objects.open(digest)
+        if source is None:
+            return None
+        try:
+            data = await asyncio.to_thread(os.pread, source.file.fileno(), CONFIG_LIMIT, 0)
+        finally:
+            source.release()
+        if len(self._images) >= _IMAGES_KEPT:
+            self._images.clear()
+        image = self._images[digest] = read_image(data)
+        return image
+
+    async def _delete(self, call: Call) -> Reply:
+        # The browser sends a password by itself, so a page elsewhere must not be able to post this form.
+        origin = urlsplit(call.headers.get("Origin", "")).netloc
+        if (
+            call.headers.get("Sec-Fetch-Site", "same-origin") != "same-origin"
+            or origin != urlsplit(call.base_url).netloc
+        ):
+            raise AccessDenied("deletion must be asked for on the registry's own page")
+        data = b""
+        async for piece in call.body():
+            data += piece
+            if len(data) > 1024:
+                break
+        if data != b"confirm=yes":
+            raise AccessDenied("the deletion was not confirmed")
+        name = call.repository
+        reference, is_digest = parse_reference(call.route.reference)
+        if is_digest:
+            gone = await self._metadata.delete_manifest(name, Digest(reference))
+        else:
+            gone = await self._metadata.delete_tag(name, reference)
+        if not gone:
+            raise ManifestUnknown(name, reference)
+        return Reply(HTTPStatus.SEE_OTHER, (("Location", _repository_url(name)), *SECURITY))
+
+
+def _user(call: Call) -> str | None:
+    """Who has logged in; empty where there are no accounts."""
+    if call.caller is None:
+        return None
+    return "" if call.caller.free else call.caller.name
+
+
+def _repository_url(name: str) -> str:
+    return f"/-/repositories/{quote(name)}"
+
+
+def _image_url(name: str, reference: str) -> str:
+    return f"/-/images/{quote(name)}/{quote(reference, safe=':')}"
+
+
+def _short(digest: str) -> str:
+    algorithm, _, value = digest.partition(":")
+    return f"{algorithm}:{value[:12]}"
+
+
+def _is_platform(text: str) -> bool:
+    return bool(text) and not text.startswith("unknown")  # attestations call themselves unknown/unknown
+
+
+def _search(url: str, value: str, label: str) -> str:
+    return (
+        f'<form class="search" role="search" action="{url}"><input type="search" name="q" value="{e(value)}" '
+        f'aria-label="{label}" placeholder="{label}"><button>Search</button></form>'
+    )
+
+
+def _table(heads: str, rows: str, nothing: str) -> str:
+    if not rows:
+        return f'<div class="card"><p class="empty">{nothing}</p></div>'
+    return f'<div class="card"><table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>'
+
+
+def _next(url: str, search: str, last: str) -> str:
+    query = f"last={quoted(last)}" + (f"&amp;q={quoted(search)}" if search else "")
+    return f'<nav class="pages" aria-label="Pages"><a rel="next" href="{url}?{query}">Next page →</a></nav>'
+
+
+def _facts(facts: list[tuple[str, str]]) -> str:
+    lines = "".join(
+        f"<dt>{e(name)}</dt><dd><code>{'<br>'.join(e(line) for line in value.split(chr(10)))}</code></dd>"
+        for name, value in facts
+        if value
+    )
+    return f"<dl>{lines}</dl>"
+
+
+def _platforms(name: str, parts: list[Part]) -> str:
+    if not parts:
+        return ""
+    rows = "".join(
+        f'<tr><td>{e(part.platform or "any")}</td><td><a href="{_image_url(name, part.digest)}">'
+        f'<code>{e(_short(part.digest))}</code></a></td><td class="wide">{e(part.media_type)}</td></tr>'
+        for part in parts
+    )
+    heads = '<th scope="col">Platform</th><th scope="col">Digest</th><th scope="col" class="wide">Media type</th>'
+    return "<h2>Platforms</h2>" + _table(heads, rows, "")
+
+
+def _layers(parts: list[Part]) -> str:
+    if not parts:
+        return ""
+    rows = "".join(
+        f'<tr><td class="number">{number}</td><td><code>{e(_short(part.digest))}</code></td>'
+        f'<td class="wide">{e(part.media_type)}</td><td class="number">{size_text(part.size)}</td></tr>'
+        for number, part in enumerate(parts, 1)
+    )
+    heads = (
+        '<th scope="col" class="number">#</th><th scope="col">Layer</th><th scope="col" class="wide">Media type</th>'
+        '<th scope="col" class="number">Size</th>'
+    )
+    return "<h2>Layers</h2>" + _table(heads, rows, "")
+
+
+def _history(image: Image | None) -> str:
+    if image is None or not image.history:
+        return ""
+    rows = "".join(
+        f'<tr><td><code>{e(step.command)}</code></td><td class="wide">{"no layer" if step.empty else ""}</td></tr>'
+        for step in image.history
+    )
+    heads = '<th scope="col">Step</th><th scope="col" class="wide">Layer</th>'
+    return "<h2>History</h2>" + _table(heads, rows, "")
