@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -94,7 +95,9 @@ async def test_referrers_and_the_platforms_of_an_index_are_linked(client: Client
     shown = await page(client, "/-/images/test/repo/v1")
     assert "application/vnd.example.signature" in shown
     assert f'href="/-/images/test/repo/{signature}"' in shown
-    assert "linux/riscv64" in await page(client, "/-/repositories/test/repo")
+    tags = await page(client, "/-/repositories/test/repo?q=multi")
+    assert "linux/riscv64" in tags
+    assert re.search(r'class="number">5\.\d+ kB<', tags)
     assert f'href="/-/images/test/repo/{digest}"' in await page(client, "/-/images/test/repo/multi")
 
 

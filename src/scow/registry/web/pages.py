@@ -21,6 +21,8 @@ PAGE: Final = 50
 CONFIG_LIMIT: Final = 1 << 20
 """A larger config is not shown."""
 REFERRERS: Final = 100
+CHILDREN: Final = 32
+"""So many images of an index are looked at for its size."""
 _IMAGES_KEPT: Final = 2000
 
 
@@ -110,7 +112,7 @@ class Pages:
         document = read_document(tag.data)
         if document.manifests:
             platforms = ", ".join(part.platform for part in document.manifests if _is_platform(part.platform))
-            size = ""  # each platform's is on the image's page
+            size = size_text(await self._size(name, document))
         else:
             image = await self._config(name, document)
             platforms, size = image.platform if image else "", size_text(document.size)
@@ -119,6 +121,18 @@ class Pages:
             f'<td>{e(platforms)}</td><td class="number">{size}</td><td>{age_text(time.time() - tag.updated_at)}</td>'
             f'<td class="wide"><code>{e(_short(tag.digest))}</code></td></tr>'
         )
+
+    async def _size(self, name: str, document: Document) -> int:
+        """Bytes of all an index's images; what several of them share counts once."""
+        sizes: dict[str, int] = {}
+        for part in document.manifests[:CHILDREN]:
+            found = self._metadata.manifest_now(name, part.digest)
+            found = found or await self._metadata.manifest(name, part.digest, is_digest=True)
+            if found is not None:
+                child = read_document(found.data)
+                for blob in [*child.layers, *([child.config] if child.config else [])]:
+                    sizes[blob.digest] = blob.size
+        return sum(sizes.values())
 
     async def _image(self, call: Call) -> Reply:
         name = call.repository
@@ -134,8 +148,8 @@ class Pages:
         facts = [("Digest", found.digest), ("Media type", found.media_type)]
         if image is not None:
             facts += [("Platform", image.platform), ("Created", image.created)]
-        if not document.manifests:
-            facts.append(("Size", size_text(document.size)))
+        size = await self._size(name, document) if document.manifests else document.size
+        facts.append(("Size", size_text(size)))
         parts = [
             f'<p class="path"><a href="/">Repositories</a> / <a href="{_repository_url(name)}">{e(name)}</a></p>',
             f"<h1>{e(shown)}</h1>",
