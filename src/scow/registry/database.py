@@ -10,9 +10,10 @@ import os
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -26,6 +27,8 @@ GROUP_LIMIT: Final = 64
 READERS: Final = 2
 SPARE_SIZE: Final = 1 << 20
 """Bytes of a file that is kept to be given up: on a full disk not even deletes could be written down without it."""
+SPARE_CHECK_S: Final = 30.0
+"""Between two looks, at writes, whether that file has to be made anew."""
 
 
 @dataclass(slots=True)
@@ -41,6 +44,7 @@ class Database:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._spare = path.with_name(f"{path.name}-spare")
+        self._spare_check = 0.0  # when it is due (monotonic)
         self._calls: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
         self._local = threading.local()
         self._connections: list[sqlite3.Connection] = []
@@ -74,13 +78,20 @@ class Database:
         database._writer.start()
         return database
 
-    def _keep_spare(self) -> None:
+    def _keep_spare(self, room_size: int = 0) -> None:
+        """Make the spare file if it is not there whole and the disk has `room_size` bytes."""
+        self._spare_check = time.monotonic() + SPARE_CHECK_S
         try:
-            if not self._spare.exists():
+            with suppress(FileNotFoundError):
+                if self._spare.stat().st_size >= SPARE_SIZE:
+                    return
+            disk = os.statvfs(self._path.parent)
+            if disk.f_bavail * disk.f_frsize >= room_size:
                 self._spare.touch(mode=0o600)
                 self._spare.write_bytes(os.urandom(SPARE_SIZE))
         except OSError:  # the disk is full already
-            self._spare.unlink(missing_ok=True)
+            with suppress(OSError):
+                self._spare.unlink(missing_ok=True)
 
     def _make_room(self) -> None:
         """Give up the spare file, and let the log begin anew so that its own bytes can be used again."""
@@ -163,6 +174,8 @@ class Database:
                 ending = True
             if group:
                 _commit_group(connection, group)
+                if time.monotonic() >= self._spare_check:
+                    self._keep_spare(2 * SPARE_SIZE)  # another process may have given it up
 
 
 def _commit_group(connection: sqlite3.Connection, group: list[_Call]) -> None:
@@ -172,6 +185,9 @@ def _commit_group(connection: sqlite3.Connection, group: list[_Call]) -> None:
         connection.execute(f"PRAGMA synchronous={'FULL' if any(call.durable for call in group) else 'NORMAL'}")
         connection.execute("BEGIN IMMEDIATE")
         for call in group:
+            if len(group) == 1:
+                outcomes.append((call, call.run(connection), None))
+                break
             connection.execute("SAVEPOINT one")
             try:
                 outcomes.append((call, call.run(connection), None))

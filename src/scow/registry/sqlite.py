@@ -160,7 +160,8 @@ class SqliteMetadata:
             ]
             if missing:
                 raise ReferencesUnknown(list(missing))
-            owner = _ensure_repository(db, repository)
+            if row is None:
+                owner = _ensure_repository(db, repository)
             db.execute(
                 "INSERT INTO manifest VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) "
                 "ON CONFLICT DO UPDATE SET media_type = excluded.media_type, artifact_type = excluded.artifact_type, "

@@ -11,6 +11,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from scow.registry.database import SPARE_SIZE
 from scow.registry.registry import Registry
 from scow.registry.server import Server
 from scow.registry.settings import Gc, Settings
@@ -59,7 +60,10 @@ async def test_a_full_disk_refuses_uploads_and_goes_on_serving(small_disk: Path)
         await registry.aclose()
 
 
-async def test_on_a_full_disk_things_can_be_read_deleted_and_collected(small_disk: Path) -> None:
+async def test_on_a_full_disk_things_can_be_read_deleted_and_collected(
+    small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scow.registry.database.SPARE_CHECK_S", 0.0)
     # Without a time of grace, being told of a blob puts its review off, which is written down.
     settings = Settings(listen="127.0.0.1:0", storage=str(small_disk / "s"), gc=Gc(interval_s=0, grace_s=0), drain_s=5)
     registry = Registry.open(settings)
@@ -88,6 +92,17 @@ async def test_on_a_full_disk_things_can_be_read_deleted_and_collected(small_dis
             assert await ask("DELETE", f"/manifests/sha256:{hashlib.sha256(manifest).hexdigest()}") == 202
             assert (await registry.collector.collect()).blobs == 1
             assert not (small_disk / "s" / "blobs" / "sha256" / digest[7:9] / digest[7:]).exists()
+            # The spare file that this took is made anew once there is room: it works a second time.
+            spare = small_disk / "s" / "registry.db-spare"
+            assert not spare.exists()
+            (small_disk / "filler").unlink()
+            assert await ask("POST", f"/blobs/uploads/?digest={digest}", b"{}") == 201
+            assert await ask("PUT", "/manifests/tag", manifest) == 201
+            assert spare.stat().st_size == SPARE_SIZE
+            fill(small_disk / "filler")
+            statuses = [await ask("PUT", f"/manifests/{number}", manifest) for number in range(200)]
+            assert set(statuses) == {201, 507}  # the log's own bytes were free for some
+            assert await ask("DELETE", "/manifests/tag") == 202
     finally:
         await server.aclose()
         await registry.aclose()
