@@ -179,7 +179,7 @@ async def _serve_here(
     settings: Settings, ready: Callable[[str], None], metrics: Metrics, post: Post | None = None
 ) -> int:
     listener = post.listener if post is not None else listen(settings)
-    registry = Registry.open(settings, metrics)
+    registry = Registry.open(settings, metrics, post.failures if post is not None else None)
     buckets = post.buckets if post is not None else None
     server = Server(registry, settings, collects=post is None or post.number == 0, buckets=buckets)
     ending = asyncio.Event()

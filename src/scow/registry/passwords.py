@@ -18,6 +18,8 @@ import bcrypt
 from scow.errors import InvalidArgument
 from scow.registry.accounts import Account, Accounts
 from scow.registry.errors import TooManyRequests
+from scow.registry.rates import client_of
+from scow.registry.shared import SharedTable
 
 REMEMBER_S: Final = 300
 REMEMBERED_LIMIT: Final = 10_000
@@ -30,7 +32,6 @@ FREE_TRIES: Final = 3
 FIRST_DELAY_S: Final = 0.5
 LAST_DELAY_S: Final = 8.0
 FORGET_S: Final = 600.0
-FAILURES_LIMIT: Final = 20_000
 WAITING_LIMIT: Final = 100
 # Checked when the name is unknown, so that the answer takes as long as for a known one.
 _NOBODY: Final = b"$2b$10$CwTycUXWue0Thq9StjUM0uJ8lUk5Hn5VRPzrcTIY6TSzHb4hUD7.2"
@@ -74,41 +75,41 @@ def read_htpasswd(path: Path) -> dict[str, str]:
 
 
 class Delays:
-    """How long the next try of an address or name has to wait."""
+    """How long the next try of an address or name has to wait: over all workers, if `failures` are theirs."""
 
-    def __init__(self) -> None:
-        self._failures: dict[str, tuple[int, float]] = {}  # how many, and when the last one was (monotonic)
+    def __init__(self, failures: SharedTable | None = None) -> None:
+        self._failures = failures or SharedTable()  # until when they are remembered (monotonic), and how many
         self.waiting = 0
 
     def delay_s(self, *keys: str) -> float:
         """Seconds to wait before the next check."""
-        now = time.monotonic()
-        worst = 0
+        now, worst = time.monotonic(), 0.0
         for key in keys:
-            count, last = self._failures.get(key, (0, now))
-            if now - last < FORGET_S:
+            until, count = self._failures.look(key.encode())
+            if now < until:
                 worst = max(worst, count)
-        return min(FIRST_DELAY_S * 2 ** (worst - FREE_TRIES), LAST_DELAY_S) if worst >= FREE_TRIES else 0.0
+        # The exponent is bounded, as the count is not.
+        return min(FIRST_DELAY_S * 2 ** min(worst - FREE_TRIES, 16), LAST_DELAY_S) if worst >= FREE_TRIES else 0.0
 
     def failed(self, *keys: str) -> None:
         """Take note of a wrong password."""
-        if len(self._failures) > FAILURES_LIMIT:
-            self._failures.clear()
         now = time.monotonic()
         for key in keys:
-            count, last = self._failures.get(key, (0, now))
-            self._failures[key] = ((count if now - last < FORGET_S else 0) + 1, now)
+            self._failures.update(
+                key.encode(), lambda until, count: (now + FORGET_S, (count if now < until else 0.0) + 1)
+            )
 
     def succeeded(self, *keys: str) -> None:
         """Forget what was wrong before."""
         for key in keys:
-            self._failures.pop(key, None)
+            self._failures.update(key.encode(), lambda *_: (0.0, 0.0))
 
 
 class Passwords:
     """The accounts and the htpasswd file, and whether a password is right."""
 
-    def __init__(self, accounts: Accounts, htpasswd: Path | None) -> None:
+    def __init__(self, accounts: Accounts, htpasswd: Path | None, failures: SharedTable | None = None) -> None:
+        """`failures` are what all workers remember of wrong passwords; without it this process does alone."""
         self._accounts = accounts
         self._htpasswd = htpasswd
         self._known: dict[str, Account] = {}
@@ -118,7 +119,7 @@ class Passwords:
         self._file_stamp: tuple[int, int] | None = None
         self._key = os.urandom(32)
         self._remembered: dict[bytes, float] = {}
-        self._delays = Delays()
+        self._delays = Delays(failures)
         self._checks = asyncio.Semaphore(CHECKS)
 
     async def known(self, *, fresh: bool = False) -> dict[str, Account]:
@@ -147,7 +148,7 @@ class Passwords:
         proof = hmac.digest(self._key, f"{name}\0{stored}\0{password}".encode(), hashlib.sha256)
         if time.monotonic() < self._remembered.get(proof, 0.0):
             return True
-        keys = (f"address {remote}", f"name {name}")
+        keys = (f"address {client_of(remote)!r}", f"name {name}")
         await self._wait(keys)
         if not await self._verify(stored, password.encode()):
             newer = await self._stored(name, fresh=True)

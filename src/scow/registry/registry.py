@@ -24,6 +24,7 @@ from scow.registry.policies import Policies
 from scow.registry.replies import Reply, json_reply
 from scow.registry.schema import STEPS
 from scow.registry.settings import Settings
+from scow.registry.shared import SharedTable
 from scow.registry.sqlite import SqliteMetadata
 from scow.registry.token_requests import TokenRequests
 from scow.registry.upload_requests import UploadRequests
@@ -48,13 +49,14 @@ class Registry:
         accounts: Accounts,
         settings: Settings,
         metrics: Metrics,
+        failures: SharedTable | None = None,
     ) -> None:
-        """`database` is what the names are kept in, to be closed at the end."""
+        """`database` is what the names are kept in, to be closed at the end; `failures` as of Passwords."""
         self._uploads = uploads = Uploads(objects, metadata, settings.limits.blob_size)
         upload_requests = UploadRequests(uploads, metadata)
         listings = Listings(metadata)
         auth = settings.auth
-        passwords = Passwords(accounts, Path(auth.htpasswd) if auth.htpasswd else None)
+        passwords = Passwords(accounts, Path(auth.htpasswd) if auth.htpasswd else None, failures)
         self.objects = objects
         self.metadata = metadata
         self.accounts = accounts
@@ -84,13 +86,15 @@ class Registry:
         }
 
     @classmethod
-    def open(cls, settings: Settings, metrics: Metrics | None = None) -> "Registry":
+    def open(
+        cls, settings: Settings, metrics: Metrics | None = None, failures: SharedTable | None = None
+    ) -> "Registry":
         """Open the folder that the settings name. Blocks: to be called at start."""
         root = Path(settings.storage)
         objects = Folder(root)
         database = Database.open(root / DATABASE, STEPS)
         metadata = SqliteMetadata(database, settings.gc.grace_s, Policies(settings.policies))
-        return cls(database, objects, metadata, SqliteAccounts(database), settings, metrics or Metrics())
+        return cls(database, objects, metadata, SqliteAccounts(database), settings, metrics or Metrics(), failures)
 
     async def answer(self, call: Call) -> Reply:
         """Answer a request. Raises Refusal."""

@@ -19,10 +19,11 @@ from scow.registry.calls import Call, parse_path
 from scow.registry.errors import Draining, Refusal, StorageFull, TooManyRequests
 from scow.registry.folder import FULL
 from scow.registry.proxies import Origin, Proxies
-from scow.registry.rates import Buckets, Rates
+from scow.registry.rates import Rates
 from scow.registry.registry import Registry
 from scow.registry.replies import HttpReply, Reply, json_reply, refusal_reply
 from scow.registry.settings import Settings
+from scow.registry.shared import SharedTable
 from scow.registry.tls import Certificates
 
 KEEP_ALIVE_S: Final = 90
@@ -86,7 +87,7 @@ class Server:
     """Serves a registry on one address. `start`, then `aclose`, which drains."""
 
     def __init__(
-        self, registry: Registry, settings: Settings, *, collects: bool = True, buckets: Buckets | None = None
+        self, registry: Registry, settings: Settings, *, collects: bool = True, buckets: SharedTable | None = None
     ) -> None:
         """`collects` says that garbage collection runs here: one of several workers is enough.
 

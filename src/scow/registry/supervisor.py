@@ -16,9 +16,9 @@ from typing import Final
 
 from scow.errors import Unavailable
 from scow.registry.metrics import Metrics, shared_memory
-from scow.registry.rates import Buckets
 from scow.registry.server import listen, url_of
 from scow.registry.settings import Settings
+from scow.registry.shared import SharedTable
 
 READY_S: Final = 60
 FIRST_PAUSE_S: Final = 0.1
@@ -41,12 +41,13 @@ class WorkerFailed(Unavailable):
 
 @dataclass
 class Post:
-    """What a worker is handed: its number, socket, counters and buckets, and two pipes' ends."""
+    """What a worker is handed: its number and socket, what all workers share, and two pipes' ends."""
 
     number: int
     listener: socket.socket
     metrics: Metrics
-    buckets: Buckets
+    buckets: SharedTable
+    failures: SharedTable
     settings: Settings
     ready: int  # to be written to once it serves
     lifeline: int  # at its end the supervisor is gone
@@ -74,7 +75,7 @@ class Supervisor:
         self._on_ready = on_ready
         self._sockets: list[socket.socket] = []
         self._memory = shared_memory(settings.worker_count())
-        self._buckets = Buckets()
+        self._buckets, self._failures = SharedTable(), SharedTable()
         self._workers: dict[int, _Worker] = {}
         self._pauses = [0.0] * settings.worker_count()
         self._due: dict[int, float] = {}
@@ -137,7 +138,8 @@ class Supervisor:
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
                 metrics = Metrics(self._memory, number)
                 listener, lifeline = self._sockets[number], self._lifeline[0]
-                post = Post(number, listener, metrics, self._buckets, self._settings, told, lifeline)
+                shared = (metrics, self._buckets, self._failures)
+                post = Post(number, listener, *shared, self._settings, told, lifeline)
                 code = self._work(post)
             except BaseException:
                 logging.getLogger("scow.registry").exception("worker %d failed", number)

@@ -1,13 +1,15 @@
-"""Buckets of requests."""
+"""What workers know together about clients: buckets of requests, wrong passwords."""
 
 import os
 
 import pytest
 
-from scow.registry import rates
+from scow.registry import shared
 from scow.registry.errors import TooManyRequests
-from scow.registry.rates import Buckets, Rates
+from scow.registry.passwords import Delays
+from scow.registry.rates import Rates
 from scow.registry.settings import Limits
+from scow.registry.shared import SharedTable
 
 LIMITS = Limits(requests_per_s=2, burst=3)
 
@@ -49,7 +51,7 @@ def test_addresses_have_buckets_of_their_own_but_a_network_of_ipv6_has_one(clock
 
 
 def test_processes_share_buckets(clock: list[float]) -> None:
-    buckets = Buckets()
+    buckets = SharedTable()
     mine = Rates(LIMITS, buckets)
     mine.take("10.0.0.1")
     child = os.fork()
@@ -62,10 +64,29 @@ def test_processes_share_buckets(clock: list[float]) -> None:
 def test_a_crowd_of_addresses_takes_the_places_of_full_buckets_first(
     clock: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rates, "_SETS", 1)
+    monkeypatch.setattr(shared, "_SETS", 1)
     limit = Rates(LIMITS)
     assert taken(limit, "10.0.0.1") == 3
     for number in range(50):
         limit.take(f"10.1.0.{number}")
         clock[0] += 1 / 64
     assert taken(limit, "10.0.0.1") == 1  # 50/64 s have brought it one; the others' buckets were fuller
+
+
+def test_wrong_passwords_are_remembered_by_all_for_a_while(clock: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scow.registry.passwords.time.monotonic", lambda: clock[0])
+    failures = SharedTable()
+    one, other = Delays(failures), Delays(failures)
+    delays = []
+    for worker in (one, other, one, other, one):
+        worker.failed("address a", "name n")
+        delays.append(other.delay_s("address a", "name m"))
+    assert delays == [0, 0, 0.5, 1, 2]
+    assert one.delay_s("address b", "name n") == 2
+    for _ in range(2000):
+        one.failed("name n")
+    assert other.delay_s("name n") == 8
+    other.succeeded("name n")
+    assert one.delay_s("name n") == 0
+    clock[0] += 601
+    assert one.delay_s("address a") == 0
