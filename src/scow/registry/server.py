@@ -41,8 +41,9 @@ http_log = logging.getLogger("scow.registry.http")
 
 
 def _is_ours(record: logging.LogRecord) -> bool:
-    # What is no HTTP gets 400 and the end. Anybody can send it, so that it fills no log, with traceback or without.
-    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+    # What is no HTTP gets 400 and the end; a client that goes in the middle of a body is none of our errors either.
+    # Anybody can do both, so that neither fills a log, with traceback or without.
+    return not (record.exc_info and isinstance(record.exc_info[1], (HttpProcessingError, ConnectionError)))
 
 
 http_log.addFilter(_is_ours)

@@ -300,6 +300,21 @@ async def test_a_flood_of_query_parameters_is_refused(client: Client) -> None:
     assert (answer.status, answer.codes) == (400, ["UNSUPPORTED"])
 
 
+async def test_a_client_that_vanishes_fills_no_log(running: Running, caplog: pytest.LogCaptureFixture) -> None:
+    host, port = running.url.removeprefix("http://").split(":")
+    _, writer = await asyncio.open_connection(host, int(port))
+    target = f"POST /v2/test/repo/blobs/uploads/?digest={SHA} HTTP/1.1"
+    writer.write(f"{target}\r\nHost: x\r\nContent-Length: 1000\r\n\r\nabc".encode())
+    in_flight = running.registry.metrics.value
+    async with asyncio.timeout(20):
+        while not in_flight("requests_in_flight"):  # noqa: ASYNC110  # nothing else tells
+            await asyncio.sleep(0.01)
+        writer.transport.abort()
+        while in_flight("requests_in_flight"):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    assert not caplog.records
+
+
 async def test_what_is_no_http_fills_no_log(running: Running, caplog: pytest.LogCaptureFixture) -> None:
     port = int(running.url.rsplit(":", 1)[1])
     for data in (
