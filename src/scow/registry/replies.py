@@ -105,10 +105,13 @@ class HttpReply(web.StreamResponse):
                 raise ConnectionResetError("the client has gone")
             head = self._head(request)
             if isinstance(body, bytes):
-                transport.write(head + body if request.method != "HEAD" else head)
-                if len(body) > COPY_SIZE:
-                    async with asyncio.timeout(SEND_TIMEOUT_S):
-                        await request.writer.drain()
+                if request.method == "HEAD":
+                    transport.write(head)
+                elif len(body) <= COPY_SIZE:
+                    transport.write(head + body)
+                else:
+                    transport.write(head)
+                    await _send_bytes(transport, request, body)
                 return
             if body.count <= SMALL_SIZE and (cached := _read_cached(body)) is not None:
                 transport.write(head + cached)
@@ -140,6 +143,15 @@ class HttpReply(web.StreamResponse):
         elif request.version < (1, 1):
             lines.append("Connection: keep-alive")
         return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+
+
+async def _send_bytes(transport: asyncio.Transport, request: web.BaseRequest, body: bytes) -> None:
+    """Send what is large piece by piece: as a whole it would be copied, and stay in memory for a slow client."""
+    view = memoryview(body)
+    async with asyncio.timeout(SEND_TIMEOUT_S):
+        for start in range(0, len(body), COPY_SIZE):
+            transport.write(view[start : start + COPY_SIZE])
+            await request.writer.drain()
 
 
 async def _send(transport: asyncio.Transport, request: web.BaseRequest, body: Slice) -> None:
