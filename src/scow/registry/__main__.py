@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import ctypes
 import getpass
 import logging
 import os
@@ -9,8 +10,9 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
@@ -32,6 +34,8 @@ from scow.registry.server import Server, listen
 from scow.registry.settings import Settings, SettingsInvalid, Tls
 from scow.registry.sqlite import SqliteMetadata
 from scow.registry.supervisor import Post, Supervisor
+
+_M_ARENA_MAX: Final = -8  # malloc.h
 
 log = logging.getLogger("scow.registry")
 
@@ -143,7 +147,15 @@ def _settings(options: argparse.Namespace) -> Settings:
     return settings
 
 
+def _share_heaps() -> None:
+    """Let all threads of a process share two heaps of the C library's, which would keep what each once needed."""
+    with suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)
+
+
 def _serve(settings: Settings, options: argparse.Namespace) -> int:
+    _share_heaps()
+
     def ready(url: str) -> None:
         if options.pidfile:
             _write_file(options.pidfile, f"{os.getpid()}\n")
