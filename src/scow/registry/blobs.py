@@ -10,7 +10,7 @@ from scow.registry.calls import Call
 from scow.registry.errors import BlobUnknown, MethodUnsupported, SizeInvalid, StorageFull
 from scow.registry.metadata import LinkedBlob, Metadata
 from scow.registry.names import parse_blob_digest
-from scow.registry.objects import Objects
+from scow.registry.objects import Objects, OpenObject
 from scow.registry.replies import Reply, Slice
 
 SOON_S: Final = 3600
@@ -66,12 +66,21 @@ class Blobs:
                 offset, count = part
                 status = HTTPStatus.PARTIAL_CONTENT
                 headers.append(("Content-Range", f"bytes {offset}-{offset + count - 1}/{blob.size}"))
-        source = self._objects.open_now(digest) or await self._objects.open(digest)
+        return Reply(status, headers, Slice(await self._open(call.repository, digest, blob), offset, count))
+
+    async def _open(self, repository: str, digest: Digest, blob: LinkedBlob) -> OpenObject:
+        source = self._objects.open_now(blob.object) or await self._objects.open(blob.object)
+        if source is None:
+            now = await self._metadata.blob(repository, digest)
+            if now is None:
+                raise BlobUnknown(digest)
+            # Deleted, and pushed again, since it was looked up: it has another object now.
+            source = await self._objects.open(now.object) if now.object != blob.object else None
         if source is None or source.size != blob.size:
             if source is not None:
                 source.release()
             raise OSError(f"the object of blob {digest} is missing or damaged")
-        return Reply(status, headers, Slice(source, offset, count))
+        return source
 
     async def _find(self, repository: str, digest: Digest) -> LinkedBlob:
         blob = self._metadata.blob_now(repository, digest) or await self._metadata.blob(repository, digest)

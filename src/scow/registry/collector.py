@@ -1,8 +1,8 @@
 """Online garbage collection: reviews that are due, uploads that nobody goes on with, and the check of every byte.
 
-Only what is in the review queue is looked at, so the cost follows churn. Deleting is: mark the blob in SQL, remove the
-object, forget the row; a push of the same digest waits while the mark stands, and a collector that died in between
-leaves mark and review for the next one.
+Only what is in the review queue is looked at, so the cost follows churn. Deleting is: forget the blob and note its
+object as garbage, in one transaction; remove the object; forget the note. A push of the same digest at any moment makes
+an object of another name, so any number of collectors may remove, late or twice, and one that died leaves the note.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from scow.registry.errors import UploadBusy, UploadUnknown
 from scow.registry.metadata import Metadata
 from scow.registry.metrics import Metrics
 from scow.registry.names import parse_upload_id
-from scow.registry.objects import Objects
+from scow.registry.objects import ObjectName, Objects
 from scow.registry.policies import Policies, TagTime
 from scow.registry.uploads import Uploads
 
@@ -95,15 +95,21 @@ class Collector:
                 done.manifests += await self._metadata.delete_untagged(repository, before)
         while reviews := await self._metadata.due_reviews(BATCH):
             for review in reviews:
-                digest = await self._metadata.review(review)
+                await self._metadata.review(review)
                 done.reviews += 1
-                if digest is not None:
-                    await self._objects.remove(digest)
-                    await self._metadata.forget_blob(digest)
-                    done.blobs += 1
+        done.blobs = await self._remove_garbage()
         for kind, count in counts(done).items():
             self._metrics.count(f"collected_{kind}", count)
         return done
+
+    async def _remove_garbage(self) -> int:
+        count, after = 0, ""
+        while names := await self._metadata.garbage(after, BATCH):
+            for name in names:
+                await self._objects.remove(name)
+                count += await self._metadata.forget_garbage(name)
+            after = names[-1]
+        return count
 
     async def plan(self) -> Plan:
         """What `collect` would remove. Changes nothing."""
@@ -156,7 +162,11 @@ class Collector:
         """Read every blob; those that are missing or not what their digest says."""
         after = ""
         while blobs := await self._metadata.all_blobs(after, BATCH):
-            for digest, _ in blobs:
-                if not await self._objects.verify(digest):
+            for digest, name in blobs:
+                if not await self._objects.verify(name) and await self._is_blob(digest, name):
                     yield digest
             after = blobs[-1][0]
+
+    async def _is_blob(self, digest: Digest, name: ObjectName) -> bool:
+        """Whether it still is one: collection may have been quicker than the check."""
+        return (digest, name) in await self._metadata.all_blobs(digest[:-1], 16)

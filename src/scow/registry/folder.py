@@ -1,4 +1,4 @@
-"""Blobs in a folder: `blobs/<algorithm>/<2 hex>/<hex>`, uploads in `uploads/<id>`.
+"""Blobs in a folder: `blobs/<algorithm>/<2 hex>/<hex>.<upload ID>`, uploads in `uploads/<ID>`.
 
 A blob appears by one link(2) after its bytes are synced, so there is no half blob; the directory is synced too before
 anybody is told. Several processes can share the folder: a stage is held by flock(2), which ends with its holder.
@@ -18,8 +18,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final, ParamSpec, TypeVar
 
-from scow.oci.digest import Digest, algorithm, encoded
+from scow.oci.digest import algorithm, encoded
 from scow.registry.errors import DigestInvalid, StorageFull, UploadBusy, UploadUnknown
+from scow.registry.objects import ObjectName, object_digest
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -105,8 +106,8 @@ class FolderStage:
         await self._folder.run(os.ftruncate, self._open_fd, size)
         self.size = size
 
-    async def publish(self, digest: Digest, tail: Sequence[bytes], state: "_Hash") -> None:
-        fd, target = self._open_fd, self._folder.path(digest)
+    async def publish(self, name: ObjectName, tail: Sequence[bytes], state: "_Hash") -> None:
+        fd, target, digest = self._open_fd, self._folder.path(name), object_digest(name)
 
         def link() -> None:
             if tail:
@@ -116,7 +117,7 @@ class FolderStage:
             try:
                 os.fsync(fd)
                 self._folder.make_parent(target)
-                # Not rename(2): the stage has to survive until the names are committed. An equal blob stays.
+                # Not rename(2): the stage has to survive until the names are committed. An equal object stays.
                 with suppress(FileExistsError):
                     os.link(self._folder.stage_path(self._upload_id), target)
                 _sync_directory(target.parent)
@@ -140,7 +141,7 @@ class Folder:
     def __init__(self, root: Path, threads: int = 8) -> None:
         self._blobs = root / "blobs"
         self._uploads = root / "uploads"
-        self._open: OrderedDict[Digest, FolderObject] = OrderedDict()
+        self._open: OrderedDict[ObjectName, FolderObject] = OrderedDict()
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="objects")
         for path in (self._blobs, self._uploads):
             path.mkdir(parents=True, exist_ok=True)
@@ -156,10 +157,10 @@ class Folder:
             _sync_directory(common)
             _sync_directory(self._blobs)
 
-    def path(self, digest: Digest) -> Path:
-        """Where the blob of `digest` lies."""
-        digits = encoded(digest)
-        return self._blobs / algorithm(digest) / digits[:2] / digits
+    def path(self, name: ObjectName) -> Path:
+        """Where an object lies."""
+        kind, _, rest = name.partition(":")
+        return self._blobs / kind / rest[:2] / rest
 
     def stage_path(self, upload_id: str) -> Path:
         """Where the bytes of an upload lie."""
@@ -235,56 +236,59 @@ class Folder:
 
         return await self.run(scan)
 
-    def open_now(self, digest: Digest) -> FolderObject | None:
-        found = self._open.get(digest)
+    def open_now(self, name: ObjectName) -> FolderObject | None:
+        found = self._open.get(name)
         if found is None:
             return None
-        self._open.move_to_end(digest)
+        self._open.move_to_end(name)
         return found.acquire()
 
-    async def open(self, digest: Digest) -> FolderObject | None:
-        if (found := self.open_now(digest)) is not None:
+    async def open(self, name: ObjectName) -> FolderObject | None:
+        if (found := self.open_now(name)) is not None:
             return found
 
         def open_file() -> FolderObject | None:
             try:
-                return FolderObject(open(self.path(digest), "rb", buffering=0))
+                return FolderObject(open(self.path(name), "rb", buffering=0))
             except FileNotFoundError:
                 return None
 
         opened = await self.run(open_file)
         if opened is None:
             return None
-        if (raced := self.open_now(digest)) is not None:
+        if (raced := self.open_now(name)) is not None:
             opened.file.close()
             return raced
-        self._open[digest] = opened.acquire()
+        self._open[name] = opened.acquire()
         if len(self._open) > OPEN_LIMIT:
             self._open.popitem(last=False)[1].release()
         return opened.acquire()
 
-    async def verify(self, digest: Digest) -> bool:
+    async def verify(self, name: ObjectName) -> bool:
+        digest = object_digest(name)
+
         def read() -> bool:
             try:
-                with open(self.path(digest), "rb") as file:
+                with open(self.path(name), "rb") as file:
                     return hashlib.file_digest(file, algorithm(digest)).hexdigest() == encoded(digest)
             except FileNotFoundError:
                 return False
 
         return await self.run(read)
 
-    async def adopt(self, source: Path, digest: Digest, *, verify: bool) -> int:
-        """Make a file from elsewhere the object of `digest`, by a hard link if it can be; its size.
+    async def adopt(self, source: Path, name: ObjectName, *, verify: bool) -> int:
+        """Make a file from elsewhere the object `name`, by a hard link if it can be; its size.
 
         Raises DigestInvalid, StorageFull and FileNotFoundError.
         """
+        digest = object_digest(name)
 
         def take() -> int:
             if verify:
                 with open(source, "rb") as file:
                     if hashlib.file_digest(file, algorithm(digest)).hexdigest() != encoded(digest):
                         raise DigestInvalid("the content is not that of its digest", {"digest": digest})
-            target = self.path(digest)
+            target = self.path(name)
             try:
                 self.make_parent(target)
                 with suppress(FileExistsError):
@@ -315,13 +319,13 @@ class Folder:
         finally:
             staged.unlink(missing_ok=True)
 
-    async def remove(self, digest: Digest) -> None:
-        if (kept := self._open.pop(digest, None)) is not None:
+    async def remove(self, name: ObjectName) -> None:
+        if (kept := self._open.pop(name, None)) is not None:
             kept.release()
 
         def unlink() -> None:
             with suppress(FileNotFoundError):
-                self.path(digest).unlink()
+                self.path(name).unlink()
 
         await self.run(unlink)
 

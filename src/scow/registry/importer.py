@@ -7,6 +7,7 @@ What was taken over before is found and left, so an import can be repeated until
 
 import asyncio
 import os
+import uuid
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -107,17 +108,20 @@ class Importer:
         taken.add(digest)
         if await self._metadata.blob(name, digest) is not None:
             return
+        upload = Upload(str(uuid.uuid4()), name, algorithm(digest))
+        await self._metadata.begin_upload(upload)
         try:
-            size = await self._objects.adopt(self._data(digest), digest, verify=self._verify)
+            stored = await self._metadata.close_upload(upload.upload_id, digest)
+            size = await self._objects.adopt(self._data(digest), stored, verify=self._verify)
+            if await self._metadata.commit_blob(upload, digest, stored, size):
+                done.blobs += 1
+            else:
+                done.problems.append(f"{name}: blob {digest}: the quota is used up")
         except FileNotFoundError:
-            return  # its manifest will be refused, if any needs it
+            await self._metadata.end_upload(upload.upload_id)  # its manifest will be refused, if any needs it
         except (ScowError, OSError) as error:
+            await self._metadata.end_upload(upload.upload_id)
             done.problems.append(f"{name}: blob {digest}: {error}")
-            return
-        if await self._metadata.commit_blob(Upload(f"import {digest}", name, algorithm(digest)), digest, size):
-            done.blobs += 1
-        else:
-            done.problems.append(f"{name}: blob {digest}: the quota is used up")
 
     async def _read(self, name: str, digest: Digest, done: Imported) -> NewManifest | None:
         path = self._data(digest)

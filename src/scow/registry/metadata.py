@@ -10,6 +10,7 @@ from typing import Protocol
 import msgspec
 
 from scow.oci.digest import Digest
+from scow.registry.objects import ObjectName
 from scow.registry.policies import TagTime
 
 
@@ -63,6 +64,7 @@ class ShownTag(msgspec.Struct, frozen=True):
 class LinkedBlob(msgspec.Struct, frozen=True):
     """A blob that a repository has."""
 
+    object: ObjectName  # what its bytes are kept as
     size: int
     review_after: float | None  # when garbage collection will ask whether it is used; seconds since the epoch
 
@@ -135,12 +137,13 @@ class Metadata(Protocol):
         """Find an upload of this repository."""
 
     async def end_upload(self, upload_id: str) -> None:
-        """Forget an upload. Idempotent."""
+        """Forget an upload; what it may have published becomes garbage. Idempotent."""
 
-    async def close_upload(self, upload_id: str, digest: Digest) -> bool:
+    async def close_upload(self, upload_id: str, digest: Digest) -> ObjectName:
         """Announce that the upload's bytes are about to become the blob `digest`, which keeps collection away from it.
 
-        False if the blob is being deleted at this moment: try again. Raises UploadUnknown.
+        The answer is the object to be published: that of the blob if there is one, else one of this upload alone.
+        Raises UploadUnknown.
         """
 
     async def check_room(self, repository: str, size: int, digest: Digest | None = None) -> None:
@@ -149,10 +152,12 @@ class Metadata(Protocol):
         Cheap where there is no quota.
         """
 
-    async def commit_blob(self, upload: Upload, digest: Digest, size: int) -> bool:
-        """Give the repository the blob that was published, and forget the upload.
+    async def commit_blob(self, upload: Upload, digest: Digest, name: ObjectName, size: int) -> bool:
+        """Give the repository the blob that was published as `name`, and forget the upload.
 
-        False if a quota forbids it; the object is then left to collection.
+        If somebody else was quicker with the same blob, theirs stays and `name` becomes garbage. False if a quota
+        forbids it; the object is then left to collection. Raises UploadUnknown if the upload has been forgotten
+        meanwhile; what was published is garbage then.
         """
 
     async def holders(self, digest: Digest, limit: int) -> list[str]:
@@ -167,11 +172,14 @@ class Metadata(Protocol):
     async def due_reviews(self, limit: int) -> "list[Review]":
         """What garbage collection should look at now."""
 
-    async def review(self, review: "Review") -> Digest | None:
-        """Decide one review. A digest means: nobody uses this blob, its object is to be removed, then `forget_blob`."""
+    async def review(self, review: "Review") -> None:
+        """Decide one review. A blob that nobody uses is forgotten, and its object becomes garbage."""
 
-    async def forget_blob(self, digest: Digest) -> None:
-        """The blob's object is gone."""
+    async def garbage(self, after: str, limit: int) -> list[ObjectName]:
+        """Objects to be removed, in the order of their names, behind `after`: nothing refers to them, ever again."""
+
+    async def forget_garbage(self, name: ObjectName) -> bool:
+        """The object is gone; False if somebody else has said so."""
 
     async def due_blobs(self) -> list[tuple[Digest, int]]:
         """Blobs that deciding all due reviews would remove, with their sizes. Changes nothing."""
@@ -188,8 +196,8 @@ class Metadata(Protocol):
     async def delete_untagged(self, repository: str, before: float) -> int:
         """Remove them; how many there were."""
 
-    async def all_blobs(self, after: str, limit: int) -> list[tuple[Digest, int]]:
-        """Every blob with its size, in the order of digests, behind `after`."""
+    async def all_blobs(self, after: str, limit: int) -> list[tuple[Digest, ObjectName]]:
+        """Every blob with its object, in the order of digests, behind `after`."""
 
 
 class Review(msgspec.Struct, frozen=True):

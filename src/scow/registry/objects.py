@@ -1,18 +1,33 @@
 """The bytes of blobs, behind the interface that a folder and, later, an object store share.
 
 An upload's life: `open_stage` (again after each interruption), `append`, `close`; then `publish`, which makes the
-staged bytes durable under their digest while the stage stays, and `discard` once the names are committed, or to
-cancel. What was published takes no more bytes. Objects are written once and never change. Nothing here knows
-repositories.
+staged bytes a durable object while the stage stays, and `discard` once the names are committed, or to cancel. What was
+published takes no more bytes. Objects are written once and never change. Nothing here knows repositories.
+
+An object's name is its digest and the upload that brought it. Names are never used twice, so removing one takes away
+what was meant and nothing that was pushed since, whoever removes it, however late and however often.
 """
 
 from collections.abc import Sequence
-from typing import IO, TYPE_CHECKING, Protocol
+from typing import IO, TYPE_CHECKING, NewType, Protocol
 
 from scow.oci.digest import Digest
 
 if TYPE_CHECKING:
     from hashlib import _Hash
+
+ObjectName = NewType("ObjectName", str)
+"""`<digest>.<upload ID>`, or a digest alone: storages of earlier versions had no more."""
+
+
+def object_name(digest: Digest, upload_id: str) -> ObjectName:
+    """Name the object that an upload makes of its bytes."""
+    return ObjectName(f"{digest}.{upload_id}")
+
+
+def object_digest(name: ObjectName) -> Digest:
+    """The digest of an object's bytes."""
+    return Digest(name.partition(".")[0])
 
 
 class Stage(Protocol):
@@ -31,8 +46,8 @@ class Stage(Protocol):
     async def truncate(self, size: int) -> None:
         """Drop what lies behind `size`."""
 
-    async def publish(self, digest: Digest, tail: Sequence[bytes], state: "_Hash") -> None:
-        """Make the staged bytes and `tail`, which is added to them, the object of `digest`, durably.
+    async def publish(self, name: ObjectName, tail: Sequence[bytes], state: "_Hash") -> None:
+        """Make the staged bytes and `tail`, which is added to them, the object `name`, durably.
 
         `state` has been fed what is staged. Idempotent once the tail is added. Raises DigestInvalid and StorageFull.
         """
@@ -71,16 +86,16 @@ class Objects(Protocol):
     async def staged(self) -> list[tuple[str, float]]:
         """IDs of all uploads that hold bytes, with the time of their last change (seconds since the epoch)."""
 
-    async def open(self, digest: Digest) -> OpenObject | None:
+    async def open(self, name: ObjectName) -> OpenObject | None:
         """Open an object for reading, None if there is none."""
 
-    def open_now(self, digest: Digest) -> OpenObject | None:
+    def open_now(self, name: ObjectName) -> OpenObject | None:
         """The same without waiting, if the object is at hand; None says nothing about whether it exists."""
 
-    async def verify(self, digest: Digest) -> bool:
+    async def verify(self, name: ObjectName) -> bool:
         """Read an object and tell whether its bytes are those of its digest; False if it is missing."""
 
-    async def remove(self, digest: Digest) -> None:
+    async def remove(self, name: ObjectName) -> None:
         """Remove an object. Idempotent."""
 
     async def aclose(self) -> None:

@@ -52,7 +52,7 @@ class Registry:
         failures: SharedTable | None = None,
     ) -> None:
         """`database` is what the names are kept in, to be closed at the end; `failures` as of Passwords."""
-        self._uploads = uploads = Uploads(objects, metadata, settings.limits.blob_size)
+        self.uploads = uploads = Uploads(objects, metadata, settings.limits.blob_size)
         upload_requests = UploadRequests(uploads, metadata)
         listings = Listings(metadata)
         auth = settings.auth
@@ -138,7 +138,7 @@ class Registry:
 
     async def aclose(self) -> None:
         """Close storage and names."""
-        await self._uploads.aclose()
+        await self.uploads.aclose()
         await self.objects.aclose()
         await self._database.aclose()
         self._audit.close()

@@ -58,4 +58,15 @@ CREATE TRIGGER repository_blob_gone AFTER DELETE ON repository_blob BEGIN
     UPDATE repository SET size = size - (SELECT size FROM blob WHERE digest = OLD.digest)
     WHERE id = OLD.repository; END
 """,
+    """
+ALTER TABLE blob ADD COLUMN object TEXT NOT NULL DEFAULT '';
+UPDATE blob SET object = digest;
+ALTER TABLE upload ADD COLUMN object TEXT;
+UPDATE upload SET object = closing WHERE closing IS NOT NULL;
+CREATE TABLE garbage (object TEXT PRIMARY KEY) WITHOUT ROWID;
+INSERT INTO garbage SELECT digest FROM blob WHERE deleting;
+DELETE FROM gc_queue WHERE kind = 'blob' AND digest IN (SELECT digest FROM blob WHERE deleting);
+DELETE FROM blob WHERE deleting;
+ALTER TABLE blob DROP COLUMN deleting
+""",
 )

@@ -25,6 +25,7 @@ from scow.registry.metadata import (
     StoredManifest,
     Upload,
 )
+from scow.registry.objects import ObjectName, object_digest, object_name
 from scow.registry.policies import Policies, Quota, TagTime
 
 VIEWS_LIMIT: Final = 4096
@@ -40,7 +41,7 @@ _BY_TAG: Final = (
     "JOIN manifest m ON m.repository = r.id AND m.digest = t.digest WHERE r.name = ? AND t.name = ?"
 )
 _BLOB: Final = (
-    "SELECT b.size, q.review_after FROM repository r JOIN repository_blob l ON l.repository = r.id "
+    "SELECT b.object, b.size, q.review_after FROM repository r JOIN repository_blob l ON l.repository = r.id "
     "JOIN blob b ON b.digest = l.digest "
     "LEFT JOIN gc_queue q ON q.kind = 'link' AND q.repository = r.id AND q.digest = l.digest "
     "WHERE r.name = ? AND l.digest = ?"
@@ -131,7 +132,7 @@ class SqliteMetadata:
             row = db.execute(_BLOB, (repository, digest)).fetchone()
             if row is None:
                 return False
-            if row[1] is not None:
+            if row[2] is not None:
                 self._queue(db, "link", _repository(db, repository), digest)
             return True
 
@@ -312,7 +313,7 @@ class SqliteMetadata:
 
     async def begin_upload(self, upload: Upload) -> None:
         values = (upload.upload_id, upload.repository, upload.algorithm, time.time())
-        await self._do("INSERT INTO upload VALUES (?, ?, ?, ?, NULL)", values, durable=False)
+        await self._do("INSERT INTO upload VALUES (?, ?, ?, ?, NULL, NULL)", values, durable=False)
 
     async def upload(self, repository: str, upload_id: str) -> Upload | None:
         query = "SELECT id, repository, algorithm FROM upload WHERE id = ? AND repository = ?"
@@ -320,15 +321,25 @@ class SqliteMetadata:
         return Upload(*row) if row else None
 
     async def end_upload(self, upload_id: str) -> None:
-        await self._do("DELETE FROM upload WHERE id = ?", (upload_id,), durable=False)
+        def end(db: sqlite3.Connection) -> None:
+            row = db.execute("DELETE FROM upload WHERE id = ? RETURNING object", (upload_id,)).fetchone()
+            if row is not None and row[0] is not None:
+                _discard(db, row[0])
 
-    async def close_upload(self, upload_id: str, digest: Digest) -> bool:
-        def close(db: sqlite3.Connection) -> bool:
-            if db.execute("SELECT 1 FROM blob WHERE digest = ? AND deleting", (digest,)).fetchone():
-                return False
-            if db.execute("UPDATE upload SET closing = ? WHERE id = ?", (digest, upload_id)).rowcount == 0:
+        await self._db.write(end, durable=False)
+
+    async def close_upload(self, upload_id: str, digest: Digest) -> ObjectName:
+        def close(db: sqlite3.Connection) -> ObjectName:
+            row = db.execute("SELECT object FROM upload WHERE id = ?", (upload_id,)).fetchone()
+            if row is None:
                 raise UploadUnknown(upload_id)
-            return True
+            found = db.execute("SELECT object FROM blob WHERE digest = ?", (digest,)).fetchone()
+            name = ObjectName(found[0]) if found else object_name(digest, upload_id)
+            if row[0] != name:
+                db.execute("UPDATE upload SET closing = ?, object = ? WHERE id = ?", (digest, name, upload_id))
+                if row[0] is not None:  # from an earlier try that died
+                    _discard(db, row[0])
+            return name
 
         return await self._db.write(close, durable=False)
 
@@ -344,17 +355,24 @@ class SqliteMetadata:
             return True
         return _has_room(db, repository, quotas, size)
 
-    async def commit_blob(self, upload: Upload, digest: Digest, size: int) -> bool:
-        def commit(db: sqlite3.Connection) -> bool:
-            db.execute("INSERT INTO blob VALUES (?, ?, 0) ON CONFLICT DO NOTHING", (digest, size))
-            db.execute("DELETE FROM upload WHERE id = ?", (upload.upload_id,))
+    async def commit_blob(self, upload: Upload, digest: Digest, name: ObjectName, size: int) -> bool:
+        def commit(db: sqlite3.Connection) -> bool | None:
+            if db.execute("DELETE FROM upload WHERE id = ?", (upload.upload_id,)).rowcount == 0:
+                _discard(db, name)
+                return None
+            query = "INSERT INTO blob (digest, size, object) VALUES (?, ?, ?) ON CONFLICT DO NOTHING"
+            if db.execute(query, (digest, size, name)).rowcount == 0:
+                _discard(db, name)
             if not self._may_have(db, upload.repository, digest, size):
                 db.execute("INSERT OR IGNORE INTO gc_queue VALUES ('blob', 0, ?, 0)", (digest,))
                 return False
             self._link(db, _ensure_repository(db, upload.repository), digest)
             return True
 
-        return await self._db.write(commit)
+        committed = await self._db.write(commit)
+        if committed is None:
+            raise UploadUnknown(upload.upload_id)
+        return committed
 
     async def holders(self, digest: Digest, limit: int) -> list[str]:
         return await self._column(
@@ -367,7 +385,7 @@ class SqliteMetadata:
             found = db.execute(_BLOB, (source, digest)).fetchone()
             if found is None:
                 return False
-            if not self._may_have(db, repository, digest, found[0]):
+            if not self._may_have(db, repository, digest, found[1]):
                 raise QuotaExceeded(repository)
             self._link(db, _ensure_repository(db, repository), digest)
             return True
@@ -388,40 +406,42 @@ class SqliteMetadata:
         query = "SELECT kind, repository, digest FROM gc_queue WHERE review_after <= ? ORDER BY review_after LIMIT ?"
         return await self._db.read(lambda db: [Review(*row) for row in db.execute(query, (time.time(), limit))])
 
-    async def review(self, review: Review) -> Digest | None:
+    async def review(self, review: Review) -> None:
         key = (review.kind, review.repository_id, review.digest)
 
-        def decide(db: sqlite3.Connection) -> Digest | None:
+        def decide(db: sqlite3.Connection) -> None:
             due = db.execute(
                 "SELECT 1 FROM gc_queue WHERE kind = ? AND repository = ? AND digest = ? AND review_after <= ?",
                 (*key, time.time()),
             ).fetchone()
             if due is None:
-                return None  # somebody has used it since, or another process was quicker
+                return  # somebody has used it since, or another process was quicker
             if review.kind == "blob":
                 users = (
                     "SELECT 1 FROM repository_blob WHERE digest = ? UNION ALL SELECT 1 FROM upload WHERE closing = ?"
                 )
                 if db.execute(users, (review.digest, review.digest)).fetchone() is None:
-                    # Row and review stay until the object is gone, so that a crash in between is taken up again.
-                    db.execute("UPDATE blob SET deleting = 1 WHERE digest = ?", (review.digest,))
-                    return review.digest
+                    # Whoever pushes it from now on makes another object: this one may be removed at leisure.
+                    gone = "DELETE FROM blob WHERE digest = ? RETURNING object"
+                    db.executemany("INSERT INTO garbage VALUES (?)", db.execute(gone, (review.digest,)).fetchall())
             else:
                 used = "SELECT 1 FROM manifest_ref WHERE repository = ? AND digest = ?"
                 owner = review.repository_id
                 if db.execute(used, (owner, review.digest)).fetchone() is None and _unlink(db, owner, review.digest):
                     db.execute("INSERT OR IGNORE INTO gc_queue VALUES ('blob', 0, ?, 0)", (review.digest,))
             db.execute("DELETE FROM gc_queue WHERE kind = ? AND repository = ? AND digest = ?", key)
-            return None
 
-        return await self._db.write(decide, frees=True)
+        await self._db.write(decide, frees=True)
 
-    async def forget_blob(self, digest: Digest) -> None:
-        def forget(db: sqlite3.Connection) -> None:
-            db.execute("DELETE FROM blob WHERE digest = ? AND deleting", (digest,))
-            db.execute("DELETE FROM gc_queue WHERE kind = 'blob' AND digest = ?", (digest,))
+    async def garbage(self, after: str, limit: int) -> list[ObjectName]:
+        query = "SELECT object FROM garbage WHERE object > ? ORDER BY object LIMIT ?"
+        return [ObjectName(name) for name in await self._column(query, (after, limit))]
 
-        await self._db.write(forget, frees=True)
+    async def forget_garbage(self, name: ObjectName) -> bool:
+        def forget(db: sqlite3.Connection) -> bool:
+            return db.execute("DELETE FROM garbage WHERE object = ?", (name,)).rowcount > 0
+
+        return await self._db.write(forget, frees=True)
 
     async def due_blobs(self) -> list[tuple[Digest, int]]:
         now = time.time()
@@ -462,8 +482,8 @@ class SqliteMetadata:
 
         return await self._db.write(delete, frees=True)
 
-    async def all_blobs(self, after: str, limit: int) -> list[tuple[Digest, int]]:
-        query = "SELECT digest, size FROM blob WHERE digest > ? AND NOT deleting ORDER BY digest LIMIT ?"
+    async def all_blobs(self, after: str, limit: int) -> list[tuple[Digest, ObjectName]]:
+        query = "SELECT digest, object FROM blob WHERE digest > ? ORDER BY digest LIMIT ?"
         return await self._db.read(lambda db: [(row[0], row[1]) for row in db.execute(query, (after, limit))])
 
     async def _do(self, statement: str, values: tuple[str | float, ...], *, durable: bool) -> None:
@@ -489,6 +509,13 @@ def _ensure_repository(db: sqlite3.Connection, name: str) -> int:
     if (found := _repository(db, name)) != _NOBODY:
         return found
     return int(db.execute("INSERT INTO repository (name) VALUES (?) RETURNING id", (name,)).fetchone()[0])
+
+
+def _discard(db: sqlite3.Connection, name: str) -> None:
+    """Make an object garbage, unless a blob is kept as it."""
+    digest = object_digest(ObjectName(name))
+    if db.execute("SELECT 1 FROM blob WHERE digest = ? AND object = ?", (digest, name)).fetchone() is None:
+        db.execute("INSERT OR IGNORE INTO garbage VALUES (?)", (name,))
 
 
 def _untag(db: sqlite3.Connection, owner: int, digest: str) -> None:

@@ -19,7 +19,6 @@ from scow.oci.digest import Digest, algorithm
 from scow.registry.errors import (
     BlobTooLarge,
     DigestInvalid,
-    Draining,
     QuotaExceeded,
     RangeRefused,
     SizeInvalid,
@@ -27,7 +26,7 @@ from scow.registry.errors import (
     UploadUnknown,
 )
 from scow.registry.metadata import Metadata, Upload
-from scow.registry.objects import Objects, Stage
+from scow.registry.objects import ObjectName, Objects, Stage
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -37,8 +36,6 @@ log = logging.getLogger("scow.registry")
 BATCH_SIZE: Final = 1 << 20
 """Bytes that are handed to a thread at a time: hashing releases the interpreter's lock, handing over costs."""
 STATES_LIMIT: Final = 1024
-CLOSE_TRIES: Final = 200
-CLOSE_PAUSE_S: Final = 0.05
 BUSY_TRIES: Final = 40
 BUSY_PAUSE_S: Final = 0.05
 
@@ -55,7 +52,7 @@ class Receiver:
     def __init__(self, uploads: "Uploads", upload: Upload, stage: Stage) -> None:
         self._uploads = uploads
         self._stage = stage
-        self._closing: asyncio.Task[bool] | None = None
+        self._closing: asyncio.Task[ObjectName] | None = None
         self._tail: list[bytes] = []  # the last bytes of a closing request: written when it finishes
         self.upload = upload
         self.finished = False
@@ -142,7 +139,7 @@ class Receiver:
             if not self._closing.cancelled():
                 self._closing.exception()  # whoever asked `finish` was told
 
-    async def _close(self, digest: Digest) -> bool:
+    async def _close(self, digest: Digest) -> ObjectName:
         early, self._closing = self._closing, None
         if early is not None:
             return await early
@@ -159,21 +156,16 @@ class Receiver:
             await self._append(tail, await self._hashing(self.upload.algorithm))
             tail = []
         hashing = await self._hashing(algorithm(digest))
-        for _ in range(CLOSE_TRIES):
-            if await self._close(digest):
-                break
-            await asyncio.sleep(CLOSE_PAUSE_S)  # another process may be the one that removes it: nothing to wait on
-        else:
-            raise Draining("the blob is being deleted, try again")
+        name = await self._close(digest)
         try:
-            await self._stage.publish(digest, tail, hashing.state)
+            await self._stage.publish(name, tail, hashing.state)
         except DigestInvalid:
             await uploads.drop(upload_id)
             raise
         except BaseException:
             uploads.forget(upload_id)  # the hash may be ahead of the stage
             raise
-        fits = await uploads.metadata.commit_blob(self.upload, digest, self._stage.size)
+        fits = await uploads.metadata.commit_blob(self.upload, digest, name, self._stage.size)
         uploads.forget(upload_id)
         self.finished = True
         if not fits:

@@ -1,5 +1,10 @@
 """distribution-spec spec.md#content-management, and what collection may take away."""
 
+import asyncio
+import hashlib
+import os
+import signal
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -7,6 +12,11 @@ from typing import Any
 
 import pytest
 
+from scow.oci.digest import parse_digest
+from scow.registry.database import Database
+from scow.registry.errors import UploadUnknown
+from scow.registry.registry import DATABASE
+from scow.registry.schema import STEPS
 from scow.registry.settings import Gc, Settings
 
 from .conftest import Client, Running, digest_of
@@ -16,7 +26,22 @@ REPO = "/v2/test/repo"
 
 def objects(settings: Settings) -> set[str]:
     root = Path(settings.storage) / "blobs"
-    return {f"{path.parent.parent.name}:{path.name}" for path in root.glob("*/*/*")}
+    return {f"{path.parent.parent.name}:{path.name.partition('.')[0]}" for path in root.glob("*/*/*")}
+
+
+def kept_as(settings: Settings, digest: str) -> Path:
+    """The file of a blob."""
+    kind, _, digits = digest.partition(":")
+    (found,) = (Path(settings.storage) / "blobs" / kind / digits[:2]).glob(f"{digits}*")
+    return found
+
+
+async def decide(running: Running) -> None:
+    """Decide all reviews as a collector does, and remove nothing."""
+    metadata = running.registry.metadata
+    while reviews := await metadata.due_reviews(10):
+        for review in reviews:
+            await metadata.review(review)
 
 
 async def test_deleting_a_tag_leaves_the_manifest(client: Client) -> None:
@@ -112,41 +137,109 @@ class TestCollection:
         assert (await client("GET", f"/v2/loses/blobs/{layer}")).status == 404
         assert (await client("GET", f"/v2/keeps/blobs/{layer}")).status == 200
 
-    async def test_a_push_of_a_digest_that_is_being_deleted_waits_for_the_end(
-        self, client: Client, running: Running
+    async def test_a_push_between_two_collectors_keeps_its_object(
+        self, client: Client, running: Running, settings: Settings
     ) -> None:
         digest = await client.push_blob(b"phoenix")
         registry = running.registry
-        # Stop the collector at its most delicate place: the blob is marked, the object not yet removed.
-        marked = None
-        while marked is None:
-            for review in await registry.metadata.due_reviews(10):
-                marked = await registry.metadata.review(review) or marked
-        assert marked == digest
+        # The first collector stops between its decision and the removal.
+        await decide(running)
+        (doomed,) = await registry.metadata.garbage("", 10)
+        # Another one finishes; the blob is pushed again; the first one goes on, twice even.
+        assert (await registry.collector.collect()).blobs == 1
+        assert objects(settings) == set()
+        assert await client.push_blob(b"phoenix") == digest
+        for _ in range(2):
+            await registry.objects.remove(doomed)
+            assert not await registry.metadata.forget_garbage(doomed)
+        assert (await client("GET", f"{REPO}/blobs/{digest}")).body == b"phoenix"
+        assert [each async for each in registry.collector.damaged()] == []
+
+    async def test_a_push_between_decision_and_removal_keeps_its_object(
+        self, client: Client, running: Running, settings: Settings
+    ) -> None:
         location = await client.begin()
         await client("PATCH", location, b"phoenix")
-        assert not await registry.metadata.close_upload(location.rpartition("/")[2], marked)
-        await registry.objects.remove(marked)
-        await registry.metadata.forget_blob(marked)
+        digest = await client.push_blob(b"phoenix")
+        await decide(running)
+        assert (await client("HEAD", f"{REPO}/blobs/{digest}")).status == 404
         assert (await client("PUT", f"{location}?digest={digest}")).status == 201
+        for name in await running.registry.metadata.garbage("", 10):
+            await running.registry.objects.remove(name)
         assert (await client("GET", f"{REPO}/blobs/{digest}")).body == b"phoenix"
+        assert objects(settings) == {digest}
+
+    async def test_of_two_pushes_of_one_blob_at_once_one_object_stays(
+        self, client: Client, running: Running, settings: Settings
+    ) -> None:
+        metadata, store = running.registry.metadata, running.registry.objects
+        digest = parse_digest(digest_of(b"twins"))
+        locations = [await client.begin() for _ in range(2)]
+        names = [await metadata.close_upload(each.rpartition("/")[2], digest) for each in locations]
+        assert len(set(names)) == 2
+        for location, name in zip(locations, names, strict=True):
+            upload = await metadata.upload("test/repo", location.rpartition("/")[2])
+            assert upload is not None
+            stage = await store.open_stage(upload.upload_id)
+            await stage.publish(name, [b"twins"], hashlib.sha256())
+            assert await metadata.commit_blob(upload, digest, name, 5)
+            await stage.close()
+        assert len(list((Path(settings.storage) / "blobs").glob("*/*/*"))) == 2
+        for name in await metadata.garbage("", 10):
+            await store.remove(name)
+            await metadata.forget_garbage(name)
+        assert len(list((Path(settings.storage) / "blobs").glob("*/*/*"))) == 1
+        assert (await client("GET", f"{REPO}/blobs/{digest}")).body == b"twins"
 
     async def test_a_collector_that_died_half_way_is_followed_by_one_that_finishes(
         self, client: Client, running: Running, settings: Settings
     ) -> None:
         await client.push_blob(b"unlucky")
-        for _ in range(2):
-            for review in await running.registry.metadata.due_reviews(10):
-                await running.registry.metadata.review(review)
+        await decide(running)
         assert objects(settings)
         assert (await running.registry.collector.collect()).blobs == 1
+        assert objects(settings) == set()
+
+    async def test_what_an_upload_published_before_it_died_is_collected(
+        self, client: Client, running: Running, settings: Settings
+    ) -> None:
+        metadata, store = running.registry.metadata, running.registry.objects
+        upload_id = (await client.begin()).rpartition("/")[2]
+        digest = parse_digest(digest_of(b"orphan"))
+        name = await metadata.close_upload(upload_id, digest)
+        stage = await store.open_stage(upload_id)
+        await stage.publish(name, [b"orphan"], hashlib.sha256())
+        await stage.close()
+        assert objects(settings) == {digest}
+        await running.registry.uploads.drop(upload_id)
+        await running.registry.collector.collect()
+        assert objects(settings) == set()
+
+    async def test_an_upload_that_expired_while_it_published_is_refused_and_leaves_nothing(
+        self, client: Client, running: Running, settings: Settings
+    ) -> None:
+        metadata, store = running.registry.metadata, running.registry.objects
+        upload_id = (await client.begin()).rpartition("/")[2]
+        digest = parse_digest(digest_of(b"late"))
+        name = await metadata.close_upload(upload_id, digest)
+        upload = await metadata.upload("test/repo", upload_id)
+        assert upload is not None
+        stage = await store.open_stage(upload_id)
+        await running.registry.uploads.drop(upload_id)
+        await running.registry.collector.collect()
+        (Path(settings.storage) / "uploads" / upload_id).touch()
+        await stage.publish(name, [], hashlib.sha256(b"late"))
+        await stage.close()
+        with pytest.raises(UploadUnknown):
+            await metadata.commit_blob(upload, digest, name, 4)
+        await running.registry.collector.collect()
         assert objects(settings) == set()
 
     async def test_a_closing_upload_keeps_its_digest_from_collection(self, client: Client, running: Running) -> None:
         metadata = running.registry.metadata
         digest = await client.push_blob(b"contested")
         location = await client.begin()
-        assert await metadata.close_upload(location.rpartition("/")[2], digest)  # type: ignore[arg-type]
+        await metadata.close_upload(location.rpartition("/")[2], digest)  # type: ignore[arg-type]
         assert (await running.registry.collector.collect()).blobs == 0
 
 
@@ -193,9 +286,86 @@ async def test_an_upload_in_use_does_not_expire(client: Client, running: Running
 
 async def test_a_damaged_blob_is_found(client: Client, running: Running, settings: Settings) -> None:
     good, bad, gone = [await client.push_blob(data) for data in (b"good", b"bad", b"gone")]
-    root = Path(settings.storage) / "blobs" / "sha256"
-    (root / bad[7:9] / bad[7:]).write_bytes(b"BAD")
-    (root / gone[7:9] / gone[7:]).unlink()
+    kept_as(settings, bad).write_bytes(b"BAD")
+    kept_as(settings, gone).unlink()
     found = [digest async for digest in running.registry.collector.damaged()]
     assert sorted(found) == sorted([bad, gone])
     assert good not in found
+
+
+async def test_blobs_of_earlier_versions_are_read_collected_and_pushed_again(
+    serve: Callable[..., Any], settings: Settings, client: Client
+) -> None:
+    """Their objects were named by digest alone; `deleting` marked what a collector was about to remove."""
+    root = Path(settings.storage) / "old"
+    hasty = Settings(listen=settings.listen, storage=str(root), gc=Gc(interval_s=0, grace_s=0))
+    database = Database.open(root / DATABASE, STEPS[:2])
+    kept, doomed = digest_of(b"kept"), digest_of(b"doomed")
+
+    def fill(db: Any) -> None:
+        db.execute("INSERT INTO repository (id, name) VALUES (1, 'test/repo')")
+        db.execute("INSERT INTO blob VALUES (?, 4, 0), (?, 6, 1)", (kept, doomed))
+        db.execute("INSERT INTO repository_blob VALUES (1, ?)", (kept,))
+        db.execute("INSERT INTO gc_queue VALUES ('blob', 0, ?, 0)", (doomed,))
+
+    await database.write(fill)
+    await database.aclose()
+    for data, digest in ((b"kept", kept), (b"doomed", doomed)):
+        path = root / "blobs" / "sha256" / digest[7:9] / digest[7:]
+        path.parent.mkdir(parents=True)
+        path.write_bytes(data)  # a test's own file
+    running = await serve(hasty)
+    client.url = running.url
+    assert (await client("GET", f"{REPO}/blobs/{kept}")).body == b"kept"
+    assert await client.push_blob(b"doomed") == doomed
+    assert (await running.registry.collector.collect()).blobs >= 1
+    assert digest_of(b"kept") in objects(hasty)
+    assert await client.push_blob(b"kept") == kept
+    assert kept_as(hasty, kept).name == kept[7:]
+
+
+_DYING = """
+import asyncio, os, signal, sys
+from scow.registry.collector import Collector
+from scow.registry.folder import Folder
+from scow.registry.registry import Registry
+from scow.registry.settings import Gc, Settings
+from scow.registry.sqlite import SqliteMetadata
+
+storage, where = sys.argv[1:]
+kind = Folder if where in ("remove",) else SqliteMetadata
+late = getattr(kind, where)
+
+async def die(self, *args, **kwargs):
+    if os.environ.get("WHEN") == "after":
+        await late(self, *args, **kwargs)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+setattr(kind, where, die)
+registry = Registry.open(Settings(storage=storage, gc=Gc(interval_s=0, grace_s=0)))
+asyncio.run(registry.collector.collect())
+"""
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("step", ["review", "remove", "forget_garbage"])
+async def test_a_collector_killed_at_any_step_harms_no_push_and_leaves_no_orphan(
+    step: str, when: str, serve: Callable[..., Any], settings: Settings, client: Client
+) -> None:
+    hasty = Settings(listen=settings.listen, storage=settings.storage, gc=Gc(interval_s=0, grace_s=0))
+    running = await serve(hasty)
+    client.url = running.url
+    await client.push_image("latest")
+    await client.push_blob(b"doomed")
+    dying = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", _DYING, settings.storage, step, env={**os.environ, "WHEN": when}
+    )
+    assert await dying.wait() == -signal.SIGKILL
+    digest = await client.push_blob(b"doomed")
+    assert (await client("GET", f"{REPO}/blobs/{digest}")).body == b"doomed"
+    await running.registry.collector.collect()
+    assert [each async for each in running.registry.collector.damaged()] == []
+    assert digest not in objects(settings)  # no grace: unused again
+    assert len(objects(settings)) == 2
+    manifest = (await client("GET", f"{REPO}/manifests/latest")).json
+    assert objects(settings) == {part["digest"] for part in (manifest["config"], *manifest["layers"])}

@@ -12,6 +12,7 @@ import pytest
 
 from scow.oci.digest import parse_digest
 from scow.registry.errors import UploadBusy, UploadUnknown
+from scow.registry.objects import object_name
 from scow.registry.settings import Settings
 
 from .conftest import CONFIG, INDEX, LAYER, MANIFEST, Client, Running, descriptor, digest_of
@@ -265,13 +266,14 @@ async def test_the_same_blob_pushed_by_many_at_once(client: Client) -> None:
 async def test_what_was_published_takes_no_more_bytes(running: Running) -> None:
     objects, digest, name = running.registry.objects, digest_of(b"whole"), str(uuid.uuid4())
     stage = await objects.open_stage(name, create=True)
-    await stage.publish(parse_digest(digest), [b"whole"], hashlib.sha256())
+    published = object_name(parse_digest(digest), name)
+    await stage.publish(published, [b"whole"], hashlib.sha256())
     await stage.close()  # as if its holder had died before the stage was discarded
     stage = await objects.open_stage(name)
     with pytest.raises(UploadUnknown):
         await stage.append([b"more"], [])
     await stage.close()
-    assert await objects.verify(parse_digest(digest))
+    assert await objects.verify(published)
 
 
 class TestMount:

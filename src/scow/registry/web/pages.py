@@ -189,17 +189,18 @@ class Pages:
             return None
         digest = Digest(config.digest)
         # The repository must have it: a manifest may outlive the blob that somebody deleted.
-        if await self._metadata.blob(name, digest) is None:
+        blob = await self._metadata.blob(name, digest)
+        if blob is None:
             return None
         if (kept := self._images.get(digest)) is not None:
             return kept
-        source = await self._objects.open(digest)
+        source = await self._objects.open(blob.object)
         if source is None:
             return None
-        try:
-            data = await asyncio.to_thread(os.pread, source.file.fileno(), CONFIG_LIMIT, 0)
-        finally:
-            source.release()
+        reading = asyncio.ensure_future(asyncio.to_thread(os.pread, source.file.fileno(), CONFIG_LIMIT, 0))
+        # Not before the thread is done: closed earlier, by a caller that hung up, its number may be somebody else's.
+        reading.add_done_callback(lambda _: source.release())
+        data = await asyncio.shield(reading)
         if len(self._images) >= _IMAGES_KEPT:
             self._images.clear()
         image = self._images[digest] = read_image(data)
