@@ -18,7 +18,7 @@ from scow.build.selection import Keep, Selected, everything, kept_below
 from scow.build.trees import DirectoryTree, Tree, find, join
 from scow.errors import InvalidArgument
 from scow.store import tarheader
-from scow.store.tree import Node, shown, split_device_number
+from scow.store.tree import WHITEOUT, Node, shown, split_device_number
 
 _KINDS: Final = {
     stat.S_IFDIR: tarheader.DIRECTORY,
@@ -263,6 +263,16 @@ class Composer:
         for piece in pieces:
             self._write(piece)
         self._write(tarheader.padding(size))
+
+    def place(self, tree: Tree, path: bytes, node: Node) -> None:
+        """Write something as it is, at its own path."""
+        self._put(tree, path, path, node, None, None)
+
+    def hide(self, path: bytes) -> None:
+        """Write that what the file system below has at a path is gone. layer.md, "Whiteouts"."""
+        above, _, name = path.rpartition(b"/")
+        self._ensure(above, None)
+        self._entry(join(above, WHITEOUT + name), stat.S_IFREG, 0, 0, self._now)
 
     def finish(self) -> None:
         """Write the end of the tar."""

@@ -43,5 +43,7 @@ def check(step: kinds.Run, allowed: frozenset[str]) -> None:
     """Refuse a step what it was not allowed. Raises NotEntitled."""
     if step.network == "host" and NETWORK_HOST not in allowed:
         raise NotEntitled("RUN --network=host", NETWORK_HOST)
+    if step.devices:
+        raise Forbidden(f"RUN --device={step.devices[0]} is not allowed: this engine gives no devices to builds")
     if step.security == "insecure" and SECURITY_INSECURE not in allowed:
         raise NotEntitled("RUN --security=insecure", SECURITY_INSECURE)

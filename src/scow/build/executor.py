@@ -5,6 +5,7 @@ an image.
 """
 
 import asyncio
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ from scow.build.image_state import ImageState, state_of, with_path
 from scow.build.plan import SCRATCH, Plan, plan
 from scow.build.report import Report, StageEnded, StepEvent
 from scow.build.selection import Keep, everything
+from scow.build.squash import squash
 from scow.build.steps import Place, Steps, command_of
 from scow.build.tools import Build
 from scow.errors import NotFound
@@ -36,6 +38,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
 
     id: Digest
     state: ImageState
+    base: ImageState  # what the target's FROM began with
     steps: int
     cached: int
 
@@ -78,6 +81,7 @@ class Execution:
         self._numbers: dict[tuple[int, int], int] = {}
         self._total = 0
         self._cached = 0
+        self._base: ImageState | None = None
         self._count()
 
     # --- the plan
@@ -132,9 +136,13 @@ class Execution:
         except BaseExceptionGroup as errors:
             raise _first(errors) from None
         state = self._tasks[self._target].result().image
+        assert self._base is not None
         await self._build.tools.cache.flush()
+        if self._build.options.squash:
+            options = self._build.options
+            state = await squash(self._build.tools.store, state, self._base, now_ns=time.time_ns(), epoch=options.epoch)
         id = state.based_on or (await publish(self._build.tools.store, state.image_config())).id
-        return Result(id=id, state=state, steps=self._total, cached=self._cached)
+        return Result(id=id, state=state, base=self._base, steps=self._total, cached=self._cached)
 
     async def layers_of(self, name: str) -> tuple[DiffID, ...]:
         """As Origins.layers_of."""
@@ -149,6 +157,8 @@ class Execution:
     async def _run_stage(self, stage: Stage) -> _StageState:
         try:
             state, scope = await self._begin(stage)
+            if stage.index == self._target:
+                self._base = state
             runner = _StageRun(self, stage, state, scope)
             triggers = state.config.on_build or ()
             if triggers:

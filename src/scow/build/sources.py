@@ -5,7 +5,6 @@ import contextlib
 import hashlib
 import io
 import os
-import re
 import secrets
 import stat
 import urllib.parse
@@ -14,13 +13,15 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import BinaryIO, Final, cast
 
+import msgspec
+
 from scow.build.context import take_tar
+from scow.build.git import GitAccess, GitSource, check_checksum, check_out, is_git, parse_git
 from scow.build.trees import ContextRefused, DirectoryTree, SpooledTree, Tree
-from scow.errors import InvalidArgument, NotSupported, Unavailable
+from scow.errors import InvalidArgument, Unavailable
 from scow.store import tarheader
 from scow.store.tree import Node
 
-_GIT: Final = re.compile(r"(?:git://|git@|ssh://git@|github\.com/)|https?://[^?#]*\.git(?:[?#].*)?$")
 _MAGICS: Final = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd")
 _TIMEOUT_S: Final = 60.0
 _PIECE: Final = 1 << 20
@@ -31,29 +32,52 @@ def is_remote(source: str) -> bool:
     return source.startswith(("http://", "https://")) or is_git(source)
 
 
-def is_git(source: str) -> bool:
-    """Whether a source is a git repository."""
-    return _GIT.match(source) is not None
-
-
 class Remote:
     """Something at a URL."""
 
     def __init__(
-        self, url: str, checksum: str = "", keep_git_dir: bool | None = None, epoch: int | None = None
+        self,
+        url: str,
+        access: GitAccess,
+        *,
+        checksum: str = "",
+        keep_git_dir: bool | None = None,
+        epoch: int | None = None,
     ) -> None:
+        """Raises InvalidArgument for a URL or checksum that makes no sense."""
         self.url = url
-        self.is_git = is_git(url)
+        self._access = access
         self._checksum = checksum
-        self._keep_git_dir = bool(keep_git_dir)
         self._epoch = epoch
+        self._git: GitSource | None = None
+        if is_git(url):
+            source = parse_git(url)
+            if checksum:
+                check_checksum(checksum)
+                if source.checksum and not source.checksum.startswith(checksum):
+                    raise InvalidArgument(f"conflicting checksums: {checksum} and {source.checksum} of the URL")
+            self._git = msgspec.structs.replace(
+                source,
+                checksum=source.checksum or checksum,
+                keep_git_dir=source.keep_git_dir if keep_git_dir is None else keep_git_dir,
+            )
+
+    @property
+    def is_git(self) -> bool:
+        """Whether it is a repository."""
+        return self._git is not None
+
+    @property
+    def folder(self) -> str:
+        """The folder of the repository that is meant."""
+        return self._git.folder if self._git else ""
 
     async def fetch(self, folder: Path) -> DirectoryTree:
         """Bring it into a folder of its own below `folder`. Raises Unavailable, InvalidArgument."""
         target = folder / secrets.token_hex(8)
         await asyncio.to_thread(target.mkdir, 0o700, True)
-        if self.is_git:
-            await clone(self.url, target, keep_git_dir=self._keep_git_dir, checksum=self._checksum)
+        if self._git is not None:
+            await check_out(self._git, target, self._access)
         else:
             await asyncio.to_thread(self._download, target)
         return await asyncio.to_thread(DirectoryTree, target)
@@ -88,64 +112,6 @@ def open_url(url: str) -> "urllib.request._UrlopenRet":
         return urllib.request.urlopen(urllib.request.Request(url, headers={"User-Agent": "scow"}), timeout=_TIMEOUT_S)
     except (OSError, ValueError) as error:
         raise Unavailable(f"failed to load {url}: {error}") from error
-
-
-async def clone(url: str, target: Path, *, keep_git_dir: bool = False, checksum: str = "") -> None:
-    """Check out `URL[#REF[:FOLDER]]` into an empty folder. Raises NotSupported without git, Unavailable."""
-    address, _, fragment = url.partition("#")
-    reference, _, _ = fragment.partition(":")
-    if address.startswith("github.com/"):
-        address = f"https://{address}"
-    environment = {
-        "PATH": os.environ.get("PATH", ""),
-        "HOME": "/nonexistent",
-        "GIT_TERMINAL_PROMPT": "0",
-        "GIT_CONFIG_NOSYSTEM": "1",
-        "GIT_ALLOW_PROTOCOL": "http:https:git:ssh",
-    }
-
-    async def git(*args: str) -> str:
-        try:
-            process = await asyncio.create_subprocess_exec(
-                *("git", "-C", str(target), "-c", "core.hooksPath=/dev/null", *args),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE,
-                env=environment,
-            )
-        except FileNotFoundError as error:
-            raise NotSupported("building from git needs git to be installed beside the engine") from error
-        try:
-            output, errors = await process.communicate()
-        except BaseException:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
-            raise
-        if process.returncode:
-            raise Unavailable(f"git {args[0]} {address}: {errors.decode(errors='replace').strip()}")
-        return output.decode(errors="replace").strip()
-
-    await git("init", "-q")
-    await git("remote", "add", "origin", address)
-    wanted = "FETCH_HEAD"
-    try:
-        await git("fetch", "-q", "--depth=1", "origin", reference or "HEAD")
-    except Unavailable:
-        # A server that can't give a part of the history, or doesn't hand out a commit by itself.
-        await git("fetch", "-q", "--tags", "origin", "+refs/heads/*:refs/remotes/origin/*")
-        if reference:
-            wanted = reference
-        else:
-            await git("fetch", "-q", "origin", "HEAD")
-    await git("checkout", "-q", wanted)
-    if checksum and not (await git("rev-parse", "HEAD")).startswith(checksum):
-        raise InvalidArgument(f"expected checksum to match {checksum}, got {await git('rev-parse', 'HEAD')}")
-    await git("submodule", "-q", "update", "--init", "--recursive", "--depth=1")
-    if not keep_git_dir:
-        import shutil
-
-        await asyncio.to_thread(shutil.rmtree, target / ".git", True)
 
 
 def inline_tree(files: dict[str, str], folder: Path) -> SpooledTree:

@@ -321,16 +321,22 @@ class Steps:
         wanted = everything if ignored is everything and excluded is everything else keep
         for source in one.sources:
             if isinstance(one, kinds.Add) and is_remote(source):
-                remote = Remote(source, one.checksum, one.keep_git_dir, self._build.options.epoch)
+                options = self._build.options
+                remote = Remote(
+                    source,
+                    options.git_access,
+                    checksum=one.checksum,
+                    keep_git_dir=one.keep_git_dir,
+                    epoch=options.epoch,
+                )
                 fetched = await remote.fetch(folder)
                 if one.unpack and (inner := await archive_tree(fetched, folder)) is not None:
                     stack.callback(inner.close)
                     found.append(_Origin(inner, [Selected(b"", inner.root, b"")], everything, True))
                 else:
-                    path = b"" if fetched.root.is_directory and remote.is_git else None
                     selections = (
-                        [Selected(b"", fetched.root, b"")]
-                        if path is not None
+                        await asyncio.to_thread(select, fetched, remote.folder or ".")
+                        if remote.is_git
                         else [Selected(name, node, name) for name, node in fetched.children(b"", fetched.root)]
                     )
                     found.append(_Origin(fetched, selections, excluded, False))

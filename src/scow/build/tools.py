@@ -8,7 +8,9 @@ import msgspec
 
 from scow.build.cache import Cache, Record
 from scow.build.flights import Flights
+from scow.build.git import GitAccess
 from scow.build.runner import Runner
+from scow.errors import InvalidArgument
 from scow.oci.image_config import ImageConfig
 from scow.oci.platform import Platform
 from scow.store.images import Image
@@ -34,16 +36,27 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     target: str = ""
     no_cache: bool = False
     no_cache_filter: tuple[str, ...] = ()
+    squash: bool = False
     platform: Platform | None = None
     secrets: Mapping[str, bytes] = {}
     agents: Mapping[str, Path] = {}  # sockets of SSH agents
+    known_hosts: str = ""  # SSH host keys that git may trust, as lines of known_hosts
     allowed: frozenset[str] = frozenset()  # entitlements
 
     @property
     def epoch(self) -> int | None:
-        """SOURCE_DATE_EPOCH: the time that everything is to have, in seconds."""
+        """SOURCE_DATE_EPOCH: the time that everything is to have, in seconds. Raises InvalidArgument."""
         text = self.build_args.get("SOURCE_DATE_EPOCH", "")
-        return int(text) if text.isdigit() and len(text) < 12 else None
+        if not text:
+            return None
+        if not (text.isascii() and text.isdigit() and len(text) < 12):
+            raise InvalidArgument(f"invalid SOURCE_DATE_EPOCH: {text!r} is no number of seconds since 1970")
+        return int(text)
+
+    @property
+    def git_access(self) -> GitAccess:
+        """What git may use when it fetches sources."""
+        return GitAccess(agent=self.agents.get("default"), known_hosts=self.known_hosts, secrets=self.secrets)
 
 
 class Tools:

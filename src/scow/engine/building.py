@@ -16,9 +16,10 @@ from scow.build.dockerfile import Dockerfile, parse
 from scow.build.entitlements import NETWORK_HOST, granted
 from scow.build.errors import DockerfileError
 from scow.build.executor import Execution
+from scow.build.git import is_git
 from scow.build.ignore import Ignore
 from scow.build.selection import Keep, everything
-from scow.build.sources import Remote, is_git, is_remote, open_url
+from scow.build.sources import Remote, is_remote, open_url
 from scow.build.tools import Build, Options, Tools
 from scow.engine.build_cache import BuildCache
 from scow.engine.build_checks import BuildChecks, ignore_of
@@ -93,15 +94,12 @@ class Builds:
         registry_config: str | None,
     ) -> ProgressStream:
         """POST /build. The context is read before this returns; an error until then becomes a status."""
-        if request.squash:
-            # dockerd's words when it isn't experimental.
-            raise InvalidArgument("squash is only supported with experimental mode")
         names = [_tag(name) for name in request.tags]
         allowed = granted(request.allow, self._config.builder.entitlements.names())
         if request.network_mode == "host":
             allowed |= {NETWORK_HOST}  # every step has it already
         options = _options(request, self.take_session(request.session), allowed)
-        context = await self._context(request, content)
+        context = await self._context(request, content, options)
         try:
             work = _Work(self, request, options, context, names, _credentials(registry_config))
         except BaseException:
@@ -140,7 +138,7 @@ class Builds:
             raise InvalidArgument("no such build session: it was used already, or is too old")
         return found
 
-    async def _context(self, request: BuildRequest, content: AsyncIterator[bytes]) -> Context:
+    async def _context(self, request: BuildRequest, content: AsyncIterator[bytes], options: Options) -> Context:
         folder = self._folder / "work" / f"context-{secrets.token_hex(8)}"
         remote = request.remote
         if not remote or remote == "client-session":
@@ -149,10 +147,11 @@ class Builds:
             pass
         if is_git(remote):
             checkout = folder.with_name(folder.name + "-git")
+            keep = options.build_args.get("BUILDKIT_CONTEXT_KEEP_GIT_DIR", "").lower() in ("1", "true") or None
+            source = Remote(remote, options.git_access, keep_git_dir=keep)
             try:
-                tree = await Remote(remote).fetch(checkout)
-                subfolder = remote.partition("#")[2].partition(":")[2]
-                return await asyncio.to_thread(contexts.of_directory, tree, subfolder, folder)
+                tree = await source.fetch(checkout)
+                return await asyncio.to_thread(contexts.of_directory, tree, source.folder, folder)
             finally:
                 await asyncio.to_thread(shutil.rmtree, checkout, True)
         if not is_remote(remote):
@@ -315,18 +314,22 @@ def _tag(name: str) -> Reference:
 
 def _options(request: BuildRequest, given: SessionRequest, allowed: frozenset[str]) -> Options:
     arguments = {name: value for name, value in (request.build_args or {}).items() if value is not None}
-    return Options(
+    options = Options(
         dockerfile=request.dockerfile or DOCKERFILE,
         build_args=arguments,
         labels=request.labels or {},
         target=request.target,
         no_cache=request.no_cache,
+        squash=request.squash,
         platform=parse_platform(request.platform) if request.platform else None,
         allowed=allowed,
         no_cache_filter=tuple(name.lower() for name in request.no_cache_filter),
         secrets=given.secrets,
         agents={name: Path(path) for name, path in given.agents.items()},
+        known_hosts=given.known_hosts,
     )
+    _ = options.epoch  # a bad one is refused before anything is done
+    return options
 
 
 def _credentials(header: str | None) -> dict[str, Credentials]:

@@ -68,6 +68,7 @@ class SessionRequest(Message, frozen=True, kw_only=True):
 
     secrets: dict[str, bytes] = msgspec.field(default_factory=dict)
     agents: dict[str, str] = msgspec.field(default_factory=dict)  # sockets of SSH agents on the engine's machine, by ID
+    known_hosts: str = ""  # SSH host keys that git may trust, as lines of known_hosts; empty: any
 
 
 class SessionReply(Message, frozen=True, kw_only=True):
