@@ -208,10 +208,18 @@ def of_dockerfile(data: bytes, folder: Path) -> Context:
 
 def of_directory(tree: Tree, subfolder: str, folder: Path) -> Context:
     """A context of a directory's files. Raises ContextRefused. Blocks."""
-    folder.mkdir(mode=0o700, parents=True)
     found = find(tree, subfolder.strip("/").encode())
     if found is None or not found[1].is_directory:
         raise ContextRefused(f"the repository has no folder {subfolder!r}")
+    folder.mkdir(mode=0o700, parents=True)
+    try:
+        return _of_directory(tree, found, folder)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _of_directory(tree: Tree, found: tuple[bytes, Node], folder: Path) -> Context:
     raw = folder / "raw.tar"
     fd = os.open(raw, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:

@@ -60,7 +60,7 @@ def select(
     cleaned = _clean(path)
     selected: list[Selected] = []
     if _WILD.search(cleaned):
-        found = [each for each in _matches(tree, cleaned.split(b"/")) if not each[0] or keep(each[0], each[1])]
+        found = [each for each in _matches(tree, cleaned.split(b"/")) if not each[0] or keep(each[0], each[2])]
         if not found and not optional:
             raise NothingFound(source, pattern=True)
     else:
@@ -71,10 +71,9 @@ def select(
             raise NothingFound(source, pattern=False)
         # What a copy is called is what was asked for: a symlink's own name.
         return [_selected(tree, cleaned, *direct, pivot, parents)]
-    for written, _ in found:
-        resolved = find(tree, written)
-        if resolved is not None:
-            selected.append(_selected(tree, written, *resolved, pivot, parents))
+    for written, real, node in found:
+        # A symlink that leads nowhere is copied as it is.
+        selected.append(_selected(tree, written, *(find(tree, written) or (real, node)), pivot, parents))
     return selected
 
 
@@ -105,8 +104,11 @@ def _clean(path: bytes) -> bytes:
     return posixpath.normpath(b"/" + path).lstrip(b"/") if path.strip(b"/") not in (b"", b".") else b""
 
 
-def _matches(tree: Tree, parts: Sequence[bytes]) -> Iterator[tuple[bytes, Node]]:
-    """Everything whose names match, in bytewise order; `**` means any number of directories."""
+def _matches(tree: Tree, parts: Sequence[bytes]) -> Iterator[tuple[bytes, bytes, Node]]:
+    """Everything whose names match, by path as written and without symlinks above it, in bytewise order.
+
+    `**` means any number of directories.
+    """
     level: list[tuple[bytes, bytes, Node]] = [(b"", b"", tree.root)]
     for number, part in enumerate(parts):
         last = number == len(parts) - 1
@@ -128,8 +130,7 @@ def _matches(tree: Tree, parts: Sequence[bytes]) -> Iterator[tuple[bytes, Node]]
                         if resolved is not None:
                             following.append((path, *resolved))
         level = following
-    for written, _, node in level:
-        yield written, node
+    yield from level
 
 
 def _named(tree: Tree, path: bytes, node: Node, pattern: bytes) -> list[tuple[bytes, Node]]:

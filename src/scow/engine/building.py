@@ -34,6 +34,7 @@ from scow.oci.image_config import ImageConfig
 from scow.oci.platform import Platform, parse_platform, satisfies
 from scow.oci.reference import Reference, parse_reference
 from scow.store.images import Image
+from scow.store.snapshots import finish
 from scow.store.store import Store
 from scow.store.tree import Node
 from scow.transfer.credentials import Credentials, decode_registry_auth
@@ -101,7 +102,10 @@ class Builds:
         options = _options(request, self.take_session(request.session), allowed)
         context = await self._context(request, content, options)
         try:
-            work = _Work(self, request, options, context, names, _credentials(registry_config))
+            # In a thread: it reads, parses and checks a Dockerfile, which may be large.
+            work = await finish(
+                asyncio.to_thread(_Work, self, request, options, context, names, _credentials(registry_config))
+            )
         except BaseException:
             await context.aclose()
             raise
@@ -195,7 +199,7 @@ class _Work:
         if request.check:
             self._checks.report(emit)
             return
-        self._checks.refuse()
+        await finish(asyncio.to_thread(self._checks.refuse))
         store = builds._store
         bases = _Bases(builds, self._credentials, pull=request.pull)
         build = Build(builds._tools, self._options, builds.runs.runner(request.host_config()), bases)

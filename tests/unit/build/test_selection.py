@@ -147,3 +147,13 @@ def test_a_digest_follows_content_and_modes_but_not_times(tmp_path: Path) -> Non
     keys = {key(packed(files), tmp_path / f"o{number}") for number, files in enumerate(others)}
     assert len(keys) == len(others)
     assert same not in keys
+
+
+def test_a_symlink_that_leads_nowhere_is_copied_as_it_is_where_a_pattern_matches_it(tmp_path: Path) -> None:
+    tree = take_tar(io.BytesIO(packed({"a.l": "nowhere", "b.l": b"b"})), tmp_path)
+    found = select(tree, "*.l")
+    assert [(each.name, each.node.payload if each.node.is_symlink else None) for each in found] == [
+        (b"a.l", b"nowhere"),
+        (b"b.l", None),
+    ]
+    tree.close()

@@ -24,13 +24,17 @@ from scow.cli.units import human_size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from typing import Any
 
     from scow.cli.http import Response
     from scow.cli.session import Session
 
-GIT = re.compile(r"(?:git://|git@|ssh://git@|github\.com/)|https?://[^?#]*\.git(?:[?#].*)?$")
+GIT = re.compile(
+    r"(?:git|ssh)://|github\.com/|https?://[^?#]*\.git(?:[?#].*)?$"
+    r"|[A-Za-z0-9_][A-Za-z0-9._-]*@(?:[A-Za-z0-9][A-Za-z0-9.-]*|\[[0-9a-fA-F:]+\]):"
+)
+KNOWN_HOSTS = ("~/.ssh/known_hosts", "~/.ssh/known_hosts2", "/etc/ssh/ssh_known_hosts")
 OUTPUT_TYPES = ("image", "docker", "oci", "local", "tar", "registry")
 PROGRESS = ("auto", "plain", "quiet", "rawjson", "tty")
 PIECE = 1 << 20
@@ -58,6 +62,8 @@ def build(session: Session, options: Options) -> None:
         query.append(f"dockerfile={quote(packed.dockerfile or options.text('file'))}")
     if given := _session(session, options):
         query.append(f"session={quote(given)}")
+    if options.flag("compress"):
+        packed = Packed(_compressed(packed.pieces), packed.dockerfile)
     headers = {"Content-Type": "application/x-tar"}
     if found := all_credentials(session.config, session.environment):
         headers["X-Registry-Config"] = encode_header(found)
@@ -81,6 +87,16 @@ def build(session: Session, options: Options) -> None:
         _push(session, options.texts("tag"))
     if quiet:
         session.print(id)
+
+
+def _compressed(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    from zlib import DEFLATED, compressobj
+
+    packer = compressobj(6, DEFLATED, 31)  # 31: with gzip's header
+    for piece in pieces:
+        if data := packer.compress(piece):
+            yield data
+    yield packer.flush()
 
 
 def _query(session: Session, options: Options, quiet: bool) -> list[str]:
@@ -143,7 +159,10 @@ def _ulimit(text: str) -> dict[str, object]:
 
 def _session(session: Session, options: Options) -> str:
     """Hand secrets and agents to the engine, apart from the context; what names them for the build."""
-    if not options.texts("secret") and not options.texts("ssh"):
+    forwarded = options.texts("ssh")
+    if not forwarded and _by_ssh(options.args[0]) and session.environment.get("SSH_AUTH_SOCK"):
+        forwarded = ["default"]
+    if not options.texts("secret") and not forwarded and not _by_ssh(options.args[0]):
         return ""
     from base64 import b64encode
 
@@ -162,13 +181,31 @@ def _session(session: Session, options: Options) -> str:
             data = _read(fields.get("src") or fields.get("source") or name)
         secrets[name] = b64encode(data).decode()
     agents: dict[str, str] = {}
-    for text in options.texts("ssh"):
+    for text in forwarded:
         name, _, path = text.partition("=")
         path = path or session.environment.get("SSH_AUTH_SOCK", "")
         if not path:
             raise CliError(f"invalid empty ssh agent socket for {name}: make sure SSH_AUTH_SOCK is set")
         agents[name] = os.path.abspath(path)
-    return str(session.engine.post("/scow/build/sessions", body={"Secrets": secrets, "Agents": agents})["ID"])
+    body = {"Secrets": secrets, "Agents": agents, "KnownHosts": _known_hosts()}
+    return str(session.engine.post("/scow/build/sessions", body=body)["ID"])
+
+
+def _by_ssh(place: str) -> bool:
+    """Whether a context is a repository that is reached by SSH."""
+    return GIT.match(place) is not None and not place.startswith(("git://", "github.com/", "http://", "https://"))
+
+
+def _known_hosts() -> str:
+    """The SSH host keys that the user trusts."""
+    found = []
+    for path in KNOWN_HOSTS:
+        try:
+            with open(os.path.expanduser(path), encoding="utf-8", errors="replace") as file:
+                found.append(file.read())
+        except OSError:
+            continue
+    return "\n".join(found)
 
 
 def _fields(text: str) -> dict[str, str]:
@@ -352,11 +389,20 @@ COMMANDS = {
             Flag("cache-from", "", "strings", "Images to consider as cache sources"),
             Flag("cgroup-parent", "", "string", 'Set the parent cgroup for the "RUN" instructions during build'),
             Flag("check", "", "bool", "Check the Dockerfile, and build nothing"),
+            Flag("compress", "", "bool", "Compress the build context using gzip"),
             Flag("cpu-period", "", "int", "Limit the CPU CFS (Completely Fair Scheduler) period"),
             Flag("cpu-quota", "", "int", "Limit the CPU CFS (Completely Fair Scheduler) quota"),
             Flag("cpu-shares", "c", "int", "CPU shares (relative weight)"),
             Flag("cpuset-cpus", "", "string", "CPUs in which to allow execution (0-3, 0,1)"),
             Flag("cpuset-mems", "", "string", "MEMs in which to allow execution (0-3, 0,1)"),
+            Flag(
+                "disable-content-trust",
+                "",
+                "bool",
+                "Skip image verification",
+                default=True,
+                shown="true",
+            ),
             Flag("file", "f", "string", 'Name of the Dockerfile (Default is "PATH/Dockerfile")'),
             Flag("force-rm", "", "bool", "Always remove intermediate containers"),
             Flag("iidfile", "", "string", "Write the image ID to the file"),
