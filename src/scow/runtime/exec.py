@@ -4,8 +4,10 @@ conmon could stand between as it does for containers, for 10 ms and a process mo
 The runtime stays as the parent of the command and ends with its exit code. Whether the command was started at all is
 told by the pid file: without one, the runtime's log says why not.
 
-With a terminal there are two: the runtime makes the inner one in the container, and copies between it and ours, which
-it puts into raw mode. That works with crun and runc alike; a console socket doesn't (runc wants to be detached then).
+With a terminal, crun hands over the one that it makes in the container through a console socket, as conmon has it.
+Left to copy between that one and ours it ends with its command, and loses what it hasn't copied by then (seen with
+1.8.1: one short command in ten). runc takes a console socket only when detached, where nobody learns the exit code; but
+it copies to the end. So with runc there are two terminals: ours, in raw mode, and the inner one.
 """
 
 import asyncio
@@ -15,6 +17,7 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import stat
 import subprocess
 import termios
@@ -42,11 +45,13 @@ START_TIMEOUT_S: Final = 60.0
 DRAIN_TIMEOUT_S: Final = 2.0
 """How long output may go on after the command has ended: something it left behind holds the streams. As docker."""
 
+_HANDED_OVER_S: Final = 10.0  # from the end of a command, with its terminal underway
 _KILLED: Final = 128 + signal.SIGKILL
 _PIPE_SIZE: Final = 1 << 20
 _PROCESS: Final = "process.json"
 _PID: Final = "pid"
 _LOG: Final = "log"
+_CONSOLE: Final = "console"
 _PTY_MAJORS: Final = range(136, 144)
 
 
@@ -115,16 +120,23 @@ async def start_exec(monitors: Monitors, id: str, spec: ExecSpec) -> ExecProcess
     """
     program, state = monitors.runtime_program(id)
     folder = monitors.bundle(id) / f"exec-{secrets.token_hex(8)}"
-    stdio = _terminal(spec) if spec.tty else _pipes(spec)
+    hands_over = spec.tty and program.name.startswith("crun")
+    stdio = _nothing() if hands_over else _terminal(spec) if spec.tty else _pipes(spec)
     try:
         await asyncio.to_thread(_prepare, folder, spec)
-        command: list[str | Path] = [
-            *(program, "--root", state, "--log", folder / _LOG, "--log-format", "json"),
-            *("exec", "--process", folder / _PROCESS, "--pid-file", folder / _PID, id),
-        ]
-        with monitors.watched(folder) as changed:
+        with contextlib.ExitStack() as stack:
+            console = stack.enter_context(_Console(folder)) if hands_over else None
+            command: list[str | Path] = [
+                *(program, "--root", state, "--log", folder / _LOG, "--log-format", "json"),
+                *("exec", "--process", folder / _PROCESS, "--pid-file", folder / _PID),
+                *(() if console is None else ("--console-socket", console.path)),
+                id,
+            ]
+            changed = stack.enter_context(monitors.watched(folder))
             child = await _spawn(command, stdio)
             pid = await _started(child, folder / _PID, changed)
+            if pid and console is not None:
+                stdio.take(await _handed_over(child, console), spec)
         if not pid:
             said = await asyncio.to_thread(_read_text, folder / _LOG)
             raise start_error(said, runtime=program.name, args=tuple(spec.args), exec=True)
@@ -176,6 +188,67 @@ async def _started(child: Child, pid_file: Path, changed: asyncio.Event) -> int:
         waiting.cancel()
 
 
+async def _handed_over(child: Child, console: "_Console") -> int:
+    """Wait for the terminal of a command that was started; the end of a short one may be seen first."""
+    receiving = asyncio.ensure_future(console.receive())
+    exited: asyncio.Future[Any] = asyncio.ensure_future(child.wait())
+    try:
+        await asyncio.wait({receiving, exited}, return_when=asyncio.FIRST_COMPLETED, timeout=START_TIMEOUT_S)
+        async with asyncio.timeout(_HANDED_OVER_S):  # sent before the end: it only has to be taken
+            return await receiving
+    except TimeoutError as error:
+        raise RuntimeFailed("the runtime did not hand over the terminal of a command that it started") from error
+    except OSError as error:
+        raise RuntimeFailed(f"the runtime handed over no terminal: {error}") from error
+    finally:
+        exited.cancel()
+        receiving.cancel()
+
+
+class _Console:
+    """Where the runtime hands over the terminal that it makes for a command. runtime-spec, console socket."""
+
+    def __init__(self, folder: Path) -> None:
+        # By the number of the folder: the address of a socket has room for 107 bytes, and folders can be deep.
+        self._folder = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.setblocking(False)
+
+    def __enter__(self) -> "_Console":
+        try:
+            self._listener.bind(f"/proc/self/fd/{self._folder}/{_CONSOLE}")
+            self._listener.listen(1)
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._listener.close()
+        os.close(self._folder)
+
+    @property
+    def path(self) -> str:
+        """The socket, as another process finds it."""
+        return f"/proc/{os.getpid()}/fd/{self._folder}/{_CONSOLE}"
+
+    async def receive(self) -> int:
+        """Wait for the terminal's descriptor, the caller's to close. Raises OSError if something else came."""
+        loop = asyncio.get_running_loop()
+        connection, _ = await loop.sock_accept(self._listener)
+        with connection:
+            readable: asyncio.Future[None] = loop.create_future()
+            loop.add_reader(connection.fileno(), _set, readable)
+            try:
+                await readable
+            finally:
+                loop.remove_reader(connection.fileno())
+            _, descriptors, _, _ = socket.recv_fds(connection, 4096, 1, socket.MSG_CMSG_CLOEXEC)
+        if not descriptors:
+            raise OSError("the connection was closed")
+        return descriptors[0]
+
+
 class _Stdio:
     """The runtime's standard descriptors, and our ends of them."""
 
@@ -187,6 +260,18 @@ class _Stdio:
         """Close what the child has by now."""
         for fd in {self.stdin, self.stdout, self.stderr} - {subprocess.DEVNULL}:
             os.close(fd)
+
+    def take(self, terminal: int, spec: ExecSpec) -> None:
+        """Let a terminal that was handed over be our end."""
+        self.streams = ProcessStreams({terminal: STDOUT}, terminal)
+        if spec.console_size is not None:
+            termios.tcsetwinsize(terminal, spec.console_size)
+        if not spec.attached:
+            self.streams.discard()
+
+
+def _nothing() -> _Stdio:
+    return _Stdio((subprocess.DEVNULL,) * 3, {}, None)
 
 
 def _pipes(spec: ExecSpec) -> _Stdio:
@@ -266,6 +351,11 @@ def _resize_terminal_of(pid: int, height: int, width: int) -> None:
         finally:
             os.close(terminal)
         return
+
+
+def _set(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 def _read_text(path: Path) -> str:
