@@ -50,6 +50,18 @@ def test_early_attach_loses_nothing_of_a_short_run_by_docker(engine: Daemon) -> 
     assert {(done.stdout, done.stderr) for done in runs} == {("out\n", "err\n")}
 
 
+def test_a_container_whose_stream_has_ended_is_not_running(engine: Daemon) -> None:
+    for _ in range(10):
+        id = create(engine, Cmd=["sh", "-c", "exit 3"])
+        with raw.connected(engine) as attached:
+            attached.ask("POST", f"/v1.50/containers/{id}/attach?{ATTACH}", headers=raw.UPGRADE)
+            engine.json("POST", f"/containers/{id}/start")
+            attached.rest()
+        state = engine.json("GET", f"/containers/{id}/json")["State"]
+        assert (state["Status"], state["ExitCode"]) == ("exited", 3)
+        engine.json("DELETE", f"/containers/{id}")
+
+
 @pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 def test_early_attach_loses_nothing_of_a_short_run_by_docker_py(engine: Daemon, docker_py: docker.DockerClient) -> None:
     for _ in range(20):

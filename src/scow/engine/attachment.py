@@ -7,11 +7,12 @@ runtime's create and start, so that no output is lost (design.md, facts).
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from scow.engine.streams import STDERR, STDOUT, Duplex
 from scow.errors import InvalidArgument
 
+END_S: Final = 5.0  # an end of output waits as long at most until the engine has dealt with the process's end
 DEFAULT_DETACH_KEYS: Final = "ctrl-p,ctrl-q"
 _NAMED: Final = {"ctrl-@": 0, "ctrl-[": 27, "ctrl-\\": 28, "ctrl-]": 29, "ctrl-^": 30, "ctrl-_": 31}
 
@@ -63,10 +64,15 @@ class Attachment:
         self._detached = False
         self.output_ended = False  # the process closed its side: it is not the client who left
         self._stream: asyncio.Future[ProcessStream | None] = asyncio.get_running_loop().create_future()
+        self._until: asyncio.Future[Any] | None = None
 
-    def connect(self, stream: ProcessStream | None) -> None:
-        """Hand over the process's side; None if there will be none (the start failed, the container was removed)."""
+    def connect(self, stream: ProcessStream | None, until: "asyncio.Future[Any] | None" = None) -> None:
+        """Hand over the process's side; None if there will be none (the start failed, the container was removed).
+
+        `until` is done when the end of the process is recorded: a client that has read all output, and looks at the
+        container or removes it then, doesn't find it running."""
         if not self._stream.done():
+            self._until = until
             self._stream.set_result(stream)
 
     @property
@@ -101,6 +107,9 @@ class Attachment:
             stream = self._stream.result() if self._stream.done() else None
             if stream is not None:
                 await self._pump(stream, client, gone)
+                if self.output_ended and self._until is not None:
+                    await stream.aclose()  # the monitor waits for those who are attached
+                    await asyncio.wait((gone, self._until), timeout=END_S, return_when=asyncio.FIRST_COMPLETED)
         finally:
             await _end(gone)
 

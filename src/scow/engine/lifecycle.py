@@ -101,7 +101,8 @@ class Lifecycle:
 
     async def _connect_attachments(self, container: Container) -> None:
         for attachment in tuple(container.attachments):
-            attachment.connect(await self._resources.attach(container, stdin=attachment.takes_input))
+            stream = await self._resources.attach(container, stdin=attachment.takes_input)
+            attachment.connect(stream, until=container.next_exit)
             container.attachments.discard(attachment)
 
     async def _failed(self, container: Container, error: BaseException) -> None:
@@ -123,7 +124,8 @@ class Lifecycle:
         """Connect to the current run, or keep the attachment for the next one."""
         async with container.lock:  # a start that is under way has passed the point at which it connects them
             if container.state.live:
-                attachment.connect(await self._resources.attach(container, stdin=attachment.takes_input))
+                stream = await self._resources.attach(container, stdin=attachment.takes_input)
+                attachment.connect(stream, until=container.next_exit)
             else:
                 container.attachments.add(attachment)
 
