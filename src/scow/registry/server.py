@@ -9,13 +9,14 @@ import secrets
 import socket
 import time
 from contextlib import suppress
-from typing import Final
+from typing import Final, cast
 
 from aiohttp import web
 from aiohttp.http import HttpProcessingError
 
 from scow.errors import Unavailable
 from scow.registry.calls import Call, parse_path
+from scow.registry.connections import Connection, Connections
 from scow.registry.errors import Draining, Refusal, StorageFull, TooManyRequests
 from scow.registry.folder import FULL
 from scow.registry.proxies import Origin, Proxies
@@ -104,7 +105,7 @@ class Server:
         self._draining = False
         self._idle = asyncio.Event()
         self._idle.set()
-        self._http: web.Server | None = None
+        self._http: Connections | None = None
         self._listener: asyncio.Server | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -114,7 +115,7 @@ class Server:
         certificates = await asyncio.to_thread(Certificates, tls) if tls is not None else None
         if listener is None:
             listener = await asyncio.to_thread(listen, self._settings)
-        http = web.Server(
+        http = Connections(
             self._handle,
             access_log=None,
             logger=http_log,
@@ -166,7 +167,7 @@ class Server:
                 raise
             except Exception as error:
                 reply = self._failure(request, exchange, error)
-            keep_alive = request.keep_alive and not self._draining
+            keep_alive = request.keep_alive and not self._draining and not exchange.connection.is_last
             if reply.status >= 400 and request.body_exists and not request.content.is_eof():
                 # The client may not even send the rest, having asked with Expect: don't wait for it.
                 keep_alive = False
@@ -224,11 +225,13 @@ class Server:
 class _Exchange:
     """One request and what is known of its answer."""
 
-    __slots__ = ("_server", "call", "endpoint", "origin", "reply", "request", "request_id", "started")
+    __slots__ = ("_server", "call", "connection", "endpoint", "origin", "reply", "request", "request_id", "started")
 
     def __init__(self, server: Server, request: web.BaseRequest) -> None:
         self._server = server
         self.request = request
+        self.connection = cast(Connection, request.protocol)
+        self.connection.begin()
         self.started = time.perf_counter()
         given = request.headers.get("X-Request-Id")
         self.request_id = given if given is not None and _REQUEST_ID.match(given) else secrets.token_hex(8)
@@ -243,6 +246,7 @@ class _Exchange:
         return self.origin.address if self.origin is not None else self.request.remote or ""
 
     def end(self) -> None:
+        self.connection.end()
         self._server.ended(self)
 
 
