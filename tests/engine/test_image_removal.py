@@ -1,5 +1,6 @@
 """Which images are listed and removed, as dockerd 20.10 answers."""
 
+import re
 import uuid
 from collections.abc import Iterator
 
@@ -63,3 +64,78 @@ def test_images_are_found_by_patterns_labels_and_age(engine: Daemon, ref: str) -
     assert ids(engine, f"label=mine=mine/{rest[5:]}", "until=1h") == [id]  # made a while ago
     assert ids(engine, f"label=mine=mine/{rest[5:]}", "until=2020-01-01") == []
     assert "invalid filter" in engine.docker("images", "--filter", "bogus=1", check=False).stderr
+
+
+def removal(engine: Daemon, *words: str) -> str:
+    """What `rmi` says, without the IDs."""
+    done = engine.docker("rmi", *words, check=False)
+    text = re.sub(r"sha256:[0-9a-f]{64}|\b[0-9a-f]{12}\b", "ID", done.stdout + done.stderr)
+    return re.sub(r"[^ \"]*mine/[0-9a-f]{8}", "REF", text)
+
+
+NAMES_GONE = "Untagged: REF:latest\nUntagged: REF@ID\n"
+CHILD = "conflict: unable to delete ID (cannot be forced) - image has dependent child images"
+SEVERAL = "conflict: unable to delete ID (must be forced) - image is referenced in multiple repositories"
+
+
+def test_the_last_name_of_a_stopped_containers_image_takes_the_image_along_by_force(engine: Daemon, ref: str) -> None:
+    digest = engine.docker("image", "inspect", "-f", "{{index .RepoDigests 0}}", ref).stdout.strip()
+    box = engine.docker("create", ref, "true").stdout.strip()
+    for name, shown in ((ref, "REF"), (digest, "REF@ID")):
+        assert f'unable to remove repository reference "{shown}" (must force)' in removal(engine, name)
+    assert removal(engine, "-f", ref) == NAMES_GONE + "Deleted: ID\n"  # no layer: the container has them
+    engine.docker("start", box)
+    assert engine.docker("wait", box).stdout == "0\n"
+
+
+def test_a_running_containers_image_loses_its_names_by_force_but_stays(engine: Daemon, ref: str) -> None:
+    id = engine.docker("images", "-q", ref).stdout.strip()
+    box = engine.docker("run", "-d", ref, "sleep", "60").stdout.strip()
+    for words in ((id,), ("-f", id)):
+        assert "(cannot be forced) - image is being used by running container" in removal(engine, *words)
+    assert removal(engine, "-f", ref) == NAMES_GONE
+    assert id in engine.docker("images", "-q").stdout.split()
+    engine.docker("rm", "-f", box)
+    assert removal(engine, id).startswith("Deleted: ID\nDeleted: ID\n")  # and the layer that it alone had
+
+
+@pytest.mark.parametrize("other", ["{ref}:second", "other-{short}:1"])
+def test_an_id_with_several_tags_wants_force(engine: Daemon, ref: str, other: str) -> None:
+    id = engine.docker("images", "-q", ref).stdout.strip()
+    second = other.format(ref=ref, short=id)
+    engine.docker("tag", ref, second)
+    assert SEVERAL in removal(engine, id)
+    assert "Deleted: ID" not in removal(engine, second)
+    engine.docker("tag", ref, second)
+    assert removal(engine, "-f", id).count("Untagged: ") == 3
+
+
+def test_a_parent_stays_for_its_children_and_goes_with_the_last_one(engine: Daemon, ref: str) -> None:
+    id = engine.docker("images", "-q", ref).stdout.strip()
+    box = engine.docker("create", ref, "true").stdout.strip()
+    children = [f"{ref}-child:{n}" for n in range(2)]
+    for child in children:
+        engine.docker("commit", "-m", child, box, child)
+    engine.docker("rm", box)
+    parent = engine.docker("image", "inspect", "-f", "{{.Parent}}", children[0]).stdout.strip()
+    assert parent.startswith(f"sha256:{id}")
+    for words in ((id,), ("-f", id)):
+        assert CHILD in removal(engine, *words)
+    assert removal(engine, ref) == NAMES_GONE
+    assert id in engine.docker("images", "-aq").stdout.split()
+    assert id not in engine.docker("images", "-q").stdout.split()
+    engine.docker("image", "prune", "-f")
+    assert removal(engine, children[0]) == "Untagged: REF-child:0\nDeleted: ID\n"
+    gone = engine.docker("rmi", children[1]).stdout
+    assert f"Deleted: sha256:{id}" in gone
+    assert gone.count("Deleted: ") >= 3  # both images and the layer that they alone had
+
+
+def test_without_pruning_the_parent_stays(engine: Daemon, ref: str) -> None:
+    id = engine.docker("images", "-q", ref).stdout.strip()
+    box = engine.docker("create", ref, "true").stdout.strip()
+    child = engine.docker("commit", box).stdout.strip()
+    engine.docker("rm", box)
+    engine.docker("rmi", ref)
+    assert removal(engine, "--no-prune", child) == "Deleted: ID\n"
+    assert id in engine.docker("images", "-q").stdout.split()

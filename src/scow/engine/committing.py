@@ -61,7 +61,7 @@ class Commits:
                 comment=request.comment,
                 created_by=" ".join(own.cmd or ()),
             )
-            image = await publish(self._store, config, None if name is None else str(name))
+            image = await publish(self._store, config, None if name is None else str(name), record.image)
             if name is not None:
                 self._events.emit("image", "tag", image.id, {"name": name.familiar})
             attributes = {

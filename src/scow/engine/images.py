@@ -9,14 +9,14 @@ from msgspec import UNSET, structs
 
 from scow.engine import validation
 from scow.engine.container import Container
-from scow.engine.describing import status_word
 from scow.engine.events import Events
-from scow.engine.image_lookup import find_image, find_reference, get_image, tag_reference
+from scow.engine.image_lookup import find_image, get_image, tag_reference
 from scow.engine.image_manifests import ImageManifests
+from scow.engine.image_removal import Deletions, ImageRemoval
 from scow.engine.moments import parse_moment
 from scow.engine.streams import ProgressStream
-from scow.errors import Conflict, Internal, InvalidArgument, NotFound, Unauthorized
-from scow.oci.digest import Digest, chain_id, short
+from scow.errors import Internal, InvalidArgument, NotFound, Unauthorized
+from scow.oci.digest import Digest
 from scow.oci.image_config import ExecConfig
 from scow.oci.platform import Platform, parse_platform
 from scow.oci.reference import InvalidReference, Reference, is_tag, parse_reference
@@ -27,7 +27,7 @@ from scow.transfer.pull import parse_created, pull, pull_all_tags
 from scow.transfer.push import push, push_all_tags
 from scow.transfer.registries import Registries
 from scow.wire.container import GraphDriver, HealthConfig
-from scow.wire.image import DeleteItem, HistoryItem, ImageExecConfig, ImageInspect, ImageMetadata, ImageSummary, RootFS
+from scow.wire.image import HistoryItem, ImageExecConfig, ImageInspect, ImageMetadata, ImageSummary, RootFS
 from scow.wire.progress import ProgressMessage
 from scow.wire.times import NEVER, format_datetime
 
@@ -35,11 +35,6 @@ FILTERS: Final = frozenset({"before", "dangling", "label", "reference", "since",
 
 Filters = Mapping[str, Sequence[str]]
 History = list[HistoryItem]
-Deletions = list[DeleteItem]
-
-
-class ImageInUse(Conflict):
-    """A container, or another name, holds the image."""
 
 
 class Images:
@@ -59,6 +54,7 @@ class Images:
         self._driver = driver
         self._users = users
         self._manifests = ImageManifests(store, lambda id: [container.id for container in users(id)])
+        self._removal = ImageRemoval(store, events, self._manifests, users)
 
     async def list(
         self, *, all: bool, digests: bool, shared_size: bool, filters: Filters, manifests: bool = False
@@ -76,6 +72,8 @@ class Images:
         for image in images.all():
             tags = [parse_reference(name) for name in images.names(image.id)]
             repo_digests = [parse_reference(name) for name in images.digests(image.id)]
+            if not all and not (tags or repo_digests) and images.children(image.id):
+                continue  # shown by what was made of it
             if tags if dangling else dangling is False and not (tags or repo_digests):
                 continue
             if any(_created(image) >= _created(other) for other in before):
@@ -96,6 +94,7 @@ class Images:
             found.append(
                 ImageSummary(
                     id=image.id,
+                    parent_id=self._parent(image),
                     created=int(_created(image)),
                     labels=config.exec.labels or {},
                     repo_digests=[each.familiar for each in repo_digests],
@@ -119,6 +118,7 @@ class Images:
             id=variant.id,
             repo_tags=[parse_reference(name).familiar for name in images.names(image.id)],
             repo_digests=[parse_reference(name).familiar for name in images.digests(image.id)],
+            parent=self._parent(image),
             comment=config.comment or (config.history[-1].comment if config.history else ""),
             created=config.created or "",
             docker_version=config.docker_version,
@@ -174,100 +174,9 @@ class Images:
         await self._store.images.tag(str(reference), image.id)
         self._events.emit("image", "tag", image.id, {"name": reference.familiar})
 
-    # --- removal
-
     async def remove(self, ref: str, *, force: bool, prune: bool, platforms: Sequence[Platform] = ()) -> Deletions:
-        """DELETE /images/{name}: untag, and delete what nothing names or uses any more. Raises ImageInUse.
-
-        With `platforms` only what an index has for them goes.
-        """
-        images = self._store.images
-        image = get_image(images, ref)
-        if platforms:
-            dropped = await self._manifests.remove_platforms(ref, image, platforms)
-            return [DeleteItem(deleted=digest) for digest in dropped]
-        by_id = self._is_id(ref, image)
-        names = [*images.names(image.id), *images.digests(image.id)]
-        done: Deletions = []
-        if not by_id:
-            reference = parse_reference(ref).with_default_tag()
-            if reference.digest:
-                reference = reference.with_digest(reference.digest)
-            name = str(reference)
-            others = [other for other in images.names(image.id) if other != name]
-            if not others or (reference.digest and len(names) > 1 and not images.names(image.id)):
-                self._check_last_name(ref, image, force)
-            await self._untag(name, image, done)
-            if reference.tag is not None and not self._tagged(image, reference):
-                for other in images.digests(image.id):
-                    if parse_reference(other).name == reference.name:
-                        await self._untag(other, image, done)
-            if images.names(image.id) or images.digests(image.id):
-                return done
-            if self._users(image.id):
-                return done  # a container still stands on it: it stays, without a name
-        else:
-            self._check_by_id(ref, image, force)
-            for name in names:
-                await self._untag(name, image, done)
-            # With force even from under stopped containers: their snapshots keep the layers that they need.
-        await images.remove(image.id)
-        done.append(DeleteItem(deleted=image.id))
-        self._events.emit("image", "delete", image.id, {"name": image.id})
-        collected = await self._store.collect()
-        gone = set(collected.layers)
-        for depth in range(len(image.diff_ids), 0, -1):
-            if image.diff_ids[depth - 1] in gone:
-                done.append(DeleteItem(deleted=chain_id(image.diff_ids[:depth])))
-        return done
-
-    def _tagged(self, image: Image, reference: Reference) -> bool:
-        """Whether the repository of `reference` still has a tag on the image."""
-        return any(parse_reference(name).name == reference.name for name in self._store.images.names(image.id))
-
-    async def _untag(self, name: str, image: Image, done: Deletions) -> None:
-        await self._store.images.untag(name)
-        familiar = parse_reference(name).familiar
-        done.append(DeleteItem(untagged=familiar))
-        self._events.emit("image", "untag", image.id, {"name": image.id})
-
-    def _is_id(self, ref: str, image: Image) -> bool:
-        try:
-            named = find_reference(self._store.images, parse_reference(ref))
-        except InvalidReference:
-            return True
-        return named is None or named.id != image.id
-
-    def _check_last_name(self, ref: str, image: Image, force: bool) -> None:
-        users = self._users(image.id)
-        if users and not force:
-            raise ImageInUse(
-                f'conflict: unable to remove repository reference "{ref}" (must force) - '
-                f"container {users[0].id[:12]} is using its referenced image {short(image.id)}"
-            )
-
-    def _check_by_id(self, ref: str, image: Image, force: bool) -> None:
-        shown = short(image.id)
-        for container in self._users(image.id):
-            if container.state.live:
-                raise ImageInUse(
-                    f"conflict: unable to delete {shown} (cannot be forced) - "
-                    f"image is being used by running container {container.id[:12]}"
-                )
-        repositories = {parse_reference(name).name for name in self._store.images.names(image.id)}
-        if len(repositories) > 1 and not force:
-            raise ImageInUse(
-                f"conflict: unable to delete {shown} (must be forced) - image is referenced in multiple repositories"
-            )
-        users = self._users(image.id)
-        if users and not force:
-            raise ImageInUse(
-                f"conflict: unable to delete {shown} (must be forced) - "
-                f"image is being used by {status_word(users[0].state)} container {users[0].id[:12]}"
-                if status_word(users[0].state) != "exited"
-                else f"conflict: unable to delete {shown} (must be forced) - "
-                f"image is being used by stopped container {users[0].id[:12]}"
-            )
+        """DELETE /images/{name}. Raises ImageInUse, NoSuchImage, PlatformMissing."""
+        return await self._removal.remove(ref, force=force, prune=prune, platforms=platforms)
 
     # --- transfer
 
@@ -345,6 +254,9 @@ class Images:
             self._events.emit("image", "push", reference.familiar, {"name": reference.familiar_name})
 
         return await ProgressStream(work).ready()
+
+    def _parent(self, image: Image) -> str:
+        return image.parent if image.parent is not None and self._store.images.find(image.parent) else ""
 
     # --- sizes
 

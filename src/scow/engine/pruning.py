@@ -100,6 +100,8 @@ class Pruning:
                 created = int(image.created.timestamp() * 1e9) if image.created else 0
                 if image.id in used or (dangling and names) or not _is_before(created, until):
                     continue
+                if self._store.images.children(image.id) and not (names or self._store.images.digests(image.id)):
+                    continue  # it goes with the last image that was made of it
                 if used_before is not None and self._uses.last_used(image).timestamp() >= used_before:
                     continue
                 config = (await self._store.images.config(image.id)).config

@@ -109,13 +109,10 @@ def parse_reference(text: str) -> Reference:
             raise InvalidReference(text) from error
     domain, path = _split_domain(rest)
     path, colon, tag = path.partition(":")
-    if colon and not _TAG.match(tag):
-        raise InvalidReference(text)
-    if not _PATH.match(path):
-        if path.lower() != path and _PATH.match(path.lower()):
-            raise InvalidReference(
-                text, f"invalid reference format: repository name ({path.removeprefix('library/')}) must be lowercase"
-            )
+    if path.lower() != path:
+        shown = path.removeprefix("library/") if domain == DEFAULT_DOMAIN else path
+        raise InvalidReference(text, f"invalid reference format: repository name ({shown}) must be lowercase")
+    if (colon and not _TAG.match(tag)) or not _PATH.match(path):
         raise InvalidReference(text)
     if not _DOMAIN.match(domain):
         raise InvalidReference(text)

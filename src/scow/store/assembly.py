@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 
 from msgspec import structs
 
+from scow.oci.digest import Digest
 from scow.oci.image_config import ExecConfig, History, ImageConfig, RootFS, encode_config
 from scow.oci.platform import Platform
 from scow.store.images import Image
@@ -53,15 +54,16 @@ def derive(
     )
 
 
-async def publish(store: Store, config: ImageConfig, name: str | None = None) -> Image:
+async def publish(store: Store, config: ImageConfig, name: str | None = None, parent: Digest | None = None) -> Image:
     """Make an image of `config`, whose layers are there, visible with its canonical tag. Hold a lease around it.
 
-    Raises NoSuchLayer.
+    `parent` is the image that it was made of, if that is to stay as long. Raises NoSuchLayer.
     """
     id = await store.content.put(encode_config(config))
     image = Image(
         id=id,
         platform=config.platform,
+        parent=parent if parent != id else None,
         diff_ids=config.diff_ids,
         size=sum(store.layers.get(diff_id).size for diff_id in config.diff_ids),
         created=_parse(config.created),

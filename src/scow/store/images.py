@@ -42,6 +42,7 @@ class Image(msgspec.Struct, frozen=True, kw_only=True):
     id: Digest  # of the config
     manifest: str = ""  # the digest of its platform's manifest; empty if it was never in one
     index: Digest | None = None  # the multi-platform index that it was chosen from
+    parent: Digest | None = None  # the image that it was committed from, if it is here
     platform: Platform
     diff_ids: tuple[DiffID, ...] = ()  # base first
     size: int = 0  # bytes, of the uncompressed layers
@@ -69,6 +70,7 @@ class Images:
         self._images: dict[Digest, Image] = {}
         self._names: dict[str, Digest] = {}  # tags and repository digests
         self._names_of: dict[Digest, set[str]] = {}
+        self._children: dict[Digest, set[Digest]] = {}
         self._configs: dict[Digest, ImageConfig] = {}
         self.version = 0
         db.migrate("images", MIGRATIONS)
@@ -101,6 +103,10 @@ class Images:
     def digests(self, id: Digest) -> list[str]:
         """Return the image's repository digests (docker.io/library/x@sha256:...), sorted."""
         return sorted(name for name in self._names_of.get(id, ()) if "@" in name)
+
+    def children(self, id: Digest) -> list[Digest]:
+        """Return the images whose parent this one is, sorted."""
+        return sorted(self._children.get(id, ()))
 
     def all_names(self) -> dict[str, Digest]:
         """Return every tag, canonical, with the image that it names."""
@@ -214,7 +220,18 @@ class Images:
         return changed
 
     def _keep(self, image: Image) -> None:
+        self._leave_parent(image.id)
         self._images[image.id] = image
+        if image.parent is not None:
+            self._children.setdefault(image.parent, set()).add(image.id)
+
+    def _leave_parent(self, id: Digest) -> None:
+        known = self._images.get(id)
+        if known is not None and known.parent is not None:
+            siblings = self._children[known.parent]
+            siblings.discard(id)
+            if not siblings:
+                del self._children[known.parent]
 
     def _point(self, name: str, id: Digest) -> None:
         self._unpoint(name)
@@ -232,6 +249,7 @@ class Images:
     def _forget(self, id: Digest) -> None:
         for name in list(self._names_of.get(id, ())):
             self._unpoint(name)
+        self._leave_parent(id)
         self._images.pop(id, None)
         self._configs.pop(id, None)
 

@@ -360,6 +360,7 @@ async def _publish(found: _Found, store: Store, emit: Emit) -> Loaded:
         id=found.id,
         manifest=found.manifest or (before.manifest if before else ""),
         index=found.top if found.top != found.manifest else None,
+        parent=before.parent if before else None,
         platform=config.platform,
         diff_ids=config.diff_ids,
         size=sum(layer.size for layer in known),

@@ -220,7 +220,7 @@ class _Pull:
         )
         before = images.find(image.id)
         if before is not None:
-            image = msgspec.structs.replace(image, stored_at=before.stored_at)
+            image = msgspec.structs.replace(image, stored_at=before.stored_at, parent=before.parent)
         name = str(self._reference) if self._reference.tag else None
         by_digest = str(self._reference.with_digest(found.top.digest))
         is_new = images.resolve(name or by_digest) != image.id

@@ -35,6 +35,7 @@ def test_a_reference_has_a_canonical_and_a_familiar_form(typed: str, canonical: 
         ("", "invalid reference format"),
         ("Alpine", r"repository name \(Alpine\) must be lowercase"),
         ("user/App", r"repository name \(user/App\) must be lowercase"),
+        ("Bad:Ref:x", r"repository name \(Bad\) must be lowercase"),
         ("a b", "invalid reference format"),
         ("a:", "invalid reference format"),
         ("a:" + "t" * 129, "invalid reference format"),
