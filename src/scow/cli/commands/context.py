@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import sys
-
 from scow.cli.command import Command
-from scow.cli.errors import CliError
+from scow.cli.context_store import DEFAULT, ContextStore
 from scow.cli.flags import Flag, Options
-from scow.cli.hosts import DEFAULT_HOST, context_folder, resolve_host
-from scow.cli.jsontext import dumps, indent, loads
+from scow.cli.hosts import DEFAULT_HOST, resolve_host
+from scow.cli.jsontext import dumps
 from scow.cli.listing import format_flag, print_listing
 
 TYPE_CHECKING = False
@@ -19,24 +16,21 @@ if TYPE_CHECKING:
     from scow.cli.session import Session
 
 
+def default_context(session: Session) -> dict[str, Any]:
+    """The context `default`: what the environment says."""
+    environment = session.environment
+    host = environment.get("SCOW_HOST") or environment.get("DOCKER_HOST") or DEFAULT_HOST
+    endpoint = {"Host": host, "SkipTLSVerify": False}
+    return {
+        "Name": DEFAULT,
+        "Metadata": {"Description": "Current DOCKER_HOST based configuration"},
+        "Endpoints": {"docker": endpoint},
+    }
+
+
 def read_contexts(session: Session) -> list[dict[str, Any]]:
     """The contexts on disk and the default one, sorted by name."""
-    environment = session.environment
-    default = environment.get("SCOW_HOST") or environment.get("DOCKER_HOST") or DEFAULT_HOST
-    found = [
-        {
-            "Name": "default",
-            "Metadata": {"Description": "Current DOCKER_HOST based configuration"},
-            "Endpoints": {"docker": {"Host": default, "SkipTLSVerify": False}},
-        }
-    ]
-    folder = os.path.join(session.config.folder, "contexts", "meta")
-    for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
-        try:
-            with open(os.path.join(folder, name, "meta.json"), "rb") as file:
-                found.append(loads(file.read()))
-        except (OSError, ValueError):
-            continue
+    found = [default_context(session), *ContextStore(session.config.folder).all()]
     return sorted(found, key=lambda item: str(item["Name"]))
 
 
@@ -83,10 +77,10 @@ def show(session: Session, options: Options) -> None:
 def use(session: Session, options: Options) -> None:
     """Make a context the current one."""
     name = options.args[0]
-    if name != "default" and not os.path.isdir(context_folder(session.config.folder, "meta", name)):
-        raise CliError(f'context "{name}": context not found')
+    if name != DEFAULT:
+        ContextStore(session.config.folder).read(name)
     session.config.values.pop("currentContext", None)
-    if name != "default":
+    if name != DEFAULT:
         session.config.values["currentContext"] = name
     session.config.save()
     session.print(name)
@@ -98,19 +92,29 @@ def use(session: Session, options: Options) -> None:
         )
 
 
-def inspect(session: Session, options: Options) -> None:
-    """Print contexts as JSON."""
-    names = options.args or [current(session)]
-    contexts = {str(item["Name"]): item for item in read_contexts(session)}
-    for name in names:
-        if name not in contexts:
-            raise CliError(f'context "{name}": context not found')
-    sys.stdout.write(indent(dumps([contexts[name] for name in names])) + "\n")
+def inspect(session: Session, options: Options) -> int:
+    """Print contexts as JSON, or through a template."""
+    from scow.cli.commands.inspect import print_objects
+
+    store = ContextStore(session.config.folder)
+
+    def fetch(name: str) -> bytes:
+        if name == DEFAULT:
+            found, files, folders = {**default_context(session), "Metadata": {}}, {}, ("<IN MEMORY>", "<IN MEMORY>")
+        else:
+            found, files = store.read(name), store.tls(name)
+            folders = (store.meta_folder(name), store.tls_folder(name))
+        material = {"docker": list(files)} if files else {}
+        storage = {"MetadataPath": folders[0], "TLSPath": folders[1]}
+        return dumps({**found, "TLSMaterial": material, "Storage": storage}).encode()
+
+    options.args = options.args or [current(session)]
+    return print_objects(session, options, fetch)
 
 
 COMMANDS = {
     "ls": Command(ls, flags=(format_flag(), Flag("quiet", "q", "bool", "Only show context names"))),
     "show": Command(show),
     "use": Command(use, "CONTEXT", (), 1, 1),
-    "inspect": Command(inspect, "[CONTEXT] [CONTEXT...]", (), 0, None),
+    "inspect": Command(inspect, "[CONTEXT] [CONTEXT...]", (format_flag("f", inspect=True),), 0, None),
 }

@@ -109,7 +109,7 @@ def inspect(session: Session, options: Options) -> int:
     """Inspect objects of any kind, or of the one that --type names."""
     kind = options.text("type")
     if options.changed("type") and not kind:
-        raise CliError("type is empty: must be one of {TYPES}")
+        raise CliError(f"type is empty: must be one of {TYPES}")
     if kind and kind not in KINDS:
         if kind in OTHER_KINDS:
             session.print("[]")
