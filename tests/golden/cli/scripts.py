@@ -9,6 +9,20 @@ DIGEST = "sha256:d1a8d0a4eeb63aff09f5f34d4d80505e0ba81905f36158cc3970d8e07179e59
 IMAGE_ID = "sha256:74cc54e27dc41bb10dc4b2226072d469509f2f22f1a3ce74f4a59661a1d44602"
 
 
+def manifest(architecture: str, digit: str, content: int, containers: list[str]) -> dict[str, Any]:
+    """One platform's manifest of an image; it is here if it has content."""
+    digest = f"sha256:{digit * 64}"
+    platform = {"architecture": architecture, "os": "linux"}
+    return {
+        "ID": digest,
+        "Descriptor": {"digest": digest, "size": 401, "platform": platform},
+        "Available": bool(content),
+        "Size": {"Total": 7 * content, "Content": content},
+        "Kind": "image",
+        "ImageData": {"Platform": platform, "Containers": containers, "Size": {"Unpacked": 6 * content}},
+    }
+
+
 def install(fake: Any, module: Any) -> None:
     """Give `fake` the routes that all cases share; `module` is fake_engine."""
     reply, ago = module.Reply, module.ago
@@ -53,6 +67,8 @@ def install(fake: Any, module: Any) -> None:
             "Size": 10072,
             "SharedSize": -1,
             "Containers": -1,
+            "Descriptor": {"mediaType": "application/vnd.oci.image.index.v1+json", "digest": DIGEST, "size": 506},
+            "Manifests": [manifest("amd64", "1", 1579, ["c" * 64]), manifest("arm64", "2", 0, [])],
         },
         {
             "Id": "sha256:" + "b" * 64,

@@ -105,6 +105,10 @@ def images(session: Session, options: Options) -> None:
     encoded = encode_filters(filters)
     if encoded:
         query["filters"] = encoded
+    if options.flag("tree"):
+        from scow.cli.commands.image_tree import print_tree
+
+        return print_tree(session, options, query)
     found = session.engine.get("/images/json", query) or []
     template = options.text("format") or session.config.text("imagesFormat")
     if options.flag("quiet") and not options.text("format"):
@@ -185,6 +189,7 @@ COMMANDS = {
             format_flag(),
             Flag("no-trunc", "", "bool", "Don't truncate output"),
             Flag("quiet", "q", "bool", "Only show image IDs"),
+            Flag("tree", "", "bool", "Show images with their platforms as a tree"),
         ),
         0,
         1,
