@@ -2,12 +2,9 @@
 
 import bz2
 import contextlib
-import functools
 import gzip
-import http.server
 import lzma
 import tarfile
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,6 +14,7 @@ import zstandard
 
 from support.daemon import Daemon, Registry
 from support.images import tar
+from support.web import web_server
 
 IMAGE = "/images/mine/image:v1/json"
 
@@ -226,18 +224,8 @@ def test_a_platform_can_be_given(engine: Daemon) -> None:
 def web(tmp_path: Path) -> Iterator[str]:
     """A web server with the tar."""
     (tmp_path / "root.tar").write_bytes(ROOT)
-
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_: object) -> None:
-            pass
-
-    handler = functools.partial(Quiet, directory=str(tmp_path))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"127.0.0.1:{server.server_address[1]}"
-        server.shutdown()
-        thread.join()
+    with web_server(tmp_path) as address:
+        yield address
 
 
 def test_the_engine_fetches_a_url(engine: Daemon, web: str) -> None:

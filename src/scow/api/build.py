@@ -7,6 +7,7 @@ import msgspec
 from aiohttp import web
 
 from scow.api.call import Call, empty, json_bytes
+from scow.api.image_archives import send_archive
 from scow.api.progress import serve_progress
 from scow.errors import InvalidArgument, ScowError
 from scow.wire.build import BuildRequest, SessionReply, SessionRequest
@@ -37,8 +38,19 @@ async def check(call: Call) -> web.StreamResponse:
 
 
 async def open_session(call: Call) -> web.StreamResponse:
-    id = call.engine.builds.open_session(await call.body_required(SessionRequest))
+    id = call.engine.builds.sessions.open(await call.body_required(SessionRequest))
     return json_bytes(encode(SessionReply(id=id)), 201)
+
+
+async def receive(call: Call) -> web.StreamResponse:
+    """Take an archive that a build will name: files of a named context, or a cache as an OCI layout."""
+    id = await call.engine.builds.sessions.receive(call.request.content.iter_any())
+    return json_bytes(encode(SessionReply(id=id)), 201)
+
+
+async def cache(call: Call) -> web.StreamResponse:
+    """Send the cache that a build left under a name of the client's, as an OCI layout."""
+    return await send_archive(call, await call.engine.builds.sessions.cache(call.params["id"]))
 
 
 async def prune(call: Call) -> web.StreamResponse:
@@ -67,6 +79,8 @@ def _request(call: Call) -> BuildRequest:
         quiet=call.flag("q"),
         no_cache=call.flag("nocache"),
         cache_from=tuple(_json(call, "cachefrom", list[str]) or ()),
+        cache_to=tuple(_json(call, "cacheto", list[str]) or ()),
+        contexts=_json(call, "buildcontexts", dict[str, str]),
         pull=call.flag("pull"),
         remove=call.flag("rm", True),
         force_remove=call.flag("forcerm"),

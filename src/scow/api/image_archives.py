@@ -21,7 +21,7 @@ PIECE: Final = 1 << 20
 
 async def save(call: Call) -> web.StreamResponse:
     refs = [call.params["name"]] if "name" in call.params else call.request.query.getall("names", [])
-    return await _send(call, await call.engine.image_archives.save(refs, platform_of(call, (1, 48))))
+    return await send_archive(call, await call.engine.image_archives.save(refs, platform_of(call, (1, 48))))
 
 
 async def load(call: Call) -> web.StreamResponse:
@@ -58,7 +58,7 @@ def decode_platforms(text: str) -> list[Platform]:
     return [normalize(platform) for platform in platforms]
 
 
-async def _send(call: Call, archive: SavedArchive) -> web.StreamResponse:
+async def send_archive(call: Call, archive: SavedArchive) -> web.StreamResponse:
     """Send headers as bytes and files by sendfile; the kernel copies them."""
     try:
         response = web.StreamResponse(headers={"Content-Type": "application/x-tar"})

@@ -321,6 +321,16 @@ class BuildCache(Protocol):
     async def prune(self, filters: Filters, *, all: bool, keep: int) -> PruneBuildReply: ...
 
 
+class BuildSessions(Protocol):
+    """What clients hand over before a build and fetch after it."""
+
+    def open(self, request: SessionRequest) -> str: ...
+
+    async def receive(self, content: AsyncIterator[bytes]) -> str: ...
+
+    async def cache(self, id: str) -> SavedArchive: ...
+
+
 class Builds(Protocol):
     """Builds and their cache."""
 
@@ -330,7 +340,8 @@ class Builds(Protocol):
 
     def cancel(self, id: str) -> None: ...
 
-    def open_session(self, request: SessionRequest) -> str: ...
+    @property
+    def sessions(self) -> BuildSessions: ...
 
     @property
     def usage(self) -> BuildCache: ...

@@ -54,6 +54,8 @@ ROUTES: Final[tuple[tuple[str, str, Handler], ...]] = (
     ("POST", "/build/prune", build.prune),
     ("POST", "/scow/build/check", build.check),
     ("POST", "/scow/build/sessions", build.open_session),
+    ("POST", "/scow/build/uploads", build.receive),
+    ("GET", "/scow/build/caches/{id}", build.cache),
     ("POST", "/images/prune", pruning.images),
     ("POST", "/volumes/prune", pruning.volumes),
     ("GET", "/containers/{name}/json", containers.inspect),

@@ -6,7 +6,7 @@ an image.
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -14,11 +14,14 @@ import msgspec
 from scow.build import instructions as kinds
 from scow.build.arguments import Globals, Scope, global_scope
 from scow.build.cache import Record
+from scow.build.cache_document import encode_inline
+from scow.build.cache_export import Mode
 from scow.build.config_changes import apply, environment, shell_of
 from scow.build.context import Context
 from scow.build.dockerfile import Dockerfile, Stage, parse_triggers
 from scow.build.errors import DockerfileError
-from scow.build.image_state import ImageState, state_of, with_path
+from scow.build.image_state import ImageState, parse_created, state_of, with_path
+from scow.build.named_contexts import NamedContexts
 from scow.build.plan import SCRATCH, Plan, plan
 from scow.build.report import Report, StageEnded, StepEvent
 from scow.build.selection import Keep, everything
@@ -60,8 +63,10 @@ class Execution:
         context: Context,
         report: Report,
         ignored: Keep = everything,
+        named: NamedContexts | None = None,
     ) -> None:
         self._build = build
+        self._named = named
         self._file = dockerfile
         self._report = report
         options = build.options
@@ -92,6 +97,7 @@ class Execution:
             self._globals,
             target=self._build.options.target,
             platform=self._platform,
+            contexts=self._named.names if self._named else (),
             triggers=self._triggers,
         )
 
@@ -141,8 +147,27 @@ class Execution:
         if self._build.options.squash:
             options = self._build.options
             state = await squash(self._build.tools.store, state, self._base, now_ns=time.time_ns(), epoch=options.epoch)
+        elif self._build.options.inline_cache and state.based_on is None:
+            state = msgspec.structs.replace(state, build_cache=encode_inline(self._records_of(state), state.diff_ids))
         id = state.based_on or (await publish(self._build.tools.store, state.image_config())).id
         return Result(id=id, state=state, base=self._base, steps=self._total, cached=self._cached)
+
+    def _records_of(self, state: ImageState) -> list[Record]:
+        """The steps of an image, at the times that its history gives."""
+        added = state.history[len(state.history) - len(state.keys) :]
+        return [
+            msgspec.structs.replace(self._build.records[key], created_at=parse_created(step.created))
+            for key, step in zip(state.keys, added, strict=True)
+        ]
+
+    def records(self, mode: Mode) -> list[Record]:
+        """The steps to be told to others: those of the image that was made, or of all stages.
+
+        A step keeps the time that it has in the image.
+        """
+        if mode == "max":
+            return list(self._build.records.values())
+        return self._records_of(self._tasks[self._target].result().image)
 
     async def layers_of(self, name: str) -> tuple[DiffID, ...]:
         """As Origins.layers_of."""
@@ -151,10 +176,17 @@ class Execution:
             return (await asyncio.shield(self._tasks[source.stage])).image.diff_ids
         if source.kind == SCRATCH:
             return ()
+        if source.kind == "context":
+            return (await self._context(source.name, lambda message: None)).diff_ids
         image, _ = await self._build.bases.find(source.name, self._build.options.platform, lambda message: None)
         return image.diff_ids
 
+    async def _context(self, name: str, emit: Callable[[ProgressMessage], None]) -> ImageState:
+        assert self._named is not None
+        return await self._named.find(name, self._build.options.platform, self._platform, emit)
+
     async def _run_stage(self, stage: Stage) -> _StageState:
+        base = self._plan[stage.index].base
         try:
             state, scope = await self._begin(stage)
             if stage.index == self._target:
@@ -163,7 +195,8 @@ class Execution:
             triggers = state.config.on_build or ()
             if triggers:
                 await runner.trigger(triggers)
-            for position, one in enumerate(stage.instructions, 1):
+            replaced = base.kind == "context" and base.name == stage.name
+            for position, one in enumerate(() if replaced else stage.instructions, 1):
                 await runner.execute(one, self._numbers[stage.index, position])
             if stage.index == self._target and self._build.options.labels:
                 await runner.label(self._build.options.labels, self._total)
@@ -188,14 +221,19 @@ class Execution:
             self._tell(stage.index, number, "done", "")
             state = ImageState(platform=self._plan[stage.index].platform, config=with_path(ExecConfig()))
             return state, scope.with_env(state.config.env)
-        image, config = await self._build.bases.find(
-            base.name, platform, lambda message: self._tell(stage.index, number, "progress", progress=message)
-        )
-        state = state_of(config, image.id)
+
+        def emit(message: ProgressMessage) -> None:
+            self._tell(stage.index, number, "progress", progress=message)
+
+        if base.kind == "context":
+            state = await self._context(base.name, emit)
+        else:
+            image, config = await self._build.bases.find(base.name, platform, emit)
+            state = state_of(config, image.id)
         if state.config.on_build:
             self._plan_triggers(stage.index, state.config.on_build)
         if not state.config.on_build:
-            self._tell(stage.index, number, "done", image.id)
+            self._tell(stage.index, number, "done", state.id)
         scope = scope.with_env(state.config.env)
         self.environments[stage.index] = scope.env
         return state, scope
@@ -279,10 +317,11 @@ class _StageRun:
 
     def _place(self, number: int) -> Place:
         return Place(
-            lambda kind, text="", stream=1, data=b"": self._execution._tell(
-                self._stage.index, number, kind, text, stream, data
+            lambda kind, text="", stream=1, data=b"", progress=None: self._execution._tell(
+                self._stage.index, number, kind, text, stream, data, progress
             ),
             self._cached,
+            self.state,
         )
 
     async def _perform(self, one: kinds.Instruction, number: int) -> None:
@@ -293,13 +332,18 @@ class _StageRun:
             await self._run(one, number)
         elif isinstance(one, kinds.Copy):
             resolved = self.scope.expanded(one)
-            record, digest = await self._steps.copy(self._place(number), self.state, resolved)
-            chown = f"--chown={resolved.chown} " if resolved.chown else ""
-            self._then(f"{self._nop} {one.NAME} {chown}{digest} in {resolved.destination} ", record)
+            before = f"{self._nop} {one.NAME} {f'--chown={resolved.chown} ' if resolved.chown else ''}"
+            record, created_by = await self._steps.copy(
+                self._place(number), self.state, resolved, lambda digest: f"{before}{digest} in {resolved.destination} "
+            )
+            self._then(created_by, record)
         elif isinstance(one, kinds.Workdir):
             config = apply(one, self.state.config, self.scope.variables, escape=self.scope.globals.escape)
-            record = await self._steps.workdir(self._place(number), self.state, config.working_dir, one.text)
-            self._then(f"{self._nop} WORKDIR {config.working_dir}", record, config)
+            created_by = f"{self._nop} WORKDIR {config.working_dir}"
+            record = await self._steps.workdir(
+                self._place(number), self.state, config.working_dir, one.text, created_by
+            )
+            self._then(created_by, record, config)
         elif isinstance(one, kinds.Maintainer):
             self.state = msgspec.structs.replace(self.state, author=one.maintainer)
             await self._note(number, f"MAINTAINER {one.maintainer}", self.state.config)
@@ -317,6 +361,7 @@ class _StageRun:
         args, script = command_of(one, shell)
         shown = " ".join(args)
         known = {**self.scope.env, **self.scope.effective_arguments}
+        created_by = " ".join([*self.scope.history_arguments, shown])
         record = await self._steps.run(
             self._place(number),
             self.state,
@@ -327,14 +372,16 @@ class _StageRun:
             shown,
             script,
             [f"{name}={value}" for name, value in self.scope.proxies.items()],
+            created_by,
         )
-        self._then(" ".join([*self.scope.history_arguments, shown]), record)
+        self._then(created_by, record)
 
     async def _note(self, number: int, shown: str, config: Any, more: Any = None) -> None:
+        created_by = f"{self._nop}  {shown}"
         record = await self._steps.note(
-            self._place(number), self.state, shown, [msgspec.json.encode(config).decode(), more]
+            self._place(number), self.state, shown, [msgspec.json.encode(config).decode(), more], created_by
         )
-        self._then(f"{self._nop}  {shown}", record, config)
+        self._then(created_by, record, config)
 
     @property
     def _nop(self) -> str:
@@ -344,7 +391,7 @@ class _StageRun:
     def _then(self, created_by: str, record: Record, config: Any = None) -> None:
         epoch = self._options.epoch
         at = record.created_at if epoch is None else epoch * 1_000_000_000
-        self.state = self.state.then(created_by, at, config=config, diff_id=record.diff_id)
+        self.state = self.state.then(created_by, at, config=config, diff_id=record.diff_id, key=record.key)
 
 
 def described(one: kinds.Instruction, config: Any, before: Any) -> str:

@@ -1,7 +1,9 @@
 """A stage's image as it grows: layers, config and history, and the document that they make."""
 
 import hashlib
+import re
 from datetime import UTC, datetime
+from typing import Final
 
 import msgspec
 
@@ -9,6 +11,8 @@ from scow.oci.digest import DiffID, Digest, chain_id
 from scow.oci.image_config import ExecConfig, History, ImageConfig, RootFS, encode_config
 from scow.oci.platform import Platform
 from scow.runtime.profile import DEFAULT_PATH
+
+_CREATED: Final = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d+))?(Z|[-+]\d\d:\d\d)")
 
 
 class ImageState(msgspec.Struct, frozen=True, kw_only=True):
@@ -21,6 +25,8 @@ class ImageState(msgspec.Struct, frozen=True, kw_only=True):
     created: str | None = None
     author: str = ""
     based_on: Digest | None = None  # the image that FROM named, as long as nothing was added
+    keys: tuple[str, ...] = ()  # of the cache's records of the steps so far
+    build_cache: str = ""  # what the image tells of these, if it is to
 
     @property
     def chain(self) -> str:
@@ -35,6 +41,7 @@ class ImageState(msgspec.Struct, frozen=True, kw_only=True):
         config: ExecConfig | None = None,
         diff_id: DiffID | None = None,
         comment: str = "",
+        key: str = "",
     ) -> "ImageState":
         """The state after a step; `created_at` is in nanoseconds since the epoch."""
         created = format_created(created_at)
@@ -52,6 +59,7 @@ class ImageState(msgspec.Struct, frozen=True, kw_only=True):
             history=(*self.history, step),
             created=created,
             based_on=None,
+            keys=(*self.keys, key) if key else self.keys,
         )
 
     def image_config(self) -> ImageConfig:
@@ -67,6 +75,7 @@ class ImageState(msgspec.Struct, frozen=True, kw_only=True):
             config=self.config,
             rootfs=RootFS(diff_ids=self.diff_ids),
             history=self.history,
+            build_cache=self.build_cache,
         )
 
     @property
@@ -101,3 +110,15 @@ def format_created(ns: int) -> str:
     """RFC 3339 with nanoseconds, as docker writes it."""
     moment = datetime.fromtimestamp(ns // 1_000_000_000, UTC)
     return f"{moment:%Y-%m-%dT%H:%M:%S}.{ns % 1_000_000_000:09d}".rstrip("0").rstrip(".") + "Z"
+
+
+def parse_created(text: str | None) -> int:
+    """Nanoseconds since the epoch of a time that `format_created` or another builder wrote; 0 if it is none."""
+    found = _CREATED.fullmatch(text or "")
+    if found is None:
+        return 0
+    try:
+        seconds = int(datetime.fromisoformat(f"{found[1]}{found[3].replace('Z', '+00:00')}").timestamp())
+    except ValueError:
+        return 0
+    return seconds * 1_000_000_000 + int((found[2] or "").ljust(9, "0")[:9])

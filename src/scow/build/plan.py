@@ -88,9 +88,9 @@ def plan(
 ) -> Plan:
     """Plan the build of a stage by name or number; the last one if `target` is empty.
 
-    `platform` is what is built for unless a FROM says otherwise; `contexts` are the names of named contexts, which
-    stand in for stages and images of their name; `triggers` are the ONBUILD expressions of stages' base images, by the
-    stages' indexes. Raises DockerfileError with the file's lines.
+    `platform` is what is built for unless a FROM says otherwise; `contexts` are the names of named contexts in the form
+    of `context_name`, which stand in for stages and images of their name; `triggers` are the ONBUILD expressions of
+    stages' base images, by the stages' indexes. Raises DockerfileError with the file's lines.
     """
     try:
         return _Planner(dockerfile, scope, platform, contexts, triggers or {}).plan(target)
@@ -102,6 +102,14 @@ def names_like(name: str, dockerfile: Dockerfile, contexts: Iterable[str] = ()) 
     """A stage, named context or well-known image that `name`, which could not be found, may have been meant to be."""
     known = [stage.name for stage in dockerfile.stages if stage.name]
     return nearest(name, [*known, *contexts, *_COMMON])
+
+
+def context_name(name: str) -> str:
+    """The form in which names of contexts are compared: `alpine` for `Alpine:latest` and `library/alpine`, too."""
+    try:
+        return parse_reference(name.lower()).familiar.removesuffix(":latest")
+    except InvalidReference:
+        return name.lower()
 
 
 class _Planner:
@@ -116,7 +124,7 @@ class _Planner:
         self._file = dockerfile
         self._scope = scope
         self._platform = platform
-        self._contexts = {name.lower() for name in contexts}
+        self._contexts = frozenset(contexts)
         self._triggers = triggers
         self._platforms: dict[int, Platform] = {}
 
@@ -224,8 +232,8 @@ class _Planner:
             )
         if image == SCRATCH:
             return Source(kind="scratch")
-        if image.lower() in self._contexts:
-            return Source(kind="context", name=image.lower())
+        if (named := context_name(image)) in self._contexts:
+            return Source(kind="context", name=named)
         found = self._find(image, stage.index)
         if found is not None:
             return Source(kind="stage", name=image, stage=found)
@@ -263,8 +271,8 @@ class _Planner:
     def _input(self, name: str, stage: Stage, instruction: Instruction, platform: Platform) -> Source:
         if name == SCRATCH:
             return Source(kind="scratch")
-        if name.lower() in self._contexts:
-            return Source(kind="context", name=name.lower())
+        if (named := context_name(name)) in self._contexts:
+            return Source(kind="context", name=named)
         found = self._find(name, len(self._file.stages))
         if found == stage.index:
             raise DockerfileError(

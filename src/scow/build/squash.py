@@ -50,6 +50,7 @@ async def squash(store: Store, state: ImageState, base: ImageState, *, now_ns: i
         history=(*steps, History(created=created, comment=comment, empty_layer=made is None)),
         created=created,
         based_on=None,
+        keys=(),
     )
 
 

@@ -49,8 +49,9 @@ class Origins(Protocol):
 class Place(NamedTuple):
     """Where a step stands: whom it reports to, and what it reports."""
 
-    tell: Callable[..., None]  # kind, text, stream, data
+    tell: Callable[..., None]  # kind, text, stream, data, progress
     cached: bool  # whether the cache may be asked
+    state: ImageState  # what the step stands on
 
 
 class _Origin(NamedTuple):
@@ -72,40 +73,64 @@ class Steps:
         self._ignored = ignored
 
     async def perform(
-        self, place: Place, key: str, description: str, work: Callable[[Say], Awaitable[DiffID | None]]
+        self,
+        place: Place,
+        key: str,
+        description: str,
+        work: Callable[[Say], Awaitable[DiffID | None]],
+        created_by: str = "",
     ) -> Record:
-        """Take a step's outcome from the cache, or from whoever is at it, or do the work."""
-        if place.cached:
-            record = self._cache.find(key)
-            if record is not None:
-                if record.diff_id is None or self._store.layers.find(record.diff_id) is not None:
-                    place.tell("cached")
-                    return record
-                self._cache.forget(key)
+        """Take a step's outcome from the cache, or from whoever is at it, or do the work.
 
-        async def make(say: Say) -> Record:
-            diff_id = await work(say)
-            layer = None if diff_id is None else self._store.layers.find(diff_id)
-            now = time.time_ns()
-            record = Record(
-                key=key,
-                diff_id=diff_id,
-                description=description,
-                size=layer.size if layer else 0,
-                created_at=now,
-                used_at=now,
-            )
-            self._cache.add(record)
-            return record
+        `created_by` is what the image's history will say, if that is enough to know the step by.
+        """
+        record = await self._found(place, key, description, created_by) if place.cached else None
+        if record is not None:
+            place.tell("cached")
+        else:
 
-        flight = key if place.cached else f"{key}-{secrets.token_hex(8)}"
-        return await self._build.tools.flights.join(flight, make, lambda said: place.tell(*said))
+            async def make(say: Say) -> Record:
+                return self._add(key, description, await work(say), time.time_ns())
+
+            flight = key if place.cached else f"{key}-{secrets.token_hex(8)}"
+            record = await self._build.tools.flights.join(flight, make, lambda said: place.tell(*said))
+        self._build.records[key] = record
+        return record
+
+    async def _found(self, place: Place, key: str, description: str, created_by: str) -> Record | None:
+        """A step's record in our cache, or in one from elsewhere; then it is in ours, too."""
+        record = self._cache.find(key)
+        if record is not None:
+            if record.diff_id is None or self._store.layers.find(record.diff_id) is not None:
+                return record
+            self._cache.forget(key)
+        found = await self._build.imports.find(
+            key,
+            place.state,
+            created_by,
+            lambda text: place.tell("note", text),
+            lambda message: place.tell("progress", progress=message),
+        )
+        return None if found is None else self._add(key, description, found.diff_id, found.created_at)
+
+    def _add(self, key: str, description: str, diff_id: DiffID | None, created_at: int) -> Record:
+        layer = None if diff_id is None else self._store.layers.find(diff_id)
+        record = Record(
+            key=key,
+            diff_id=diff_id,
+            description=description,
+            size=layer.size if layer else 0,
+            created_at=created_at,
+            used_at=time.time_ns(),
+        )
+        self._cache.add(record)
+        return record
 
     # --- RUN
 
     async def run(
         self, place: Place, state: ImageState, one: kinds.Run, args: tuple[str, ...], env: Sequence[str],
-        mounts: Sequence[Mount], shown: str, script: str, silent: Sequence[str],
+        mounts: Sequence[Mount], shown: str, script: str, silent: Sequence[str], created_by: str,
     ) -> Record:  # fmt: skip
         """Run a command. `script` is mounted for it; `silent` variables are in no key.
 
@@ -161,7 +186,8 @@ class Steps:
             say(("removed", id))
             return None if layer is None else layer.diff_id
 
-        return await self.perform(place, key, f"RUN {shown}", work)
+        plain = not (mounts or script or one.security != "sandbox" or one.network != "default")
+        return await self.perform(place, key, f"RUN {shown}", work, created_by if plain else "")
 
     async def _context_digest(self) -> str:
         tree = self._context.tree
@@ -237,8 +263,13 @@ class Steps:
 
     # --- COPY, ADD
 
-    async def copy(self, place: Place, state: ImageState, one: kinds.Copy) -> tuple[Record, str]:
-        """Copy files; the instruction's variables are replaced already. Gives the digest of what was copied, too."""
+    async def copy(
+        self, place: Place, state: ImageState, one: kinds.Copy, shown: Callable[[str], str]
+    ) -> tuple[Record, str]:
+        """Copy files; the instruction's variables are replaced already.
+
+        Gives what the history says of it, too, which `shown` makes of the digest of what was copied.
+        """
         epoch = self._build.options.epoch
         chmod = parse_chmod(one.chmod) if one.chmod else None
         working_dir = state.config.working_dir or "/"
@@ -287,15 +318,13 @@ class Steps:
                     )
                 return None if layer is None else layer.diff_id
 
-            record = await self.perform(place, key, one.text, work)
+            created_by = shown(_digest_of(origins, names, several))
+            plain = not (one.chmod or one.parents)
+            record = await self.perform(place, key, one.text, work, created_by if plain else "")
         finally:
             if not handed_over:
                 await stack.aclose()
-        if several or len(names) != 1:
-            return record, f"multi:{step_key(names)}"
-        selections = origins[0].selections
-        kind = "dir" if len(selections) == 1 and selections[0].node.is_directory and not selections[0].name else "file"
-        return record, f"{kind}:{names[0]}"
+        return record, created_by
 
     async def _origins_of(self, stack: AsyncExitStack, one: kinds.Copy) -> list[_Origin]:
         folder = self._build.tools.folder / f"copy-{secrets.token_hex(8)}"
@@ -382,7 +411,7 @@ class Steps:
 
     # --- WORKDIR
 
-    async def workdir(self, place: Place, state: ImageState, path: str, shown: str) -> Record:
+    async def workdir(self, place: Place, state: ImageState, path: str, shown: str, created_by: str) -> Record:
         """Have a directory."""
         epoch = self._build.options.epoch
         key = step_key("WORKDIR", state.chain, path, shown, epoch)
@@ -398,11 +427,11 @@ class Steps:
             )
             return None if layer is None else layer.diff_id
 
-        return await self.perform(place, key, shown, work)
+        return await self.perform(place, key, shown, work, created_by)
 
     # --- those that change the config only
 
-    async def note(self, place: Place, state: ImageState, shown: str, after: Any) -> Record:
+    async def note(self, place: Place, state: ImageState, shown: str, after: Any, created_by: str) -> Record:
         """Remember a step that changes no file: its time is part of the image."""
         key = step_key("CONFIG", state.chain, msgspec.json.encode(state.config).decode(), shown, after)
 
@@ -410,7 +439,16 @@ class Steps:
             _pretend(say)
             return None
 
-        return await self.perform(place, key, shown, work)
+        return await self.perform(place, key, shown, work, created_by)
+
+
+def _digest_of(origins: Sequence[_Origin], names: Sequence[str], several: bool) -> str:
+    """What docker's history calls the files of a copy, by digests of each."""
+    if several or len(names) != 1:
+        return f"multi:{step_key(names)}"
+    selections = origins[0].selections
+    kind = "dir" if len(selections) == 1 and selections[0].node.is_directory and not selections[0].name else "file"
+    return f"{kind}:{names[0]}"
 
 
 def _pretend(say: Say) -> None:

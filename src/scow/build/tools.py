@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import msgspec
 
 from scow.build.cache import Cache, Record
+from scow.build.cache_imports import Imports
 from scow.build.flights import Flights
 from scow.build.git import GitAccess
 from scow.build.runner import Runner
@@ -37,6 +38,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     no_cache: bool = False
     no_cache_filter: tuple[str, ...] = ()
     squash: bool = False
+    inline_cache: bool = False  # the image tells of its steps
     platform: Platform | None = None
     secrets: Mapping[str, bytes] = {}
     agents: Mapping[str, Path] = {}  # sockets of SSH agents
@@ -73,8 +75,13 @@ class Tools:
 class Build:
     """One build's means: everything that its stages need."""
 
-    def __init__(self, tools: Tools, options: Options, runner: Runner, bases: Bases, **more: Any) -> None:
+    def __init__(
+        self, tools: Tools, options: Options, runner: Runner, bases: Bases, imports: Imports | None = None
+    ) -> None:
         self.tools = tools
         self.options = options
         self.runner = runner
         self.bases = bases
+        self.imports = imports or Imports(())
+        self.records: dict[str, Record] = {}
+        """The steps that it came by so far, made or found, by their keys."""

@@ -80,6 +80,18 @@ def pack_folder(folder: str, dockerfile: str, text: bytes | None) -> Packed:
     return Packed(_folder(top, kept, extra), name)
 
 
+def pack_tree(folder: str, *, obey_ignore_file: bool) -> Iterator[bytes]:
+    """A folder that is no build context of its own: what goes along with one. Raises CliError."""
+    if not os.path.isdir(folder):
+        raise CliError(f"{folder!r} is no folder")
+    top = os.path.realpath(folder)
+    try:
+        ignore = Ignore(_ignore(top, "") if obey_ignore_file else [])
+    except BadPattern as error:
+        raise CliError(f"error checking context: {error}") from None
+    return _folder(top, ignore, b"")
+
+
 def _ignore(top: str, dockerfile: str) -> list[str]:
     """The patterns of the Dockerfile's own ignore file, else of the folder's."""
     own = [f"{dockerfile}.dockerignore"] if dockerfile and dockerfile != "-" else []

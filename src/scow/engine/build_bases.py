@@ -58,14 +58,15 @@ class ImageBases:
                 registries=self._registries,
                 store=store,
                 emit=emit,
-                credentials=self._credentials_for(parsed),
+                credentials=self.credentials_for(parsed),
                 platform=platform,
             )
         for diff_id in image.diff_ids:
             store.layers.find(diff_id)  # so that the build's lease has them
         return image
 
-    def _credentials_for(self, reference: Reference) -> Credentials | None:
+    def credentials_for(self, reference: Reference) -> Credentials | None:
+        """What the client sent along for a reference's registry."""
         host = reference.domain
         for name in (host, f"https://{host}", "https://index.docker.io/v1/" if host == "docker.io" else ""):
             if name in self._credentials:

@@ -2,21 +2,27 @@
 
 import asyncio
 from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
 from typing import Final, NamedTuple
 
+from scow.build.cache_imports import Imports
 from scow.build.classic import ClassicLines
 from scow.build.context import Context
 from scow.build.dockerfile import Dockerfile, parse
 from scow.build.errors import DockerfileError
 from scow.build.executor import Execution
 from scow.build.ignore import Ignore
+from scow.build.named_contexts import UPLOAD, NamedContexts
 from scow.build.selection import Keep, everything
 from scow.build.tools import Build, Options, Tools
 from scow.engine.build_bases import ImageBases
+from scow.engine.build_caches import BuildCaches, parse_export, parse_import
 from scow.engine.build_checks import BuildChecks, ignore_of
 from scow.engine.build_runner import BuildRuns
+from scow.engine.build_sessions import BuildSessions
 from scow.engine.events import Events
 from scow.errors import InvalidArgument, ScowError
+from scow.oci.platform import host_platform
 from scow.oci.reference import Reference
 from scow.store.snapshots import finish
 from scow.store.store import Store
@@ -39,6 +45,7 @@ class Means(NamedTuple):
     events: Events
     tools: Tools
     runs: BuildRuns
+    sessions: BuildSessions
 
 
 class BuildWork:
@@ -59,6 +66,8 @@ class BuildWork:
         self._context = context
         self._names = names
         self._credentials = credentials
+        self._imports = [parse_import(text) for text in request.cache_from]
+        self._exports = [parse_export(text) for text in request.cache_to]
         name = request.dockerfile or DOCKERFILE
         data = context.read(name)
         if data is None and name == DOCKERFILE:
@@ -80,13 +89,18 @@ class BuildWork:
         await finish(asyncio.to_thread(self._checks.refuse))
         store = means.store
         bases = ImageBases(store, means.registries, self._credentials, pull=request.pull)
-        build = Build(means.tools, self._options, means.runs.runner(request.host_config()), bases)
+        caches = BuildCaches(store, means.registries, means.sessions)
         quiet = request.quiet
         lines: ClassicLines | None = None
-        async with store.leases.hold():
+        async with AsyncExitStack() as keep, store.leases.hold():
             try:
+                platform = self._options.platform or host_platform()
+                imports = Imports(await caches.sources(self._imports, platform, bases.credentials_for, keep))
+                keep.push_async_callback(imports.aclose)
+                build = Build(means.tools, self._options, means.runs.runner(request.host_config()), bases, imports)
+                named = await self._named(bases, keep)
                 execution = Execution(
-                    build, self._file, self._context, lambda event: lines(event) if lines else None, self._keep
+                    build, self._file, self._context, lambda event: lines(event) if lines else None, self._keep, named
                 )
                 lines = ClassicLines(emit, execution.needed, quiet=quiet, remove=request.remove)
                 result = await execution.run()
@@ -102,6 +116,9 @@ class BuildWork:
             for name in self._names:
                 await store.images.tag(str(name), result.id)
                 means.events.emit("image", "tag", result.id, {"name": name.familiar})
+            await caches.export(
+                self._exports, execution.records, bases.credentials_for, (lambda message: None) if quiet else emit
+            )
         if quiet:
             emit(ProgressMessage(stream=f"{result.id}\n"))
             return
@@ -110,6 +127,17 @@ class BuildWork:
         emit(ProgressMessage(stream=f"Successfully built {result.id.partition(':')[2][:12]}\n"))
         for name in self._names:
             emit(ProgressMessage(stream=f"Successfully tagged {name.familiar}\n"))
+
+    async def _named(self, bases: ImageBases, keep: AsyncExitStack) -> NamedContexts:
+        """The named contexts; `keep` ends them, and closes those that the client sent."""
+        given = self._request.contexts or {}
+        uploads = {}
+        for id in dict.fromkeys(value.removeprefix(UPLOAD) for value in given.values() if value.startswith(UPLOAD)):
+            uploads[id] = self._means.sessions.take_upload(id)
+            keep.push_async_callback(uploads[id].aclose)
+        named = NamedContexts(given, uploads, self._means.tools, bases, self._options.git_access)
+        keep.push_async_callback(named.aclose)
+        return named
 
 
 def _ignoring(ignore: Ignore | None, dockerfile: str) -> Keep:

@@ -16,7 +16,9 @@ from scow.build.sources import Remote, is_remote, open_url
 from scow.build.tools import Options, Tools
 from scow.engine.build_bases import decode_credentials
 from scow.engine.build_cache import BuildCache
+from scow.engine.build_caches import parse_export
 from scow.engine.build_runner import BuildRuns, clear_folders
+from scow.engine.build_sessions import BuildSessions
 from scow.engine.build_work import DOCKERFILE, BuildWork, Means
 from scow.engine.config import EngineConfig
 from scow.engine.events import Events
@@ -33,7 +35,6 @@ from scow.wire.progress import ProgressMessage
 
 Emit = Callable[[ProgressMessage], None]
 _FILE_LIMIT: Final = 16 << 20
-_SESSION_S: Final = 600.0
 
 
 class Builds:
@@ -53,9 +54,9 @@ class Builds:
         self._folder = config.data_root / "build"
         tools = Tools(store, cache, self._folder / "work", config.exec_root / "build")
         self.runs = BuildRuns(config, store, resources)
-        self._means = Means(store, registries, events, tools, self.runs)
+        self.sessions = BuildSessions(tools.folder, store)
+        self._means = Means(store, registries, events, tools, self.runs, self.sessions)
         self._running: dict[str, asyncio.Task[object]] = {}
-        self._sessions: dict[str, SessionRequest] = {}
         self.usage = BuildCache(cache, store)
 
     @classmethod
@@ -83,7 +84,7 @@ class Builds:
         allowed = granted(request.allow, self._config.builder.entitlements.names())
         if request.network_mode == "host":
             allowed |= {NETWORK_HOST}  # every step has it already
-        options = _options(request, self.take_session(request.session), allowed)
+        options = _options(request, self.sessions.take(request.session), allowed)
         context = await self._context(request, content, options)
         try:
             # In a thread: it reads, parses and checks a Dockerfile, which may be large.
@@ -113,20 +114,6 @@ class Builds:
         task = self._running.get(id)
         if task is not None:
             task.cancel()
-
-    def open_session(self, request: SessionRequest) -> str:
-        """Take secrets and agents for a build that comes within ten minutes; they are nowhere but in memory."""
-        id = secrets.token_hex(16)
-        self._sessions[id] = request
-        asyncio.get_running_loop().call_later(_SESSION_S, self._sessions.pop, id, None)
-        return id
-
-    def take_session(self, id: str) -> SessionRequest:
-        """Hand over what `open_session` took, once. Raises InvalidArgument."""
-        found = self._sessions.pop(id, None) if id else SessionRequest()
-        if found is None:
-            raise InvalidArgument("no such build session: it was used already, or is too old")
-        return found
 
     async def _context(self, request: BuildRequest, content: AsyncIterator[bytes], options: Options) -> Context:
         folder = self._folder / "work" / f"context-{secrets.token_hex(8)}"
@@ -165,6 +152,8 @@ def _options(request: BuildRequest, given: SessionRequest, allowed: frozenset[st
         target=request.target,
         no_cache=request.no_cache,
         squash=request.squash,
+        inline_cache=arguments.get("BUILDKIT_INLINE_CACHE", "").lower() in ("1", "true")
+        or any(parse_export(text).type == "inline" for text in request.cache_to),
         platform=parse_platform(request.platform) if request.platform else None,
         allowed=allowed,
         no_cache_filter=tuple(name.lower() for name in request.no_cache_filter),

@@ -83,6 +83,8 @@ class ImageConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     config: ExecConfig | None = None
     rootfs: RootFS
     history: tuple[History, ...] | None = None
+    build_cache: str = msgspec.field(name="moby.buildkit.cache.v0", default="")
+    """Records of a build cache, in base64, as BuildKit puts them there when asked for an inline cache."""
 
     @property
     def platform(self) -> Platform:

@@ -48,6 +48,7 @@ def derive(
         author=author,
         comment=comment,
         docker_version="",
+        build_cache="",
         config=config,
         rootfs=RootFS(diff_ids=(*base.diff_ids, *added)),
         history=(*(base.history or ()), step),

@@ -9,6 +9,7 @@ from typing import Final
 import msgspec
 
 from scow.oci.descriptor import Descriptor
+from scow.oci.digest import Digest, algorithm, encoded
 from scow.oci.reference import InvalidReference, Reference, parse_reference
 
 INDEX: Final = "index.json"
@@ -47,3 +48,8 @@ def name_of(descriptor: Descriptor) -> Reference | None:
 def name_annotations(name: Reference) -> dict[str, str]:
     """What tells `name_of`, and containerd, that an index's entry is called so."""
     return {FULL_NAME: str(name), REF_NAME: name.tag or ""}
+
+
+def blob_path(digest: Digest) -> str:
+    """Where a layout has the blob of a digest."""
+    return f"blobs/{algorithm(digest)}/{encoded(digest)}"

@@ -7,7 +7,7 @@ pulled goes out as the very bytes that came in; any other gets a manifest that d
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -86,6 +86,31 @@ async def push(
     reference = reference.with_default_tag()
     results = await _push_tags([(reference, image)], registries, store, emit, credentials, platform)
     return results[0]
+
+
+async def push_artifact(
+    reference: Reference,
+    diff_ids: Sequence[DiffID],
+    config_of: Callable[[Mapping[DiffID, Descriptor]], bytes],
+    config_type: str,
+    *,
+    registries: Registries,
+    store: Store,
+    emit: Emit,
+    credentials: Credentials | None = None,
+) -> Digest:
+    """Push layers with a config that is no image's; `config_of` makes it of the blobs that stand for the layers.
+
+    Raises what `push` raises.
+    """
+    reference = reference.with_default_tag()
+
+    async def push_with(client: RegistryClient) -> Digest:
+        run = _Push(reference.repository(), client, registries, store, emit)
+        return await run.artifact(reference.tag or "", diff_ids, config_of, config_type)
+
+    async with store.leases.hold():
+        return await registries.try_endpoints(reference, credentials, push_with, actions=("pull", "push"))
 
 
 async def push_all_tags(
@@ -189,6 +214,22 @@ class _Push:
         await self._client.put_manifest(tag, data, media_type)
         await self._remember(image, digest, data)
         return self._told(tag, digest, len(data))
+
+    async def artifact(
+        self,
+        tag: str,
+        diff_ids: Sequence[DiffID],
+        config_of: Callable[[Mapping[DiffID, Descriptor]], bytes],
+        config_type: str,
+    ) -> Digest:
+        """Push layers under a config and tag, as an OCI manifest."""
+        blobs = dict(zip(diff_ids, await together(*map(self._any_layer, diff_ids)), strict=True))
+        data = config_of(blobs)
+        config = Descriptor(media_type=config_type, digest=await self._store.content.put(data), size=len(data))
+        await self._config(config)
+        document = artifact_manifest(config, tuple(blobs.values()))
+        await self._client.put_manifest(tag, document, media_types.OCI_MANIFEST)
+        return sha256(document)
 
     def _told(self, tag: str, digest: Digest, size: int) -> PushResult:
         result = PushResult(tag, digest, size)
@@ -367,6 +408,18 @@ def _preference(blob: Descriptor, wanted: media_types.Compression) -> tuple[bool
 def _stays_away(descriptor: Descriptor) -> bool:
     """Whether a layer is not for distribution: its manifest says where to get it. image-spec layer.md."""
     return media_types.is_foreign(descriptor.media_type) and bool(descriptor.urls)
+
+
+def artifact_manifest(config: Descriptor, layers: Sequence[Descriptor]) -> bytes:
+    """An OCI manifest of what is no image. image-spec manifest.md."""
+    return msgspec.json.encode(
+        {
+            "schemaVersion": 2,
+            "mediaType": media_types.OCI_MANIFEST,
+            "config": config,
+            "layers": [Descriptor(media_type=each.media_type, digest=each.digest, size=each.size) for each in layers],
+        }
+    )
 
 
 def build_manifest(config: Descriptor, layers: Sequence[Descriptor]) -> tuple[bytes, str]:

@@ -8,7 +8,7 @@ The same images give the same bytes.
 
 import json
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -31,6 +31,7 @@ from scow.transfer.archive_layout import (
     MANIFEST,
     REPOSITORIES,
     Entry,
+    blob_path,
     name_annotations,
 )
 from scow.transfer.restore import NotRestored, Restorer
@@ -138,9 +139,9 @@ class _Archive:
         before = self._entries.get(key)
         tags = [*((before.repo_tags if before else None) or []), *(name.familiar for name in names)]
         self._entries[key] = Entry(
-            config=_path(config.digest),
+            config=blob_path(config.digest),
             repo_tags=list(dict.fromkeys(tags)) or None,
-            layers=[_path(layer.digest) for layer in layers],
+            layers=[blob_path(layer.digest) for layer in layers],
             layer_sources={
                 diff_id: Descriptor(media_type=layer.media_type, digest=layer.digest, size=layer.size)
                 for diff_id, layer in zip(diff_ids, layers, strict=True)
@@ -224,21 +225,30 @@ class _Archive:
             "mediaType": media_types.OCI_INDEX,
             "manifests": [msgspec.to_builtins(each) for each in self._index],
         }
-        parts: list[Part] = [_header("blobs", 0, is_folder=True)]
-        by_path = sorted((_path(digest), blob) for digest, blob in self._blobs.items())
-        for kind in sorted({algorithm(digest) for digest in self._blobs}):
-            parts.append(_header(f"blobs/{kind}", 0, is_folder=True))
-            for path, blob in by_path:
-                if path.startswith(f"blobs/{kind}/"):
-                    _add(parts, path, blob)
-        _add(parts, INDEX, json.dumps(index, separators=(",", ":")).encode())
-        _add(parts, MANIFEST, _encode_entries(list(self._entries.values())))
-        _add(parts, LAYOUT, LAYOUT_DATA)
+        files = [
+            (INDEX, json.dumps(index, separators=(",", ":")).encode()),
+            (MANIFEST, _encode_entries(list(self._entries.values()))),
+            (LAYOUT, LAYOUT_DATA),
+        ]
         if self._repositories:
-            _add(parts, REPOSITORIES, json.dumps(self._repositories, separators=(",", ":")).encode())
-        end = 2 * _BLOCK
-        parts.append(bytes(end + -(size_of(parts) + end) % _RECORD))
-        return parts
+            files.append((REPOSITORIES, json.dumps(self._repositories, separators=(",", ":")).encode()))
+        return layout(self._blobs, files)
+
+
+def layout(blobs: Mapping[Digest, bytes | tuple[Path, int]], files: Sequence[tuple[str, bytes]]) -> list[Part]:
+    """An OCI layout's archive: its blobs in the order of their names, then the files that describe them."""
+    parts: list[Part] = [_header("blobs", 0, is_folder=True)]
+    by_path = sorted((blob_path(digest), blob) for digest, blob in blobs.items())
+    for kind in sorted({algorithm(digest) for digest in blobs}):
+        parts.append(_header(f"blobs/{kind}", 0, is_folder=True))
+        for path, blob in by_path:
+            if path.startswith(f"blobs/{kind}/"):
+                _add(parts, path, blob)
+    for name, data in files:
+        _add(parts, name, data)
+    end = 2 * _BLOCK
+    parts.append(bytes(end + -(size_of(parts) + end) % _RECORD))
+    return parts
 
 
 def _encode_entries(entries: Sequence[Entry]) -> bytes:
@@ -249,10 +259,6 @@ def _encode_entries(entries: Sequence[Entry]) -> bytes:
         document.setdefault("Layers", None)
         documents.append(document)
     return json.dumps(documents, separators=(",", ":")).encode()
-
-
-def _path(digest: Digest) -> str:
-    return f"blobs/{algorithm(digest)}/{encoded(digest)}"
 
 
 def _manifest(config: Descriptor, layers: Sequence[Descriptor]) -> bytes:

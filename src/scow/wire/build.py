@@ -17,6 +17,8 @@ class BuildRequest(msgspec.Struct, frozen=True, kw_only=True):
     quiet: bool = False
     no_cache: bool = False
     cache_from: tuple[str, ...] = ()
+    cache_to: tuple[str, ...] = ()  # Scow's own parameter, as are those below
+    contexts: dict[str, str] | None = None  # named contexts
     pull: bool = False
     remove: bool = True
     force_remove: bool = False

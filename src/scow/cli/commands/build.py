@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 
+from scow.cli.build_inputs import GIT, CacheTarget, fields_of, open_session, send_caches, send_contexts
 from scow.cli.build_view import BuildView
 from scow.cli.command import Command
 from scow.cli.commands.prune import confirm
@@ -30,11 +30,6 @@ if TYPE_CHECKING:
     from scow.cli.http import Response
     from scow.cli.session import Session
 
-GIT = re.compile(
-    r"(?:git|ssh)://|github\.com/|https?://[^?#]*\.git(?:[?#].*)?$"
-    r"|[A-Za-z0-9_][A-Za-z0-9._-]*@(?:[A-Za-z0-9][A-Za-z0-9.-]*|\[[0-9a-fA-F:]+\]):"
-)
-KNOWN_HOSTS = ("~/.ssh/known_hosts", "~/.ssh/known_hosts2", "/etc/ssh/ssh_known_hosts")
 OUTPUT_TYPES = ("image", "docker", "oci", "local", "tar", "registry")
 PROGRESS = ("auto", "plain", "quiet", "rawjson", "tty")
 PIECE = 1 << 20
@@ -60,8 +55,15 @@ def build(session: Session, options: Options) -> None:
         packed = pack_folder(place, options.text("file"), text)
     if packed.dockerfile or options.text("file") not in ("", "-"):
         query.append(f"dockerfile={quote(packed.dockerfile or options.text('file'))}")
-    if given := _session(session, options):
+    if given := open_session(session, options):
         query.append(f"session={quote(given)}")
+    if contexts := send_contexts(session, options.texts("build-context")):
+        query.append(f"buildcontexts={quote(dumps(contexts))}")
+    if sources := send_caches(session, options.texts("cache-from")):
+        query.append(f"cachefrom={quote(dumps(sources))}")
+    cache_targets = [CacheTarget(text) for text in options.texts("cache-to")]
+    if cache_targets:
+        query.append(f"cacheto={quote(dumps([target.spec for target in cache_targets]))}")
     if options.flag("compress"):
         packed = Packed(_compressed(packed.pieces), packed.dockerfile)
     headers = {"Content-Type": "application/x-tar"}
@@ -76,6 +78,8 @@ def build(session: Session, options: Options) -> None:
         return
     id = _show(session, response.messages(), quiet, options.text("progress"))
     session.engine.done(response)
+    for target in cache_targets:
+        target.fetch(session)
     if options.text("iidfile"):
         _write(options.text("iidfile"), id.encode())
     if options.text("metadata-file"):
@@ -136,8 +140,6 @@ def _query(session: Session, options: Options, quiet: bool) -> list[str]:
         words.append(f"buildargs={quote(dumps(arguments))}")
     if labels := dict(text.partition("=")[::2] for text in options.texts("label")):
         words.append(f"labels={quote(dumps(labels))}")
-    if options.texts("cache-from"):
-        words.append(f"cachefrom={quote(dumps(options.texts('cache-from')))}")
     if ulimits := [_ulimit(text) for text in options.texts("ulimit")]:
         words.append(f"ulimits={quote(dumps(ulimits))}")
     return words
@@ -155,69 +157,6 @@ def _ulimit(text: str) -> dict[str, object]:
         return {"Name": name, "Soft": int(soft), "Hard": int(hard or soft)}
     except ValueError:
         raise CliError(f"invalid ulimit argument: {text}") from None
-
-
-def _session(session: Session, options: Options) -> str:
-    """Hand secrets and agents to the engine, apart from the context; what names them for the build."""
-    forwarded = options.texts("ssh")
-    if not forwarded and _by_ssh(options.args[0]) and session.environment.get("SSH_AUTH_SOCK"):
-        forwarded = ["default"]
-    if not options.texts("secret") and not forwarded and not _by_ssh(options.args[0]):
-        return ""
-    from base64 import b64encode
-
-    secrets: dict[str, str] = {}
-    for text in options.texts("secret"):
-        fields = _fields(text)
-        name = fields.get("id") or ""
-        if not name:
-            raise CliError(f"invalid secret {text!r}: it needs an id")
-        if variable := fields.get("env") or ("" if fields.get("src") or fields.get("source") else name):
-            value = session.environment.get(variable)
-            data = None if value is None else value.encode("utf-8", "surrogateescape")
-        else:
-            data = None
-        if data is None:
-            data = _read(fields.get("src") or fields.get("source") or name)
-        secrets[name] = b64encode(data).decode()
-    agents: dict[str, str] = {}
-    for text in forwarded:
-        name, _, path = text.partition("=")
-        path = path or session.environment.get("SSH_AUTH_SOCK", "")
-        if not path:
-            raise CliError(f"invalid empty ssh agent socket for {name}: make sure SSH_AUTH_SOCK is set")
-        agents[name] = os.path.abspath(path)
-    body = {"Secrets": secrets, "Agents": agents, "KnownHosts": _known_hosts()}
-    return str(session.engine.post("/scow/build/sessions", body=body)["ID"])
-
-
-def _by_ssh(place: str) -> bool:
-    """Whether a context is a repository that is reached by SSH."""
-    return GIT.match(place) is not None and not place.startswith(("git://", "github.com/", "http://", "https://"))
-
-
-def _known_hosts() -> str:
-    """The SSH host keys that the user trusts."""
-    found = []
-    for path in KNOWN_HOSTS:
-        try:
-            with open(os.path.expanduser(path), encoding="utf-8", errors="replace") as file:
-                found.append(file.read())
-        except OSError:
-            continue
-    return "\n".join(found)
-
-
-def _fields(text: str) -> dict[str, str]:
-    return dict(field.strip().partition("=")[::2] for field in text.split(","))
-
-
-def _read(path: str) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            return file.read()
-    except OSError as error:
-        raise CliError(f"could not read {path}: {(error.strerror or str(error)).lower()}") from None
 
 
 def _write(path: str, data: bytes) -> None:
@@ -286,7 +225,7 @@ def _show_findings(session: Session, response: Response) -> None:
 
 
 def _parse_output(text: str) -> dict[str, str]:
-    fields = _fields(text)
+    fields = fields_of(text)
     if "type" not in fields and "=" not in text:
         fields = {"type": "tar", "dest": "-"} if text == "-" else {"type": "local", "dest": text}
     kind = fields.get("type", "")
@@ -386,7 +325,19 @@ COMMANDS = {
                 'Allow extra privileged entitlement (e.g., "network.host", "security.insecure")',
             ),
             Flag("build-arg", "", "list", "Set build-time variables"),
-            Flag("cache-from", "", "strings", "Images to consider as cache sources"),
+            Flag("build-context", "", "list", 'Additional build contexts (e.g., "name=path")'),
+            Flag(
+                "cache-from",
+                "",
+                "list",
+                'External cache sources (e.g., "user/app:cache", "type=local,src=path/to/dir")',
+            ),
+            Flag(
+                "cache-to",
+                "",
+                "list",
+                'Cache export destinations (e.g., "type=registry,ref=user/app:cache", "type=local,dest=path/to/dir")',
+            ),
             Flag("cgroup-parent", "", "string", 'Set the parent cgroup for the "RUN" instructions during build'),
             Flag("check", "", "bool", "Check the Dockerfile, and build nothing"),
             Flag("compress", "", "bool", "Compress the build context using gzip"),
