@@ -1,12 +1,14 @@
 """The three files of a container that say who it is and whom it asks: /etc/hosts, /etc/hostname, /etc/resolv.conf."""
 
 import asyncio
+import ipaddress
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 from scow.engine.config import EngineConfig
 from scow.engine.container import Container, ContainerTable
+from scow.network.dns.forwarding import Upstream
 from scow.network.files import (
     FALLBACK_IPV4,
     Resolver,
@@ -72,11 +74,20 @@ async def write_network_files(
     return {destination: container.folder / name for destination, name in FILES.items()}
 
 
-def upstreams(container: Container | None, config: EngineConfig) -> tuple[str, ...]:
+def upstreams(container: Container | None, config: EngineConfig) -> tuple[Upstream, ...]:
     """The servers that a container's questions go to which no network of its own answers: its own, or the machine's."""
     asked = (container.record.host_config.dns if container is not None else None) or config.dns
-    # Asked from the machine's side, so that a resolver on its loopback is fine.
-    return tuple(asked) or _machine_resolver(True).nameservers or FALLBACK_IPV4
+    if asked:
+        return tuple(map(Upstream, asked))
+    found = _machine_resolver(True).nameservers or FALLBACK_IPV4
+    return tuple(Upstream(address, here=_is_loopback(address)) for address in found)
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address.partition("%")[0]).is_loopback
+    except ValueError:
+        return False
 
 
 def _read(path: Path) -> str:

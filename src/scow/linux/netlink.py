@@ -24,6 +24,8 @@ NETLINK_NETFILTER: Final = 12
 
 _NLMSG_ERROR: Final = 2
 _NLMSG_DONE: Final = 3
+_BATCH_BEGIN: Final = 16  # NFNL_MSG_BATCH_BEGIN
+_BATCH_END: Final = 17
 _NLM_F_CAPPED: Final = 0x100
 _NLM_F_ACK_TLVS: Final = 0x200
 _NLM_F_DUMP_INTR: Final = 0x10
@@ -113,21 +115,44 @@ class Netlink:
         with self._lock:
             first = self._sequence + 1
             self._sequence += len(messages)
-            parts = []
-            for number, message in enumerate(messages, first):
-                flags = message.flags | NLM_F_REQUEST | NLM_F_ACK
-                length = 16 + len(message.body)
-                parts.append(_HEADER.pack(length, message.kind, flags, number, 0) + message.body + bytes(-length % 4))
+            self._socket.send(b"".join(_packed(message, NLM_F_ACK, n) for n, message in enumerate(messages, first)))
+            return self._answers(first, len(messages))
+
+    def transact(self, subsystem: int, messages: Sequence[Message]) -> None:
+        """Send requests to a subsystem of netfilter as one transaction: all take effect, or none (nfnetlink.h).
+
+        Raises OSError with the first failure.
+        """
+        frame = struct.pack(">BBH", 0, 0, subsystem)
+        with self._lock:
+            begin, first = self._sequence + 1, self._sequence + 2
+            self._sequence += len(messages) + 2
+            # Not every kernel acknowledges the two that enclose the others; one that can't begin answers the first.
+            parts = [
+                _packed(Message(_BATCH_BEGIN, 0, frame), 0, begin),
+                *(_packed(message, NLM_F_ACK, number) for number, message in enumerate(messages, first)),
+                _packed(Message(_BATCH_END, 0, frame), 0, self._sequence),
+            ]
             self._socket.send(b"".join(parts))
-            results: list[OSError | None] = [None] * len(messages)
-            waiting = len(messages)
-            while waiting:
-                for kind, flags, number, payload in _split(self._socket.recv(65536)):
-                    if kind != _NLMSG_ERROR or number < first:
-                        continue
-                    results[number - first] = _failure(flags, payload)
+            for failure in self._answers(first, len(messages), begin=begin):
+                if failure is not None:
+                    raise failure
+
+    def _answers(self, first: int, count: int, *, begin: int = 0) -> list[OSError | None]:
+        """Await the acknowledgement of `count` requests from number `first` on. Raises OSError for one to `begin`."""
+        results: list[OSError | None] = [None] * count
+        waiting = count
+        while waiting:
+            for kind, flags, number, payload in _split(self._socket.recv(65536)):
+                if kind != _NLMSG_ERROR:
+                    continue
+                failure = _failure(flags, payload)
+                if begin and number == begin and failure is not None:
+                    raise failure
+                if first <= number < first + count:
+                    results[number - first] = failure
                     waiting -= 1
-            return results
+        return results
 
     def dump(self, message: Message) -> list[tuple[int, bytes]]:
         """Return (type, body) of every object that a dump request lists; repeats a dump that a change interrupted."""
@@ -158,6 +183,12 @@ class Netlink:
                         raise failure
                     return complete, found
                 found.append((kind, payload))
+
+
+def _packed(message: Message, flags: int, number: int) -> bytes:
+    length = 16 + len(message.body)
+    head = _HEADER.pack(length, message.kind, message.flags | NLM_F_REQUEST | flags, number, 0)
+    return head + message.body + bytes(-length % 4)
 
 
 def _split(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:

@@ -7,8 +7,7 @@ in one transaction, whatever was there before; `publish` and `unpublish` change 
 
 What the rules say: to a container's bridge goes what belongs to a connection it began, what a published port led
 there, and what comes from the same bridge (unless inter-container traffic is off); nothing goes in or out of an
-internal network, which reaches nothing of the machine either, but for its DNS server. Each network's containers reach
-only their own server, and nobody else does.
+internal network, which reaches nothing of the machine either.
 An accept here can't overrule a drop in another table: `obstacles` names those.
 """
 
@@ -16,7 +15,7 @@ import asyncio
 import ipaddress
 import json
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from scow.linux.nftables import Nftables, NftablesCrashed, NftablesFailed
@@ -207,9 +206,6 @@ def additions(network: Network) -> list[str]:
         "internal": [_quoted(network)] if network.internal else [],
         "within": [_pair(network)] if network.inter_container else [],
     }
-    for version in (4, 6):
-        for name, show in (("dns", _led), ("asked", _asked), ("resolvers", _listening)):
-            sets[f"{name}{version}"] = list(_resolvers([network], version, show))
     found = _elements(f"{name} {{ {', '.join(members)} }}" for name, members in sets.items() if members)
     return found + [f"rule {{table}} postrouting {line.strip()}" for line in _translation(network).splitlines()]
 
@@ -224,12 +220,6 @@ table {table} {{
     map any6 {{ type inet_proto . inet_service : ipv6_addr . inet_service; }}
     map at4 {{ type inet_proto . ipv4_addr . inet_service : ipv4_addr . inet_service; }}
     map at6 {{ type inet_proto . ipv6_addr . inet_service : ipv6_addr . inet_service; }}
-    map dns4 {{ type ifname . ipv4_addr : ipv4_addr . inet_service; {_members(_resolvers(networks, 4, _led))} }}
-    map dns6 {{ type ifname . ipv6_addr : ipv6_addr . inet_service; {_members(_resolvers(networks, 6, _led))} }}
-    set asked4 {{ type ifname . ipv4_addr . inet_service; {_members(_resolvers(networks, 4, _asked))} }}
-    set asked6 {{ type ifname . ipv6_addr . inet_service; {_members(_resolvers(networks, 6, _asked))} }}
-    set resolvers4 {{ type ipv4_addr . inet_service; {_members(_resolvers(networks, 4, _listening))} }}
-    set resolvers6 {{ type ipv6_addr . inet_service; {_members(_resolvers(networks, 6, _listening))} }}
     set bridges {{ type ifname; {_members(_quoted(network) for network in networks)} }}
     set internal {{ type ifname; {_members(_quoted(network) for network in networks if network.internal)} }}
     set within {{ type ifname . ifname; {_members(_pair(network) for network in networks if network.inter_container)} }}
@@ -247,17 +237,10 @@ table {table} {{
     }}
     chain prerouting {{
         type nat hook prerouting priority dstnat; policy accept;
-        # Before what is published: port 53 may be.
-        meta l4proto {{ tcp, udp }} th dport 53 dnat ip to iifname . ip daddr map @dns4
-        meta l4proto {{ tcp, udp }} th dport 53 dnat ip6 to iifname . ip6 daddr map @dns6
         fib daddr type local jump published
     }}
     chain input {{
         type filter hook input priority filter; policy accept;
-        meta l4proto {{ tcp, udp }} iifname . ip daddr . th dport @asked4 accept
-        meta l4proto {{ tcp, udp }} iifname . ip6 daddr . th dport @asked6 accept
-        meta l4proto {{ tcp, udp }} iifname != "lo" ip daddr . th dport @resolvers4 drop
-        meta l4proto {{ tcp, udp }} iifname != "lo" ip6 daddr . th dport @resolvers6 drop
         iifname @internal ct state established,related accept
         iifname @internal meta l4proto {{ icmp, icmpv6 }} accept
         iifname @internal drop
@@ -282,27 +265,6 @@ table {table} {{
     }}
 }}
 """
-
-
-def _resolvers(
-    networks: Iterable[Network], version: int, show: Callable[[Network, addresses.Address], str]
-) -> Iterator[str]:
-    for network in networks:
-        for gateway in (addresses.parse_address(pool.gateway) for pool in network.pools if network.resolver_port):
-            if gateway.version == version:
-                yield show(network, gateway)
-
-
-def _led(network: Network, gateway: addresses.Address) -> str:
-    return f"{_quoted(network)} . {gateway} : {gateway} . {network.resolver_port}"
-
-
-def _asked(network: Network, gateway: addresses.Address) -> str:
-    return f"{_quoted(network)} . {gateway} . {network.resolver_port}"
-
-
-def _listening(network: Network, gateway: addresses.Address) -> str:
-    return f"{gateway} . {network.resolver_port}"
 
 
 def _quoted(network: Network) -> str:

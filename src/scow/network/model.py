@@ -53,10 +53,7 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Network(msgspec.Struct, frozen=True, kw_only=True):
-    """A network: `id` is 64 hex digits, `options` are docker's driver options, `bridge` is a link's name or empty.
-
-    `resolver_port` is where its DNS server listens, on the gateways' addresses.
-    """
+    """A network: `id` is 64 hex digits, `options` are docker's driver options, `bridge` is a link's name or empty."""
 
     id: str
     name: str
@@ -72,7 +69,6 @@ class Network(msgspec.Struct, frozen=True, kw_only=True):
     labels: dict[str, str] = {}
     ipam_driver: str = "default"
     ipam_options: dict[str, str] = {}
-    resolver_port: int = 0
     made_link: str = ""  # a parent that was made for the network (macvlan, ipvlan)
     config_only: bool = False  # nothing but a configuration, in `config_pools` and the options, that others take
     config_pools: tuple[Pool, ...] = ()
@@ -108,8 +104,8 @@ class Network(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def resolves(self) -> bool:
-        """Whether containers find each other by name on it: all networks with a bridge, but for the default one."""
-        return bool(self.bridge) and not self.predefined
+        """Whether containers find each other by name on it: all with addresses, but for the default bridge."""
+        return self.addressed and not self.predefined and not self.config_only
 
     @property
     def masquerade(self) -> bool:

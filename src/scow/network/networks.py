@@ -26,7 +26,7 @@ from scow.network.definitions import Settings
 from scow.network.dns.answering import Answering
 from scow.network.dns.forwarding import Forwarder
 from scow.network.dns.names import Names
-from scow.network.dns.server import Servers
+from scow.network.dns.server import ADDRESS as RESOLVER
 from scow.network.firewall import Firewall
 from scow.network.model import (
     BRIDGE,
@@ -46,6 +46,7 @@ from scow.network.model import (
 from scow.network.ports import PortTable, PortTaken, PublishingFailed
 from scow.network.reaper import Reaper, remove
 from scow.network.refusals import AlreadyConnected, NetworkInUse, NotConnected
+from scow.network.resolvers import Resolvers
 from scow.network.sandboxes import Inside, Sandboxes
 from scow.network.state import State
 from scow.network.threads import Threads
@@ -88,7 +89,7 @@ class Networks:
         self._defining = asyncio.Lock()  # networks come and go one at a time
         self._names = Names()
         self.dns = Answering(self._names, self.of_container, lambda id: self._networks.get(id), Forwarder())
-        self._servers = Servers(self.dns)
+        self._resolvers = Resolvers(self.dns, self._sandboxes, self._state, self._threads)
         self.observer: Observer = lambda action, network, container_id: None
         self._closed = False
 
@@ -109,7 +110,7 @@ class Networks:
             self._adopt(endpoint)
         for network in list(self._networks.values()):
             await self._bring_up(network)
-            await self._serve_again(network)
+        await self._resolvers.resume({id: port for id, port in sandboxes.items() if self.resolver_of(id)})
         self._firewall.watch()
         await self._firewall.install(self._networks.values(), self._endpoints.values())
         await self._drop_unrecorded()
@@ -142,7 +143,7 @@ class Networks:
         for link in spare:
             self._reaper.watch(link, _nothing)
         await self.settled()
-        await self._servers.aclose()
+        await self._resolvers.aclose()
         self._ports.close()
         await self._firewall.aclose()
         self._machine.close()
@@ -202,10 +203,6 @@ class Networks:
             network = await self._threads(lambda asked=network: definitions.with_parent(asked, is_missing))  # type: ignore[misc]  # a default
         await self._wait_for_predecessors(network)
         async with AsyncExitStack() as undo:
-            if network.resolves:
-                undo.push_async_callback(self._servers.close, network.id)
-                port = await self._servers.open(network)
-                network = msgspec.structs.replace(network, resolver_port=port)
             self._networks[network.id] = network
             self._pools[network.id] = NetworkAddresses(network.pools)
             undo.callback(self._forget_network, network.id)
@@ -233,7 +230,6 @@ class Networks:
             if any(other.config_from == network.name for other in self._networks.values()):
                 raise Forbidden(f'configuration network "{network.name}" is in use')
             self._forget_network(network.id)
-            await self._servers.close(network.id)
             await self._state.retire_network(network)
             task = asyncio.create_task(self._see_off(network), name=f"removal of network {network.name}")
             self._leaving[network.id] = (network, task)
@@ -280,12 +276,9 @@ class Networks:
         return [endpoint for endpoint in self._endpoints.values() if endpoint.network_id == network_id]
 
     def resolver_of(self, container_id: str) -> str:
-        """The address at which a container asks for names: on the first network that knows any, "" without one."""
-        for endpoint in self.of_container(container_id):
-            network = self._networks[endpoint.network_id]
-            if network.resolves:
-                return network.pools[0].gateway
-        return ""
+        """The address at which a container asks for names, "" if none of its networks knows any."""
+        known = (self._networks.get(endpoint.network_id) for endpoint in self.of_container(container_id))
+        return str(RESOLVER) if any(network is not None and network.resolves for network in known) else ""
 
     # containers
 
@@ -338,12 +331,16 @@ class Networks:
             if network.id not in self._networks:
                 raise NoSuchNetwork(ref)  # it was removed meanwhile
             self._add(endpoint)
+            undo.push_async_callback(self._close_idle_resolver, endpoint.container_id)
             undo.callback(self._drop, endpoint)
             await self._state.put_endpoint(endpoint)
             await points.at("connect.recorded")
             undo.push_async_callback(self._state.remove_endpoints, [endpoint.id])
             if network.branches:
                 await self._attach(endpoint)
+                undo.push_async_callback(
+                    self._inside, endpoint.container_id, lambda inside: parents.detach(inside, endpoint)
+                )
             elif network.bridge:
                 await self._attach(endpoint)
                 await points.at("connect.attached")
@@ -352,6 +349,8 @@ class Networks:
                 await self._firewall.publish(endpoint)
                 if endpoint.ports:
                     await self._threads(lambda: ports.forget_flows_before(endpoint))
+            if network.resolves:
+                await self._resolvers.ensure(endpoint.container_id)
             undo.pop_all()
         self.observer("connect", network, sandbox.container_id)
         return endpoint
@@ -368,6 +367,7 @@ class Networks:
         if endpoint is None:
             raise NotConnected(container_id, network)
         self._drop(endpoint)
+        await self._close_idle_resolver(container_id)
         self._ports.release(endpoint.id)
         await self._firewall.unpublish(endpoint.id)
         if endpoint.ports:
@@ -384,6 +384,11 @@ class Networks:
         heir = self._way_out(container_id)
         if endpoint.ports and heir is not None and heir.link:
             await self._inherit_ports(heir, endpoint.ports)
+
+    async def _close_idle_resolver(self, container_id: str) -> None:
+        """Stop answering a container that is on no network with names any more."""
+        if not self.resolver_of(container_id):
+            await self._resolvers.close(container_id)
 
     async def _inherit_ports(self, heir: Endpoint, published: Sequence[PublishedPort]) -> None:
         """Publish what a lost endpoint had published through the one that is the way out now, on the same ports."""
@@ -421,6 +426,7 @@ class Networks:
             network = self._networks.get(endpoint.network_id)
             if network is not None:
                 self.observer("disconnect", network, container_id)
+        await self._resolvers.close(container_id)
         if container_id in self._recorded_sandboxes:
             await self._sandboxes.release(container_id)
             self._recorded_sandboxes.discard(container_id)
@@ -480,18 +486,6 @@ class Networks:
                     raise
         if network.bridge:
             self._bridges[network.id] = await self._threads(lambda: bridges.bring_up(self._machine, network))
-
-    async def _serve_again(self, network: Network) -> None:
-        """Answer questions for names again, where that was done before this engine started."""
-        if not network.resolves:
-            return
-        try:
-            port = await self._servers.open(network, network.resolver_port)
-        except OSError as error:
-            _log.error("containers on network %s can't resolve names: %s", network.name, error)
-            return
-        if port != network.resolver_port:
-            await self._record(msgspec.structs.replace(network, resolver_port=port))
 
     async def _drop_unrecorded(self) -> None:
         """Remove links and namespaces that are ours by their names, and nobody's by the records."""

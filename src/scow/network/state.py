@@ -18,6 +18,9 @@ STEPS: Final = (
     """
     CREATE TABLE leaving (link TEXT PRIMARY KEY) WITHOUT ROWID;
     """,
+    """
+    ALTER TABLE sandboxes ADD COLUMN resolver_port INTEGER NOT NULL DEFAULT 0;
+    """,
 )
 
 
@@ -28,16 +31,16 @@ class State:
         self._db = db
         db.migrate("network", STEPS)
 
-    def load(self) -> tuple[list[Network], list[str], list[Endpoint]]:
-        """Read networks, containers with a sandbox, and endpoints. Blocks: for start-up."""
+    def load(self) -> tuple[list[Network], dict[str, int], list[Endpoint]]:
+        """Read networks, sandboxes' containers with their DNS servers' ports, endpoints. Blocks: for start-up."""
 
-        def read(connection: Connection) -> tuple[list[Network], list[str], list[Endpoint]]:
+        def read(connection: Connection) -> tuple[list[Network], dict[str, int], list[Endpoint]]:
             networks = connection.execute("SELECT data FROM networks").fetchall()
-            sandboxes = connection.execute("SELECT container_id FROM sandboxes").fetchall()
+            sandboxes = connection.execute("SELECT container_id, resolver_port FROM sandboxes").fetchall()
             endpoints = connection.execute("SELECT data FROM endpoints").fetchall()
             return (
                 [msgspec.json.decode(data, type=Network) for (data,) in networks],
-                [container_id for (container_id,) in sandboxes],
+                dict(sandboxes),
                 [msgspec.json.decode(data, type=Endpoint) for (data,) in endpoints],
             )
 
@@ -67,8 +70,8 @@ class State:
     async def remove_network(self, network_id: str) -> None:
         await self._execute("DELETE FROM networks WHERE id = ?", [(network_id,)])
 
-    async def put_sandbox(self, container_id: str) -> None:
-        await self._execute("INSERT OR REPLACE INTO sandboxes VALUES (?)", [(container_id,)])
+    async def put_sandbox(self, container_id: str, resolver_port: int = 0) -> None:
+        await self._execute("INSERT OR REPLACE INTO sandboxes VALUES (?, ?)", [(container_id, resolver_port)])
 
     async def remove_sandbox(self, container_id: str) -> None:
         await self._execute("DELETE FROM sandboxes WHERE container_id = ?", [(container_id,)])

@@ -3,11 +3,16 @@
 import json
 import os
 import secrets
+import socket
 import subprocess
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 import pytest
 
+from scow.linux import netns
+from scow.network.dns import message
 from support.daemon import Daemon, free_subnet
 
 
@@ -88,10 +93,54 @@ def test_containers_on_one_parent_reach_each_other(
     assert "already using parent interface" in refusal(
         networks, "network", "create", "-d", driver, "-o", f"parent={parent}", "again"
     )
+    assert "1 packets received" in networks.docker("exec", "one", "ping", "-c", "1", "two").stdout
+    assert "name = two.wire" in networks.docker("exec", "one", "nslookup", f"10.213.{number}.11").stdout
     networks.docker("network", "disconnect", "wire", "one")
     assert "eth0" not in networks.docker("exec", "one", "ip", "link").stdout
     networks.docker("network", "connect", "--ip", f"10.213.{number}.12", "wire", "one")
     assert "1 packets received" in networks.docker("exec", "two", "ping", "-c", "1", f"10.213.{number}.12").stdout
+
+
+@contextmanager
+def name_server(link: str, address: str) -> Iterator[None]:
+    """Answer every question by UDP with 192.0.2.7, from a place that only `link` leads to."""
+    namespace = netns.make(lambda fd: fd)
+    ip("link", "set", link, "netns", f"/proc/{os.getpid()}/fd/{namespace}")
+
+    def prepare() -> socket.socket:
+        ip("address", "add", f"{address}/24", "dev", link)
+        ip("link", "set", link, "up")
+        return socket.socket(type=socket.SOCK_DGRAM)
+
+    with netns.inside(namespace, prepare) as server:
+        os.close(namespace)  # the socket keeps it
+        server.bind((address, 53))
+        server.settimeout(0.1)
+        stopping = threading.Event()
+
+        def serve() -> None:
+            while not stopping.is_set():
+                with suppress(TimeoutError):
+                    data, client = server.recvfrom(4096)
+                    server.sendto(
+                        message.answer(message.parse_query(data), [(message.A, bytes([192, 0, 2, 7]))]), client
+                    )
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield
+        stopping.set()
+        thread.join()
+
+
+def test_a_server_for_names_is_asked_from_the_containers_place(networks: Daemon, parent: str) -> None:
+    number = free_subnet()
+    subnet = ("--subnet", f"10.213.{number}.0/24")
+    networks.docker("network", "create", "-d", "macvlan", "-o", f"parent={parent}", *subnet, "wire")
+    with name_server(f"{parent}p", f"10.213.{number}.53"):
+        # The machine has no address on this wire, so it can't ask in the container's stead.
+        asking = ("run", "--rm", "--network", "wire", "--dns", f"10.213.{number}.53", "busybox", "nslookup", "far.test")
+        assert "192.0.2.7" in networks.docker(*asking, check=False).stdout
 
 
 def test_a_vlan_is_made_and_goes_with_its_network(networks: Daemon, parent: str) -> None:

@@ -77,13 +77,9 @@ def test_names_are_known_on_shared_networks_only(engine: Daemon) -> None:
     assert reaches(engine, "web", "middle")
     assert "nameserver" in engine.docker("exec", "alone", "cat", "/etc/resolv.conf").stdout
     assert not looked_up(engine, "alone", "web")
-    # The other network's server is out of reach.
-    gateway = json.loads(engine.docker("network", "inspect", "back").stdout)[0]["IPAM"]["Config"][0]["Gateway"]
-    assert engine.docker("exec", "middle", "nc", "-w", "1", gateway, "53").returncode == 0
-    assert engine.docker("exec", "web", "nc", "-w", "1", gateway, "53", check=False).returncode != 0
 
 
-def test_an_internal_network_reaches_its_server_and_nothing_else_of_the_machine(engine: Daemon) -> None:
+def test_an_internal_network_reaches_nothing_of_the_machine(engine: Daemon) -> None:
     engine.docker("network", "create", "--internal", "in")
     run(engine, "c1", "--network", "in")
     run(engine, "c2", "--network", "in")
@@ -98,7 +94,7 @@ def test_an_internal_network_reaches_its_server_and_nothing_else_of_the_machine(
         run(engine, "c3")
         engine.docker("exec", "-d", "c3", "nc", gateway, port)
         service.settimeout(5)
-        service.accept()[0].close()  # another network's container is only kept from the server's port
+        service.accept()[0].close()  # from a network that isn't internal
 
 
 def test_joining_and_renaming_change_names_at_once(engine: Daemon) -> None:
@@ -109,8 +105,7 @@ def test_joining_and_renaming_change_names_at_once(engine: Daemon) -> None:
     engine.docker("network", "connect", "--alias", "late", "n", "web")
     engine.docker("network", "connect", "n", "asker")
     resolver = engine.docker("exec", "asker", "cat", "/etc/resolv.conf").stdout
-    gateway = json.loads(engine.docker("network", "inspect", "n").stdout)[0]["IPAM"]["Config"][0]["Gateway"]
-    assert f"nameserver {gateway}\n" in resolver
+    assert "nameserver 127.0.0.11\n" in resolver
     assert "ndots:0" in resolver
     assert looked_up(engine, "asker", "late") == {address(engine, "web", "n")}
     engine.docker("rename", "web", "other")

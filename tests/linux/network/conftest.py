@@ -46,7 +46,7 @@ class Rig:
         """Let an engine vanish as kill -9 does: descriptors close, and nothing else is done."""
         self.running = [pair for pair in self.running if pair[0] is not networks]
         await networks._sandboxes.aclose()
-        await networks._servers.aclose()
+        await networks._resolvers.aclose()
         networks._ports.close()
         await networks._firewall.aclose()
         networks._threads.close()

@@ -6,6 +6,7 @@ import signal
 import socket
 import sqlite3
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +15,7 @@ from scow.linux import links, netns, nftables_child
 from scow.linux.netlink import Netlink
 from scow.linux.nftables import Nftables, NftablesFailed
 from scow.network.addresses import AddressTaken
+from scow.network.dns import message
 from scow.network.model import Endpoint, EndpointRequest, NetworkRequest, NoSuchNetwork, Pool, Port
 from scow.network.networks import Networks
 from scow.network.ports import PublishingFailed
@@ -344,11 +346,32 @@ async def test_a_bridge_whose_removal_was_cut_short_goes_at_the_next_start(rig: 
 
 async def test_names_are_served_on_the_same_port_after_a_kill(rig: Rig) -> None:
     networks = await rig.engine()
-    made = await networks.create(NetworkRequest(name="n"))
+    await networks.create(NetworkRequest(name="n"))
+    sandbox = await networks.sandbox("c1", "n")
+    await networks.connect(sandbox, "n", EndpointRequest(names=("c1",)))
+    before = networks._state.load()[1]
     await rig.kill(networks)
     again = await rig.engine()
-    assert again.get("n") == made
-    assert made.resolver_port
+    await again.reconcile(["c1"])
+    assert before == again._state.load()[1]
+    assert before["c1"] > 0
+    assert b"c1" in await asyncio.to_thread(asked_within, again._sandboxes.path("c1"), "c1")
+    await again.release("c1")
+    await again.remove("n")
+
+
+def asked_within(sandbox: Path, name: str) -> bytes:
+    """What 127.0.0.11 answers to a question for a name in a sandbox."""
+    question = bytes.fromhex("000701000001000000000000") + message.pack_name(name) + bytes.fromhex("00010001")
+
+    def ask() -> bytes:
+        with socket.socket(type=socket.SOCK_DGRAM) as client:
+            client.settimeout(5)
+            client.connect(("127.0.0.11", 53))
+            client.send(question)
+            return client.recv(4096)
+
+    return in_sandbox(sandbox, ask)
 
 
 async def test_the_table_is_written_again_when_the_rules_process_crashes(

@@ -150,7 +150,7 @@ async def test_a_second_network_can_come_and_go_while_the_container_runs(rig: Ri
 async def test_a_udp_client_that_keeps_its_port_reaches_whoever_has_the_port_next(rig: Rig) -> None:
     networks = await rig.engine()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
-        client.settimeout(1)
+        client.settimeout(5)
         target = ""
         for name in ("c1", "c2"):
             sandbox = await networks.sandbox(name)
@@ -161,7 +161,7 @@ async def test_a_udp_client_that_keeps_its_port_reaches_whoever_has_the_port_nex
             target = f"127.0.0.1:{endpoint.ports[0].host_port}"
             server = in_sandbox(sandbox.path, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
             server.bind(("0.0.0.0", 53))
-            server.settimeout(1)
+            server.settimeout(5)
             client.sendto(name.encode(), ("127.0.0.1", endpoint.ports[0].host_port))
             assert await asyncio.to_thread(server.recv, 100) == name.encode()
             server.close()

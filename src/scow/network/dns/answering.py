@@ -5,13 +5,13 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from scow.network.dns import message
-from scow.network.dns.forwarding import Forwarder
+from scow.network.dns.forwarding import Forwarder, SocketMaker, Upstream
 from scow.network.dns.message import Query
 from scow.network.dns.names import Names
 from scow.network.model import Endpoint, Network
 
-Upstreams = Callable[[str], Sequence[str]]
-"""Tells the servers that a container's questions go to; the argument is its id, "" for the machine itself."""
+Upstreams = Callable[[str], Sequence[Upstream]]
+"""Tells the servers that a container's questions go to; the argument is its id."""
 
 _ADDRESSES: Final = (message.A, message.AAAA, message.ANY)
 
@@ -32,36 +32,32 @@ class Answering:
         self._forwarder = forwarder
         self.upstreams: Upstreams = lambda container_id: ()
 
-    def at_once(self, network_id: str, client: str, query: Query) -> bytes | None:
+    def at_once(self, container_id: str, query: Query) -> bytes | None:
         """Answer what needs nobody else; None means that `forward` has to."""
-        asker = self._asker(network_id, client)
-        if query.network_class != message.INTERNET:
-            return None if asker else message.answer(query, code=message.REFUSED)
-        if query.kind == message.PTR:
-            address = message.reverse_address(query.name)
-            name = self._names.name_of(asker, address) if address else ""
-            if name:
-                return message.answer(query, [(message.PTR, message.pack_name(name))])
-        found = self._names.find(asker, query.name) if query.name else []
-        if found:
-            # Also without an address of the wanted kind the name exists: no error, and no records (RFC 2308).
-            return message.answer(query, _records(found, query.kind))
-        if not asker:
-            return message.answer(query, code=message.REFUSED)
+        asker = self._of_container(container_id)
+        if query.network_class == message.INTERNET:
+            if query.kind == message.PTR:
+                address = message.reverse_address(query.name)
+                name = self._names.name_of(asker, address) if address else ""
+                if name:
+                    return message.answer(query, [(message.PTR, message.pack_name(name))])
+            found = self._names.find(asker, query.name) if query.name else []
+            if found:
+                # Also without an address of the wanted kind the name exists: no error, and no records (RFC 2308).
+                return message.answer(query, _records(found, query.kind))
         if not self._may_leave(asker):
             return message.answer(query, code=message.SERVER_FAILURE)
         return None
 
-    async def forward(self, network_id: str, client: str, query: Query, data: bytes, *, tcp: bool) -> bytes:
-        """Ask the servers of whoever asked."""
-        asker = self._asker(network_id, client)
-        servers = self.upstreams(asker[0].container_id) if asker else ()
-        return await self._forwarder.ask(query, data, servers, client, tcp=tcp)
+    async def forward(
+        self, container_id: str, query: Query, data: bytes, new_socket: SocketMaker, *, tcp: bool
+    ) -> bytes:
+        """Ask the container's servers, by sockets in its sandbox, or the machine's for what only that reaches."""
+        return await self._forwarder.ask(query, data, self.upstreams(container_id), container_id, new_socket, tcp=tcp)
 
-    def _asker(self, network_id: str, client: str) -> Sequence[Endpoint]:
-        """The endpoints of the container that has this address; none if nobody has it, so that nothing is told."""
-        endpoint = self._names.at(network_id, client)
-        return self._of_container(endpoint.container_id) if endpoint is not None else ()
+    def forget(self, container_id: str) -> None:
+        """Keep nothing of a container that has gone."""
+        self._forwarder.forget(container_id)
 
     def _may_leave(self, asker: Sequence[Endpoint]) -> bool:
         """Whether one of its networks leads out; else questions would be a way out of an internal one."""

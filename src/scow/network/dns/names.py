@@ -40,10 +40,6 @@ class Names:
             if self._by_address.get((known.network_id, address)) is known:
                 del self._by_address[known.network_id, address]
 
-    def at(self, network_id: str, address: str) -> Endpoint | None:
-        """Who has an address on a network."""
-        return self._by_address.get((network_id, address))
-
     def find(self, asker: Sequence[Endpoint], name: str) -> list[Endpoint]:
         """Those that `name` means for a container with these endpoints, in an order that is another each time.
 

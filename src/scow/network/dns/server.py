@@ -1,81 +1,49 @@
-"""The DNS servers themselves: sockets on each network's gateways, by UDP and TCP.
+"""A container's DNS server: sockets in its sandbox, at 127.0.0.11, by UDP and TCP.
 
-They listen on a port of their own, to which the firewall leads what containers send to port 53 of the gateway. So the
-machine's port 53 stays free for whoever wants it, a published one among them. The port is kept with the network: a
-client that keeps its socket for ever (nginx) is known to the kernel's connection tracking, which goes on leading it
-there after the engine was restarted.
+They listen on a port of their own, to which a rule in the sandbox leads what is sent to port 53: so port 53 stays free
+for whatever runs in the container. The port is kept with the sandbox: a program that keeps its socket for ever (nginx)
+is known to the kernel's connection tracking, which goes on leading it there after the engine was restarted.
 """
 
 import asyncio
 import errno
-import logging
+import ipaddress
 import socket
 from collections.abc import Coroutine
 from typing import Any, Final, cast
 
 from scow.network.dns import message
 from scow.network.dns.answering import Answering
-from scow.network.model import Network
+from scow.network.dns.forwarding import SocketMaker
 
-_log = logging.getLogger(__name__)
-_IP_FREEBIND: Final = 15  # linux/in.h
-_IPV6_FREEBIND: Final = 78  # linux/in6.h
+ADDRESS: Final = ipaddress.IPv4Address("127.0.0.11")
+"""Where containers ask, as in docker."""
+
 _TCP_PATIENCE_S: Final = 10.0
 _MAX_CONNECTIONS: Final = 64
-_MAX_TASKS: Final = 1024
+_MAX_TASKS: Final = 256
 _ATTEMPTS: Final = 16
 
 
-class Servers:
-    """The servers of all networks that resolve names. Owned by the event loop."""
+class Server:
+    """One container's: its sockets, and what is being answered. Owned by the event loop."""
 
-    def __init__(self, answering: Answering) -> None:
+    def __init__(self, container_id: str, answering: Answering, new_socket: SocketMaker) -> None:
+        """`new_socket` makes sockets for questions to servers that the container asks."""
+        self._container_id = container_id
         self._answering = answering
-        self._servers: dict[str, _Server] = {}
-
-    async def open(self, network: Network, port: int = 0) -> int:
-        """Serve a network on all its gateways, on `port` if that is free; returns the port. Raises OSError."""
-        server = _Server(network.id, self._answering)
-        try:
-            found = await server.listen([pool.gateway for pool in network.pools], port)
-        except BaseException:
-            await server.aclose()
-            raise
-        self._servers[network.id] = server
-        return found
-
-    async def close(self, network_id: str) -> None:
-        """Stop serving a network; one that isn't served is fine."""
-        server = self._servers.pop(network_id, None)
-        if server is not None:
-            await server.aclose()
-
-    async def aclose(self) -> None:
-        """Stop serving all."""
-        for network_id in list(self._servers):
-            await self.close(network_id)
-
-
-class _Server:
-    """One network's: its sockets, and what is being answered."""
-
-    def __init__(self, network_id: str, answering: Answering) -> None:
-        self._network_id = network_id
-        self._answering = answering
+        self._new_socket = new_socket
         self._transports: list[asyncio.DatagramTransport] = []
         self._listeners: list[asyncio.Server] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._connections = 0
 
-    async def listen(self, addresses: list[str], port: int) -> int:
-        pairs = _bind_all(addresses, port)
-        port = int(pairs[0][0].getsockname()[1])
+    async def listen(self, datagrams: socket.socket, stream: socket.socket) -> None:
+        """Serve these sockets, which are the server's own from now on."""
         loop = asyncio.get_running_loop()
-        for datagrams, stream in pairs:
-            transport, _ = await loop.create_datagram_endpoint(lambda: _Datagrams(self), sock=datagrams)
-            self._transports.append(transport)
-            self._listeners.append(await asyncio.start_server(self._serve_stream, sock=stream, limit=65536))
-        return port
+        transport, _ = await loop.create_datagram_endpoint(lambda: _Datagrams(self), sock=datagrams)
+        self._transports.append(transport)
+        self._listeners.append(await asyncio.start_server(self._serve_stream, sock=stream, limit=65536))
 
     def datagram(self, transport: asyncio.DatagramTransport, data: bytes, peer: tuple[Any, ...]) -> None:
         try:
@@ -84,10 +52,9 @@ class _Server:
             if failure.reply:
                 transport.sendto(failure.reply, peer)
             return
-        client = str(peer[0]).partition("%")[0]
-        reply = self._answering.at_once(self._network_id, client, query)
+        reply = self._answering.at_once(self._container_id, query)
         if reply is None:
-            self._start(self._forward_datagram(transport, query, data, peer, client))
+            self._start(self._forward_datagram(transport, query, data, peer))
         else:
             transport.sendto(_fitting(query, reply), peer)
 
@@ -97,9 +64,8 @@ class _Server:
         query: message.Query,
         data: bytes,
         peer: tuple[Any, ...],
-        client: str,
     ) -> None:
-        reply = await self._answering.forward(self._network_id, client, query, data, tcp=False)
+        reply = await self._answering.forward(self._container_id, query, data, self._new_socket, tcp=False)
         if not transport.is_closing():
             transport.sendto(_fitting(query, reply), peer)
 
@@ -121,7 +87,6 @@ class _Server:
             writer.close()
 
     async def _answer_stream(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        client = str(writer.get_extra_info("peername")[0]).partition("%")[0]
         while True:
             async with asyncio.timeout(_TCP_PATIENCE_S):
                 length = int.from_bytes(await reader.readexactly(2), "big")
@@ -133,9 +98,9 @@ class _Server:
                 if not reply:
                     return
             else:
-                reply = self._answering.at_once(self._network_id, client, query)
+                reply = self._answering.at_once(self._container_id, query)
                 if reply is None:
-                    reply = await self._answering.forward(self._network_id, client, query, data, tcp=True)
+                    reply = await self._answering.forward(self._container_id, query, data, self._new_socket, tcp=True)
             async with asyncio.timeout(_TCP_PATIENCE_S):
                 writer.write(len(reply).to_bytes(2, "big") + reply)
                 await writer.drain()
@@ -149,6 +114,7 @@ class _Server:
         task.add_done_callback(self._tasks.discard)
 
     async def aclose(self) -> None:
+        """Stop serving, and let go of the sandbox. Idempotent."""
         for transport in self._transports:
             transport.close()
         for listener in self._listeners:
@@ -156,11 +122,11 @@ class _Server:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await asyncio.sleep(0)  # in the loop's next turn transports close their sockets: then the port is free
+        await asyncio.sleep(0)  # in the loop's next turn transports close their sockets, which hold the sandbox
 
 
 class _Datagrams(asyncio.DatagramProtocol):
-    def __init__(self, server: _Server) -> None:
+    def __init__(self, server: Server) -> None:
         self._server = server
         self._transport: asyncio.DatagramTransport | None = None
 
@@ -178,42 +144,21 @@ def _fitting(query: message.Query, reply: bytes) -> bytes:
     return reply if len(reply) <= query.size else message.truncated(reply, query)
 
 
-def _bind_all(addresses: list[str], port: int) -> list[tuple[socket.socket, socket.socket]]:
-    """Bind UDP and TCP sockets to all addresses, all on one port: `port` if it is free everywhere. Raises OSError."""
+def bind(port: int, address: str = str(ADDRESS)) -> tuple[socket.socket, socket.socket]:
+    """Bind UDP and TCP sockets to one port in the calling thread's namespace, `port` if it is free. Raises OSError."""
     for wanted in (port, *[0] * _ATTEMPTS):
-        bound: list[tuple[socket.socket, socket.socket]] = []
+        datagrams = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+        stream = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
         try:
-            for address in addresses:
-                bound.append(_bind(address, wanted))
-                wanted = bound[0][0].getsockname()[1]
+            stream.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            datagrams.bind((address, wanted))
+            stream.bind((address, datagrams.getsockname()[1]))
+            stream.listen(_MAX_CONNECTIONS)
         except OSError as error:
-            for pair in bound:
-                for each in pair:
-                    each.close()
+            datagrams.close()
+            stream.close()
             if error.errno != errno.EADDRINUSE:
                 raise
         else:
-            return bound
-    raise OSError(errno.EADDRINUSE, f"no port is free for the DNS server at {', '.join(addresses)}")
-
-
-def _bind(address: str, port: int) -> tuple[socket.socket, socket.socket]:
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    datagrams = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
-    stream = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
-    try:
-        for each in (datagrams, stream):
-            # The address may not be there yet, or not any more for a moment.
-            if family == socket.AF_INET6:
-                each.setsockopt(socket.IPPROTO_IPV6, _IPV6_FREEBIND, 1)
-            else:
-                each.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
-        stream.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        datagrams.bind((address, port))
-        stream.bind((address, datagrams.getsockname()[1]))
-        stream.listen(_MAX_CONNECTIONS)
-    except BaseException:
-        datagrams.close()
-        stream.close()
-        raise
-    return datagrams, stream
+            return datagrams, stream
+    raise OSError(errno.EADDRINUSE, f"no port is free for the DNS server at {address}")
