@@ -57,6 +57,8 @@ def convert(kind: type[T], raw: object) -> T:
     """Turn decoded JSON into a message of the type `kind`. Raises MalformedMessage, which names the field."""
     try:
         return msgspec.convert(_reader(cast(Any, kind))(raw), kind)
+    except _OutOfRange as error:
+        raise MalformedMessage(error.fault(kind)) from error
     except msgspec.ValidationError as error:
         raise MalformedMessage(_type_fault(kind, str(error))) from error
     except RecursionError as error:
@@ -121,9 +123,29 @@ def _go_word(word: str) -> str:
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 _Reader = Callable[[Any], Any]
+_ZERO: Final[Mapping[Any, object]] = {str: "", int: 0, bool: False}
+
+
+class _OutOfRange(Exception):
+    """A number that Go's int64 can't hold; `path` grows on the way out of the message."""
+
+    def __init__(self, value: int) -> None:
+        super().__init__(value)
+        self.value = value
+        self.path = ""
+
+    def fault(self, kind: type) -> str:
+        field = f"struct field {kind.__name__}{self.path}" if self.path else f"value of type {kind.__name__}"
+        return f"json: cannot unmarshal number {self.value} into Go {field} of type int64"
 
 
 def _same(value: Any) -> Any:
+    return value
+
+
+def _int64(value: Any) -> Any:
+    if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
+        raise _OutOfRange(value)
     return value
 
 
@@ -131,23 +153,32 @@ def _same(value: Any) -> Any:
 def _reader(kind: Any) -> _Reader:
     """Make the function that brings JSON into the shape that `kind` wants: names in case, plain nulls dropped."""
     origin = get_origin(kind)
+    if kind is int:
+        return _int64
     if origin is Annotated:
         inner, *marks = get_args(kind)
+        reader = _reader(inner)
         if any(isinstance(mark, _StringList) for mark in marks):
-            return lambda value: [value] if isinstance(value, str) else value
-        return _reader(inner)
+            return lambda value: [value] if isinstance(value, str) else reader(value)
+        return reader
     if origin in (Union, types.UnionType):
         readers = {_reader(arm) for arm in get_args(kind) if arm is not type(None)} - {_same}
         return readers.pop() if len(readers) == 1 else _same
     if origin is list:
-        item = _reader(get_args(kind)[0])
-        if item is _same:
-            return _same
-        return lambda value: [item(part) for part in value] if isinstance(value, list) else value
+        inner = get_args(kind)[0]
+        item = _reader(inner)
+        zero = _zero(inner)
+
+        def read_list(value: Any) -> Any:
+            if not isinstance(value, list):
+                return value
+            return [zero if part is None and zero is not _EMPTY else item(part) for part in value]
+
+        return read_list
     if origin is dict:
         each = _reader(get_args(kind)[1])
         nullable = _takes_null(get_args(kind)[1])
-        zero = {str: "", int: 0, bool: False}.get(get_args(kind)[1], _EMPTY)
+        zero = _zero(get_args(kind)[1])
 
         def read_map(value: Any) -> Any:
             if not isinstance(value, dict):
@@ -190,10 +221,21 @@ def _struct_reader(kind: type[msgspec.Struct]) -> _Reader:
                 if nullable:
                     result[name] = None
                 continue
-            result[name] = reader(item)
+            try:
+                result[name] = reader(item)
+            except _OutOfRange as error:
+                error.path = f".{name}{error.path}"
+                raise
         return result
 
     return read
+
+
+def _zero(hint: Any) -> object:
+    """What Go makes of a null in a list or map of these; _EMPTY where null itself is meant, or wrong."""
+    if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
+        return {}
+    return _EMPTY if _takes_null(hint) else _ZERO.get(hint, _EMPTY)
 
 
 def _takes_null(hint: Any) -> bool:

@@ -8,7 +8,7 @@ import pytest
 from scow.errors import InvalidArgument
 from scow.wire.container import ContainerConfig, ContainerSummary, CreateRequest, Port, WaitReply
 from scow.wire.exec import ExecInspect, ProcessConfig
-from scow.wire.host_config import HostConfig, Mount
+from scow.wire.host_config import HostConfig, Mount, Ulimit
 from scow.wire.message import MalformedMessage, decode, encode, to_plain
 from scow.wire.network import EndpointSettings
 from scow.wire.system import Info
@@ -139,3 +139,24 @@ def test_an_exec_that_runs_has_a_null_exit_code() -> None:
     plain = json.loads(encode(reply))
     assert plain["ExitCode"] is None
     assert plain["ProcessConfig"] == {"tty": False, "entrypoint": "sh", "arguments": []}
+
+
+def test_nulls_in_lists_are_zero_values_as_in_go() -> None:
+    request = decode(CreateRequest, b'{"Cmd":["a",null],"HostConfig":{"Dns":[null],"Ulimits":[null]}}')
+    assert request.cmd == ["a", ""]
+    assert request.host_config is not None
+    assert (request.host_config.dns, request.host_config.ulimits) == ([""], [Ulimit()])
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        (b'{"HostConfig":{"Memory":9223372036854775808}}', "struct field CreateRequest.HostConfig.Memory"),
+        (b'{"HostConfig":{"MemorySwap":-9223372036854775809}}', "struct field CreateRequest.HostConfig.MemorySwap"),
+        (b'{"StopTimeout":99999999999999999999}', "struct field CreateRequest.StopTimeout"),
+        (b'{"HostConfig":{"Ulimits":[{"Hard":9223372036854775808}]}}', "CreateRequest.HostConfig.Ulimits.Hard"),
+    ],
+)
+def test_a_number_that_go_cannot_hold_is_refused(body: bytes, field: str) -> None:
+    with pytest.raises(MalformedMessage, match=rf"cannot unmarshal number -?\d+ into Go.*{field} of type int64"):
+        decode(CreateRequest, body)
