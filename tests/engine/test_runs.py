@@ -3,6 +3,7 @@
 import os
 import re
 import socket
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -226,3 +227,23 @@ def test_a_list_names_the_image_as_long_as_the_name_means_it(engine: Daemon) -> 
     id = engine.docker("images", "-q", "busybox").stdout
     assert engine.docker("ps", "--format", "{{.Image}}").stdout == id
     assert engine.docker("inspect", "-f", "{{.Config.Image}}", "here").stdout == "moving:1\n"
+
+
+def test_a_container_can_be_told_by_its_dockerenv_which_is_no_change(engine: Daemon) -> None:
+    done = engine.docker("run", "--name", "box", "busybox", "sh", "-c", "stat -c %a,%s /.dockerenv; df / | tail -1")
+    assert done.stdout.split()[:2] == ["755,0", "overlay"]
+    assert engine.docker("diff", "box").stdout == ""
+    assert engine.docker("start", "-a", "box").returncode == 0
+
+
+def test_what_cannot_propagate_is_refused(engine: Daemon, tmp_path: Path) -> None:
+    subprocess.run(["mount", "--bind", "--make-private", str(tmp_path), str(tmp_path)], check=True)
+    try:
+        for mode, words in (("rshared", "not a shared mount"), ("slave", "not a shared or slave mount")):
+            done = engine.docker("run", "--rm", "-v", f"{tmp_path}:/b:{mode}", "busybox", "true", check=False)
+            assert f"path {tmp_path} is mounted on {tmp_path} but it is {words}" in done.stderr
+        subprocess.run(["mount", "--make-shared", str(tmp_path)], check=True)
+        shown = engine.docker("run", "--rm", "-v", f"{tmp_path}:/b:rshared", "busybox", "cat", "/proc/self/mountinfo")
+        assert re.search(r" /b rw\S* shared:", shown.stdout)
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)

@@ -15,10 +15,13 @@ MODIFIED: Final = 0
 ADDED: Final = 1
 DELETED: Final = 2
 
+IN_CONTAINER: Final = "/.dockerenv"
+"""An empty file that every container has: programs tell by it that they run in one."""
+
 # What a runtime makes to mount things on. Docker has them in a layer of its own below the container's.
 MOUNT_POINTS: Final = frozenset(
     {
-        *("/.dockerenv", "/dev", "/dev/console", "/dev/mqueue", "/dev/pts", "/dev/shm", "/proc", "/run", "/sys"),
+        *(IN_CONTAINER, "/dev", "/dev/console", "/dev/mqueue", "/dev/pts", "/dev/shm", "/proc", "/run", "/sys"),
         *(
             "/etc/hostname",
             "/etc/hosts",
@@ -83,7 +86,7 @@ def _walk(upper: str, base: str | None, folder: str) -> Iterator[tuple[str, int]
         if below is None:
             if path not in MOUNT_POINTS or (not is_directory and info.st_size):
                 yield path, ADDED
-        elif (
+        elif path != IN_CONTAINER and (
             not is_directory
             or info.st_mode != below.st_mode
             # A directory is there too when only something far beneath it changed: its own time tells.

@@ -17,6 +17,7 @@ from scow.engine.record import ContainerRecord, MountRecord
 from scow.engine.subpaths import hide_subpath, show_subpath
 from scow.engine.volumes import LOCAL, VolumeRecord, Volumes
 from scow.errors import InvalidArgument, NotFound
+from scow.linux.mount import mount_of
 from scow.oci.digest import DiffID, Digest
 from scow.runtime.bundle import BundleMount
 from scow.store.store import Store
@@ -170,6 +171,7 @@ async def _bind(mount: MountRecord) -> BundleMount:
                 f'invalid mount config for type "bind": bind source path does not exist: {mount.source}'
             )
         await asyncio.to_thread(Path(mount.source).mkdir, parents=True, exist_ok=True)
+    await asyncio.to_thread(_check_propagation, mount.source, mount.propagation)
     return BundleMount(
         source=mount.source,
         destination=mount.destination,
@@ -179,6 +181,18 @@ async def _bind(mount: MountRecord) -> BundleMount:
         recursive="bind" not in mount.options,
         read_only_below=not mount.read_only_alone,
     )
+
+
+def _check_propagation(source: str, propagation: str) -> None:
+    """Refuse what would not propagate: the mount that the source lies in has to be shared. Raises InvalidArgument."""
+    kind = propagation if propagation in ("shared", "slave") else propagation.removeprefix("r")
+    if kind not in ("shared", "slave"):
+        return
+    above = mount_of(source)
+    found = {field.partition(":")[0] for field in above.fields}
+    if "shared" not in found and (kind == "shared" or "master" not in found):
+        words = "shared" if kind == "shared" else "shared or slave"
+        raise InvalidArgument(f"path {source} is mounted on {above.target} but it is not a {words} mount")
 
 
 def mounted_images(record: ContainerRecord) -> list[Digest]:

@@ -1,6 +1,7 @@
 """Creating a container: what was asked for, completed by its image and the engine's defaults, checked and recorded."""
 
 import asyncio
+import os
 import secrets
 import shutil
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ import msgspec
 
 from scow import points
 from scow.engine import validation
+from scow.engine.changes import IN_CONTAINER
 from scow.engine.config import EngineConfig
 from scow.engine.container import Container, ContainerTable
 from scow.engine.container_mounts import ContainerMounts
@@ -104,7 +106,7 @@ class Creation:
                 await self._mounts.fill(mounts, drafts, diff_ids)
                 folder = self._table.folder(id)
                 undo.push_async_callback(asyncio.to_thread, shutil.rmtree, folder, True)
-                await asyncio.to_thread(folder.mkdir, 0o710, parents=True)
+                await asyncio.to_thread(_make_files, folder, self._store.snapshots.upper(id))
                 await points.at("create.folder")
                 container = await self._table.add(
                     ContainerRecord(
@@ -280,6 +282,11 @@ def _paths(asked: list[str] | None, default: tuple[str, ...], privileged: bool) 
     if asked is not None:
         return asked
     return None if privileged else list(default)
+
+
+def _make_files(folder: Path, upper: Path) -> None:
+    folder.mkdir(0o710, parents=True)
+    os.close(os.open(f"{upper}{IN_CONTAINER}", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o755))
 
 
 def _make_source(path: str) -> None:

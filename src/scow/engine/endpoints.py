@@ -65,6 +65,10 @@ def _sysctls(asked: EndpointSettings) -> tuple[list[tuple[str, str]], list[str]]
 
 def parse_link(text: str) -> tuple[str, str]:
     """Split `container:alias` into (alias, container); without alias the name is its own. Raises InvalidArgument."""
+    if not text:
+        raise InvalidArgument("empty string specified for links")
+    if text.count(":") > 1:
+        raise InvalidArgument(f"bad format for links: {text}")
     container, _, alias = text.partition(":")
     # `docker inspect` of old shows links as /container:/user/alias, and clients send back what they were shown.
     container, alias = container.removeprefix("/"), alias.rpartition("/")[2]

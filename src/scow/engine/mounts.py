@@ -185,7 +185,7 @@ def resolve_mounts(config: ContainerConfig, host: HostConfig, inherited: Iterabl
     for mount in host.mounts or []:
         _place(asked, parse_mount(mount))
     for path, options in (host.tmpfs or {}).items():
-        destination = _destination(path, path)
+        destination = _destination(path, path, tmpfs=True)
         _place(
             asked,
             MountRecord(
@@ -231,7 +231,9 @@ def _volume(name: str, destination: str, driver: str, mode: str, modes: frozense
     )
 
 
-def _destination(spec: str, path: str) -> str:
+def _destination(spec: str, path: str, *, tmpfs: bool = False) -> str:
+    if tmpfs and not path.startswith("/"):
+        raise InvalidMount(f"invalid mount path: '{path}' mount path must be absolute")
     if not path.startswith("/"):
         kind = "bind" if spec.startswith("/") and ":" in spec else "volume"
         raise InvalidMount(

@@ -7,6 +7,7 @@ at any time, also after a crash, since each part knows from its own record what 
 import asyncio
 import contextlib
 import logging
+import posixpath
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -271,7 +272,7 @@ class Resources:
                 hostname=self._hostname(container),
                 mounts=tuple(mounts),
                 network_namespace=namespace,
-                cgroups_path=f"{self._cgroup}/{record.id}",
+                cgroups_path=f"{cgroup_parent(host.cgroup_parent) or self._cgroup}/{record.id}",
                 pid_namespace=self._joined(host.pid_mode, "pid"),
                 ipc_namespace=self._joined(host.ipc_mode, "ipc"),
                 shared_memory=self._shared_memory(container),
@@ -320,7 +321,8 @@ class Resources:
             other = self._table.get(mode.partition(":")[2])
             if other.record.host_config.ipc_mode != "shareable":
                 raise Conflict(
-                    f"cannot join IPC of container {other.id}: non-shareable IPC (hint: use IpcMode:shareable)"
+                    f"can't join IPC of container {other.id}: non-shareable IPC (hint: use IpcMode:shareable for the "
+                    "donor container)"
                 )
             return self._monitors.shared_memory(other.id)
         return None
@@ -334,7 +336,8 @@ class Resources:
         taken = {mount.destination for mount in record.mounts}
         for destination, source in files.items():
             if destination not in taken:
-                found.append(BundleMount(source=str(source), destination=destination, type="bind", rw=True))
+                rw = not record.host_config.readonly_rootfs
+                found.append(BundleMount(source=str(source), destination=destination, type="bind", rw=rw))
         return [*found, *await self.mounts.show(record)]
 
     # --- exec
@@ -365,6 +368,11 @@ class Resources:
                 console_size=(console_size[0], console_size[1]) if console_size and len(console_size) == 2 else None,
             ),
         )
+
+
+def cgroup_parent(asked: str) -> str:
+    """The group below which a container's is to be, absolute and without `..`; "" if none is asked for."""
+    return posixpath.normpath(f"/{asked}").rstrip("/") if asked.strip("/") else ""
 
 
 async def _nothing(container: Container) -> None:

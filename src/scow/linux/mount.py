@@ -319,6 +319,7 @@ class MountInfo(NamedTuple):
     fs_type: str
     source: str
     super_options: str  # of the file system: "rw,lowerdir=..."
+    fields: tuple[str, ...] = ()  # optional ones, of propagation: "shared:5", "master:3"
 
 
 def parse_mountinfo(text: bytes) -> Iterator[MountInfo]:
@@ -327,7 +328,7 @@ def parse_mountinfo(text: bytes) -> Iterator[MountInfo]:
         if not line:
             continue
         head, _, tail = line.partition(b" - ")
-        mount_id, parent_id, device, root, target, options, *_ = head.split(b" ")
+        mount_id, parent_id, device, root, target, options, *fields = head.split(b" ")
         fs_type, source, super_options = [*tail.split(b" ", 2), b"", b""][:3]
         yield MountInfo(
             int(mount_id),
@@ -339,6 +340,7 @@ def parse_mountinfo(text: bytes) -> Iterator[MountInfo]:
             os.fsdecode(fs_type),
             _unescape(source),
             os.fsdecode(super_options),
+            tuple(os.fsdecode(field) for field in fields),
         )
 
 
@@ -350,6 +352,13 @@ def mounts(beneath: StrPath | None = None) -> list[MountInfo]:
         return list(parse_mountinfo(text))
     top = os.path.realpath(beneath).rstrip("/")
     return [entry for entry in parse_mountinfo(text) if entry.target == top or entry.target.startswith(top + "/")]
+
+
+def mount_of(path: StrPath) -> MountInfo:
+    """Return the mount that `path` lies in. Raises OSError for a path that isn't there."""
+    place = os.path.realpath(path, strict=True)
+    above = [entry for entry in mounts() if place == entry.target or place.startswith(entry.target.rstrip("/") + "/")]
+    return max(reversed(above), key=lambda entry: len(entry.target))
 
 
 def is_mount_point(path: StrPath) -> bool:

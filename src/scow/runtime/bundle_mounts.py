@@ -112,7 +112,7 @@ def _tmpfs(mount: BundleMount) -> dict[str, Any]:
         elif not option:
             continue
         else:
-            raise InvalidArgument(f"invalid tmpfs option {option!r}")
+            raise InvalidArgument(f'invalid tmpfs option ["{option}"]')
         options.pop(about, None)
         options[about] = option
     return {"destination": mount.destination, "type": "tmpfs", "source": "tmpfs", "options": list(options.values())}

@@ -153,7 +153,7 @@ def _device(path: str) -> dict[str, int]:
     try:
         number = os.stat(path).st_rdev
     except OSError as error:
-        raise InvalidArgument(f"no such device: {path}: {(error.strerror or '').lower()}") from error
+        raise InvalidArgument(f"stat {path}: {(error.strerror or '').lower()}") from error
     return {"major": os.major(number), "minor": os.minor(number)}
 
 

@@ -372,6 +372,7 @@ def overlay(target: Path, lowers: Sequence[Path], *, upper: Path | None = None, 
     own = [] if upper is None or work is None else [("upperdir", upper), ("workdir", work)]
     with contextlib.ExitStack() as stack, mount.FsContext("overlay") as context:
         try:
+            context.set("source", "overlay")  # what `df` and `mount` show of it
             for lower in reversed(lowers):
                 context.set("lowerdir+", _short(lower, stack))
             for key, path in own:
