@@ -31,6 +31,8 @@ T = TypeVar("T")
 READ_SIZE: Final = 1 << 20
 OPEN_LIMIT: Final = 128
 """Blobs that are kept open for the next reader."""
+SWEEP_S: Final = 30.0
+"""Between two looks for open blobs that another process has removed: until they are closed they keep their space."""
 FULL: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -138,7 +140,9 @@ class FolderStage:
 class Folder:
     """Objects in the file system beneath `root`."""
 
-    def __init__(self, root: Path, threads: int = 8) -> None:
+    def __init__(self, root: Path, threads: int = 8, sweep_s: float = SWEEP_S) -> None:
+        self._sweep_s = sweep_s
+        self._sweeping: asyncio.TimerHandle | None = None
         self._blobs = root / "blobs"
         self._uploads = root / "uploads"
         self._open: OrderedDict[ObjectName, FolderObject] = OrderedDict()
@@ -210,7 +214,8 @@ class Folder:
                 raise
             return fd
 
-        return FolderStage(self, upload_id, await self.run(hold))
+        # What is there is opened in a moment; to make it may wait for the file system's journal.
+        return FolderStage(self, upload_id, await self.run(hold) if create else hold())
 
     async def staged_size(self, upload_id: str) -> int:
         try:
@@ -262,7 +267,16 @@ class Folder:
         self._open[name] = opened.acquire()
         if len(self._open) > OPEN_LIMIT:
             self._open.popitem(last=False)[1].release()
+        if self._sweeping is None:
+            self._sweeping = asyncio.get_running_loop().call_later(self._sweep_s, self._sweep)
         return opened.acquire()
+
+    def _sweep(self) -> None:
+        """Let go of what was removed meanwhile, and come again as long as anything is open."""
+        for name, found in list(self._open.items()):
+            if os.fstat(found.file.fileno()).st_nlink == 0:
+                self._open.pop(name).release()
+        self._sweeping = asyncio.get_running_loop().call_later(self._sweep_s, self._sweep) if self._open else None
 
     async def verify(self, name: ObjectName) -> bool:
         digest = object_digest(name)
@@ -330,6 +344,8 @@ class Folder:
         await self.run(unlink)
 
     async def aclose(self) -> None:
+        if self._sweeping is not None:
+            self._sweeping.cancel()
         while self._open:
             self._open.popitem()[1].release()
         await asyncio.to_thread(self._threads.shutdown)

@@ -1,0 +1,57 @@
+"""Objects in a folder that several processes share."""
+
+import asyncio
+import hashlib
+import os
+from pathlib import Path
+
+from scow.oci.digest import Digest
+from scow.registry.folder import Folder
+from scow.registry.objects import ObjectName, object_name
+
+UPLOAD = "00000000-0000-4000-8000-000000000000"
+
+
+async def store(folder: Folder, data: bytes) -> ObjectName:
+    name = object_name(Digest(f"sha256:{hashlib.sha256(data).hexdigest()}"), UPLOAD)
+    stage = await folder.open_stage(UPLOAD, create=True)
+    await stage.publish(name, [data], hashlib.sha256())
+    await stage.close()
+    await folder.discard(UPLOAD)
+    return name
+
+
+def is_open(path: Path) -> bool:
+    targets = [os.path.realpath(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")]
+    return any(target.startswith(str(path)) for target in targets)
+
+
+async def test_a_blob_that_another_process_removed_gives_its_space_back(tmp_path: Path) -> None:
+    ours, theirs = Folder(tmp_path, sweep_s=0.01), Folder(tmp_path)
+    gone, left = await store(ours, b"one"), await store(ours, b"two")
+    for name in (gone, left):
+        opened = await ours.open(name)
+        assert opened is not None
+        opened.release()
+    await theirs.remove(gone)
+    async with asyncio.timeout(10):
+        while is_open(ours.path(gone)):  # noqa: ASYNC110  # nothing else tells
+            await asyncio.sleep(0.01)
+    assert is_open(ours.path(left))
+    await ours.aclose()
+    await theirs.aclose()
+    assert not is_open(ours.path(left))
+
+
+async def test_whoever_reads_a_removed_blob_reads_it_to_its_end(tmp_path: Path) -> None:
+    ours, theirs = Folder(tmp_path, sweep_s=0.01), Folder(tmp_path)
+    name = await store(ours, b"data")
+    reader = await ours.open(name)
+    assert reader is not None
+    await theirs.remove(name)
+    await asyncio.sleep(0.1)
+    assert os.pread(reader.file.fileno(), 10, 0) == b"data"
+    reader.release()
+    assert not is_open(ours.path(name))
+    await ours.aclose()
+    await theirs.aclose()
