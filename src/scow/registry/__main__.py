@@ -34,6 +34,7 @@ from scow.registry.server import Server, listen
 from scow.registry.settings import Settings, SettingsInvalid, Tls
 from scow.registry.sqlite import SqliteMetadata
 from scow.registry.supervisor import Post, Supervisor
+from scow.registry.upstream.relay import RelayClient, RelayServer
 
 _M_ARENA_MAX: Final = -8  # malloc.h
 
@@ -191,7 +192,14 @@ async def _serve_here(
     settings: Settings, ready: Callable[[str], None], metrics: Metrics, post: Post | None = None
 ) -> int:
     listener = post.listener if post is not None else listen(settings)
-    registry = Registry.open(settings, metrics, post.failures if post is not None else None)
+    holds_cache = post is None or post.number == 0
+    registry = Registry.open(
+        settings,
+        metrics,
+        post.failures if post is not None else None,
+        RelayClient(post.relay) if post is not None and not holds_cache else None,
+    )
+    relay = RelayServer(post.relay, registry.answer_relayed) if post is not None and holds_cache else None
     buckets = post.buckets if post is not None else None
     server = Server(registry, settings, collects=post is None or post.number == 0, buckets=buckets)
     ending = asyncio.Event()
@@ -204,12 +212,16 @@ async def _serve_here(
         # One process alone can't be replaced by another: better no effect than death, which is the default.
         loop.add_signal_handler(signal.SIGHUP, log.warning, "SIGHUP reads the settings anew only with several workers")
     try:
+        if relay is not None:
+            await relay.start()
         ready(await server.start(listener))
         await ending.wait()
     finally:
         if post is not None:
             loop.remove_reader(post.lifeline)
         await server.aclose()
+        if relay is not None:
+            await relay.aclose()
         await registry.aclose()
     return 0
 

@@ -2,6 +2,7 @@
 
 import re
 import time
+from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Final
 
@@ -11,7 +12,7 @@ from scow.registry.errors import BlobUnknown, MethodUnsupported, SizeInvalid, St
 from scow.registry.metadata import LinkedBlob, Metadata
 from scow.registry.names import parse_blob_digest
 from scow.registry.objects import Objects, OpenObject
-from scow.registry.replies import Reply, Slice
+from scow.registry.replies import Flow, Reply, Slice
 
 SOON_S: Final = 3600
 """A blob whose review is due within this time is put off when somebody is told that it exists."""
@@ -45,28 +46,11 @@ class Blobs:
 
     async def _read(self, call: Call, digest: Digest) -> Reply:
         blob = await self._find(call.repository, digest)
-        etag = f'"{digest}"'
-        headers = [
-            ("Content-Type", "application/octet-stream"),
-            ("Accept-Ranges", "bytes"),
-            ("Docker-Content-Digest", digest),
-            ("ETag", etag),
-            ("Cache-Control", "max-age=31536000"),
-        ]
-        if is_unmodified(call, digest):
-            return Reply(HTTPStatus.NOT_MODIFIED, headers[2:])
-        if call.method == "HEAD":
-            return Reply(HTTPStatus.OK, headers, length=blob.size)
-        offset, count = 0, blob.size
-        status = HTTPStatus.OK
-        wanted = call.headers.get("Range")
-        if wanted is not None and call.headers.get("If-Range", etag) == etag:
-            part = parse_range(wanted, blob.size)
-            if part is not None:
-                offset, count = part
-                status = HTTPStatus.PARTIAL_CONTENT
-                headers.append(("Content-Range", f"bytes {offset}-{offset + count - 1}/{blob.size}"))
-        return Reply(status, headers, Slice(await self._open(call.repository, digest, blob), offset, count))
+
+        async def part(offset: int, count: int) -> Slice:
+            return Slice(await self._open(call.repository, digest, blob), offset, count)
+
+        return await blob_reply(call, digest, blob.size, part)
 
     async def _open(self, repository: str, digest: Digest, blob: LinkedBlob) -> OpenObject:
         source = self._objects.open_now(blob.object) or await self._objects.open(blob.object)
@@ -94,6 +78,34 @@ class Blobs:
             if not kept:
                 raise BlobUnknown(digest)
         return blob
+
+
+async def blob_reply(
+    call: Call, digest: Digest, size: int, part: Callable[[int, int], Awaitable[Slice | Flow]]
+) -> Reply:
+    """Answer GET or HEAD of a blob; `part` gives the body, from an offset so many bytes. Raises RangeOutside."""
+    etag = f'"{digest}"'
+    headers = [
+        ("Content-Type", "application/octet-stream"),
+        ("Accept-Ranges", "bytes"),
+        ("Docker-Content-Digest", digest),
+        ("ETag", etag),
+        ("Cache-Control", "max-age=31536000"),
+    ]
+    if is_unmodified(call, digest):
+        return Reply(HTTPStatus.NOT_MODIFIED, headers[2:])
+    if call.method == "HEAD":
+        return Reply(HTTPStatus.OK, headers, length=size)
+    offset, count = 0, size
+    status = HTTPStatus.OK
+    wanted = call.headers.get("Range")
+    if wanted is not None and call.headers.get("If-Range", etag) == etag:
+        found = parse_range(wanted, size)
+        if found is not None:
+            offset, count = found
+            status = HTTPStatus.PARTIAL_CONTENT
+            headers.append(("Content-Range", f"bytes {offset}-{offset + count - 1}/{size}"))
+    return Reply(status, headers, await part(offset, count))
 
 
 def parse_range(text: str, size: int) -> tuple[int, int] | None:

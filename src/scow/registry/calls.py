@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import parse_qs, quote, unquote
+from urllib.parse import parse_qs, quote, unquote, urlencode
 
 import msgspec
 from aiohttp import web
@@ -122,6 +122,19 @@ class Call:
         if not (text.isascii() and text.isdigit() and len(text) < 10):
             raise QueryInvalid(f"{name} must be a non-negative number", {name: text[:100]})
         return int(text)
+
+    def redirect(self, repository: str) -> None:
+        """Let the call be about another repository."""
+        self.route = msgspec.structs.replace(self.route, repository=repository)
+        self.repository = repository
+
+    @property
+    def target(self) -> str:
+        """Path and query of what the call is about, without `ns`, for somebody else who shall answer it."""
+        route, query = self.route, {name: values for name, values in self.query.items() if name != "ns"}
+        noun = {"manifest": "manifests", "blob": "blobs", "referrers": "referrers", "tags": "tags"}[route.kind]
+        path = f"/v2/{route.repository}/{noun}/{quoted(route.reference) if noun != 'tags' else 'list'}"
+        return f"{path}?{urlencode(query, doseq=True)}" if query else path
 
     @property
     def content_length(self) -> int | None:

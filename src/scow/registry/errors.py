@@ -226,8 +226,38 @@ class TooManyRequests(Refusal, Unavailable):
 
     code, status = "TOOMANYREQUESTS", HTTPStatus.TOO_MANY_REQUESTS
 
-    def __init__(self, wait_s: float) -> None:
-        super().__init__("too many requests", headers=(("Retry-After", str(max(math.ceil(wait_s), 1))),))
+    def __init__(self, wait_s: float, message: str = "too many requests") -> None:
+        super().__init__(message, headers=(("Retry-After", str(max(math.ceil(wait_s), 1))),))
+
+
+class UpstreamDenied(AccessDenied):
+    """The registry behind a proxy does not let us in, or says so of what it does not have."""
+
+
+class UpstreamBusy(TooManyRequests):
+    """The registry behind a proxy wants us to slow down, and there is no copy here."""
+
+    def __init__(self, upstream: str, wait_s: float) -> None:
+        super().__init__(wait_s, f"{upstream} refuses more requests at present, and there is no copy here")
+
+
+class UpstreamUnavailable(Refusal, Unavailable):
+    """The registry behind a proxy can't be asked, and there is no copy here."""
+
+    code, status = "UNAVAILABLE", HTTPStatus.SERVICE_UNAVAILABLE
+
+
+class PushRefused(Refusal, NotSupported):
+    """Somebody pushes to a namespace that belongs to another registry."""
+
+    code, status = "UNSUPPORTED", HTTPStatus.METHOD_NOT_ALLOWED
+
+    def __init__(self, repository: str, upstream: str) -> None:
+        super().__init__(
+            f"{repository} is a copy of a repository of {upstream} and takes no pushes: push there",
+            {"name": repository},
+            (("Allow", "GET, HEAD, DELETE"),),
+        )
 
 
 class StorageFull(Refusal, Unavailable):

@@ -12,7 +12,7 @@ from scow.registry.blobs import is_unmodified
 from scow.registry.calls import Call
 from scow.registry.errors import DigestInvalid, ManifestTooLarge, ManifestUnknown, MethodUnsupported, QueryInvalid
 from scow.registry.manifests import SIZE_LIMIT, read_manifest
-from scow.registry.metadata import Metadata, NewManifest, StoredManifest
+from scow.registry.metadata import Metadata, NewManifest
 from scow.registry.names import parse_reference, parse_tag
 from scow.registry.replies import Reply
 
@@ -61,7 +61,7 @@ class ManifestRequests:
             found = await self._metadata.manifest(call.repository, reference, is_digest)
         if found is None:
             raise ManifestUnknown(call.repository, reference)
-        headers = _headers(found)
+        headers = manifest_headers(found.media_type, found.digest)
         if is_unmodified(call, found.digest):
             return Reply(HTTPStatus.NOT_MODIFIED, headers[1:])
         return Reply(HTTPStatus.OK, headers, found.data)
@@ -105,9 +105,10 @@ async def _read_body(call: Call, limit: int) -> bytes:
     return bytes(data)
 
 
-def _headers(found: StoredManifest) -> tuple[tuple[str, str], ...]:
+def manifest_headers(media_type: str, digest: Digest) -> tuple[tuple[str, str], ...]:
+    """What goes with a manifest."""
     return (
-        ("Content-Type", found.media_type),
-        ("Docker-Content-Digest", found.digest),
-        ("ETag", f'"{found.digest}"'),
+        ("Content-Type", media_type),
+        ("Docker-Content-Digest", digest),
+        ("ETag", f'"{digest}"'),
     )

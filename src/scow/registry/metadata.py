@@ -33,6 +33,7 @@ class NewManifest(msgspec.Struct, frozen=True, kw_only=True):
     annotations: dict[str, str] | None
     blobs: tuple[Digest, ...]  # that the repository must have
     manifests: tuple[Digest, ...]  # that the repository must have
+    sparse: bool = False  # what it refers to may come later: another registry has it
 
 
 class Referrer(msgspec.Struct, frozen=True, kw_only=True):

@@ -25,8 +25,17 @@ COUNTERS: Final = {
     "collected_uploads": "Uploads that expired.",
     "collected_tags": "Tags that retention removed.",
     "collected_manifests": "Manifests that retention removed.",
+    "upstream_hits": "Pulls that were served from the copies of other registries' repositories.",
+    "upstream_misses": "Manifests and blobs that had to be fetched from another registry.",
+    "upstream_stale": "Tags that were served as they were because the upstream could not be asked.",
+    "upstream_requests": "Requests sent to other registries.",
+    "upstream_failures": "Requests to other registries that failed or were refused.",
+    "upstream_bytes": "Bytes of blobs fetched from other registries.",
 }
-GAUGES: Final = {"requests_in_flight": "Requests that are being answered."}
+GAUGES: Final = {
+    "requests_in_flight": "Requests that are being answered.",
+    "upstream_fetches": "Blobs that are being fetched from other registries.",
+}
 
 _ENDPOINT: Final = {name: number for number, name in enumerate(ENDPOINTS)}
 _METHOD: Final = {name: number for number, name in enumerate(METHODS)}

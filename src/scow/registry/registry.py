@@ -1,5 +1,6 @@
 """The registry without a network: storage, names, and an answer for each call."""
 
+import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final
@@ -8,10 +9,10 @@ from scow.registry.access import Access
 from scow.registry.accounts import Accounts, SqliteAccounts
 from scow.registry.audit import Audit
 from scow.registry.blobs import Blobs
-from scow.registry.calls import Call
+from scow.registry.calls import Call, Route
 from scow.registry.collector import Collector
 from scow.registry.database import Database
-from scow.registry.errors import AuthenticationRequired, MethodUnsupported, PageUnknown, ReadOnly, Refusal
+from scow.registry.errors import AuthenticationRequired, MethodUnsupported, NameUnknown, PageUnknown, ReadOnly, Refusal
 from scow.registry.folder import Folder
 from scow.registry.listings import Listings
 from scow.registry.manifest_requests import ManifestRequests
@@ -29,6 +30,10 @@ from scow.registry.sqlite import SqliteMetadata
 from scow.registry.token_requests import TokenRequests
 from scow.registry.upload_requests import UploadRequests
 from scow.registry.uploads import Uploads
+from scow.registry.upstream.cache import Cache
+from scow.registry.upstream.places import Places
+from scow.registry.upstream.relay import RelayClient
+from scow.registry.upstream.requests import UpstreamRequests
 from scow.registry.web.pages import Pages
 
 DATABASE: Final = "registry.db"
@@ -50,8 +55,12 @@ class Registry:
         settings: Settings,
         metrics: Metrics,
         failures: SharedTable | None = None,
+        relay: RelayClient | None = None,
     ) -> None:
-        """`database` is what the names are kept in, to be closed at the end; `failures` as of Passwords."""
+        """`database` is what the names are kept in, to be closed at the end; `failures` as of Passwords.
+
+        `relay` leads to the worker that fetches from other registries, if it is not this one.
+        """
         self.uploads = uploads = Uploads(objects, metadata, settings.limits.blob_size)
         upload_requests = UploadRequests(uploads, metadata)
         listings = Listings(metadata)
@@ -69,6 +78,9 @@ class Registry:
         self.collector = Collector(
             objects, metadata, uploads, Policies(settings.policies), settings.gc.upload_expiry_s, metrics
         )
+        self._places = Places(settings.proxy, settings.url)
+        self._relay = relay
+        self._cache = Cache(metadata, uploads, metrics, Path(settings.storage or os.devnull))
         self._pages = pages = Pages(metadata, objects, settings.url)
         self._endpoints: dict[str, Callable[[Call], Awaitable[Reply]]] = {
             "ping": _ping,
@@ -84,17 +96,23 @@ class Registry:
             "keys": token_requests.answer_keys,
             **{f"web-{page}": pages.answer for page in ("home", "repository", "image", "asset", "login")},
         }
+        self._upstream_requests = UpstreamRequests(self._cache, metadata, metrics, self._endpoints, relay)
 
     @classmethod
     def open(
-        cls, settings: Settings, metrics: Metrics | None = None, failures: SharedTable | None = None
+        cls,
+        settings: Settings,
+        metrics: Metrics | None = None,
+        failures: SharedTable | None = None,
+        relay: RelayClient | None = None,
     ) -> "Registry":
         """Open the folder that the settings name. Blocks: to be called at start."""
         root = Path(settings.storage)
         objects = Folder(root)
         database = Database.open(root / DATABASE, STEPS)
         metadata = SqliteMetadata(database, settings.gc.grace_s, Policies(settings.policies))
-        return cls(database, objects, metadata, SqliteAccounts(database), settings, metrics or Metrics(), failures)
+        accounts = SqliteAccounts(database)
+        return cls(database, objects, metadata, accounts, settings, metrics or Metrics(), failures, relay)
 
     async def answer(self, call: Call) -> Reply:
         """Answer a request. Raises Refusal."""
@@ -122,13 +140,38 @@ class Registry:
         route = call.route
         if not self._settings.web and route.kind.startswith("web-"):
             raise PageUnknown(route.kind)
+        ns = call.parameter("ns") if self._places and route.repository else None
+        if ns is not None:
+            route = self._called(call, ns)
         if route.kind not in OPEN:
             await self._access.admit(call)
             if self._settings.read_only and call.method not in READING:
                 raise ReadOnly
         if route.repository:
             parse_repository(route.repository)
-        return await self._endpoints[route.kind](call)
+        place = self._places.place(route.repository) if route.repository else None
+        if place is not None:
+            reply = await self._upstream_requests.answer(call, place)
+        else:
+            reply = await self._endpoints[route.kind](call)
+        if ns is not None:
+            reply.headers = (*reply.headers, ("OCI-Namespace", ns))
+        return reply
+
+    def _called(self, call: Call, ns: str) -> Route:
+        """Find what a client means that names the registry whose repository it wants, as containerd does."""
+        found = self._places.named(ns, call.route.repository, call.headers.get("Host", ""))
+        if found is None:
+            raise NameUnknown(call.route.repository)
+        call.redirect(found)
+        return call.route
+
+    async def answer_relayed(self, call: Call) -> Reply:
+        """Answer a call that another worker has admitted. Raises Refusal."""
+        place = self._places.place(parse_repository(call.route.repository))
+        if place is None:
+            raise NameUnknown(call.route.repository)
+        return await self._upstream_requests.answer(call, place)
 
     async def _show_metrics(self, call: Call) -> Reply:
         if call.method not in READING:
@@ -138,6 +181,9 @@ class Registry:
 
     async def aclose(self) -> None:
         """Close storage and names."""
+        await self._cache.aclose()
+        if self._relay is not None:
+            await self._relay.aclose()
         await self.uploads.aclose()
         await self.objects.aclose()
         await self._database.aclose()

@@ -8,7 +8,7 @@ handed to send it.
 import asyncio
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from email.utils import formatdate
 from functools import lru_cache
 from http import HTTPStatus
@@ -40,19 +40,28 @@ class Slice:
         self.count = count
 
 
+class Flow:
+    """Bytes that come from elsewhere, `count` of them, as a body. Whoever sends it closes it."""
+
+    def __init__(self, chunks: AsyncGenerator[bytes, None], count: int) -> None:
+        """`chunks` raises ConnectionError if it breaks off."""
+        self.chunks = chunks
+        self.count = count
+
+
 class Reply:
     """An answer: what goes out, independent of the server's library."""
 
     __slots__ = ("body", "headers", "length", "status")
 
     def __init__(
-        self, status: int, headers: Headers = (), body: bytes | Slice = b"", length: int | None = None
+        self, status: int, headers: Headers = (), body: bytes | Slice | Flow = b"", length: int | None = None
     ) -> None:
         """`length` overrides the body's in Content-Length: for HEAD, which has no body."""
         self.status = status
         self.headers = headers
         self.body = body
-        self.length = length if length is not None else body.count if isinstance(body, Slice) else len(body)
+        self.length = length if length is not None else len(body) if isinstance(body, bytes) else body.count
 
 
 def json_reply(status: int, document: object, headers: Headers = ()) -> Reply:
@@ -113,6 +122,10 @@ class HttpReply(web.StreamResponse):
                     transport.write(head)
                     await _send_bytes(transport, request, body)
                 return
+            if isinstance(body, Flow):
+                transport.write(head)
+                await _send_flow(transport, request, body)
+                return
             if body.count <= SMALL_SIZE and (cached := _read_cached(body)) is not None:
                 transport.write(head + cached)
                 return
@@ -125,6 +138,8 @@ class HttpReply(web.StreamResponse):
         finally:
             if isinstance(body, Slice):
                 body.source.release()
+            elif isinstance(body, Flow):
+                await body.chunks.aclose()
             self._done()
 
     def _head(self, request: web.BaseRequest) -> bytes:
@@ -152,6 +167,21 @@ async def _send_bytes(transport: asyncio.Transport, request: web.BaseRequest, bo
         for start in range(0, len(body), COPY_SIZE):
             transport.write(view[start : start + COPY_SIZE])
             await request.writer.drain()
+
+
+async def _send_flow(transport: asyncio.Transport, request: web.BaseRequest, body: Flow) -> None:
+    sent = 0
+    try:
+        async for data in body.chunks:
+            transport.write(data)
+            sent += len(data)
+            async with asyncio.timeout(SEND_TIMEOUT_S):
+                await request.writer.drain()
+        if sent != body.count:
+            raise ConnectionResetError(f"{sent} bytes came instead of {body.count}")
+    except ConnectionError:
+        transport.abort()  # the client must not take what it has for the whole
+        raise
 
 
 async def _send(transport: asyncio.Transport, request: web.BaseRequest, body: Slice) -> None:

@@ -105,6 +105,24 @@ class Policy(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return bool(self.keep_last or self.keep_days)
 
 
+class Proxy(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Table `[[proxy]]`: repositories of another registry, fetched when somebody pulls them, and kept."""
+
+    upstream: str  # URL, or a host that is reached by https; docker.io is Docker Hub
+    namespace: str = ""  # what the repositories' names begin with here; empty: the whole registry
+    ns: list[str] = []  # values of `?ns=` that mean this upstream, beside its host
+    repositories: list[str] = []  # patterns of the upstream's repositories that may be fetched; none: all
+    username: str = ""
+    password: str = ""
+    password_file: str = ""
+    password_env: str = ""  # name of an environment variable
+    verify: bool = True  # its certificate must be one that is trusted
+    certs_dir: str = "/etc/scow/certs.d"  # holds HOST[:PORT]/*.crt, *.cert and *.key
+    http_proxy: str = ""  # URL of a proxy on the way to it
+    ttl_s: float = 0.0  # a tag is served for so long before the upstream is asked again whether it has moved
+    offline: bool = False  # serve what is here and ask nobody
+
+
 class Settings(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The whole configuration."""
 
@@ -123,6 +141,7 @@ class Settings(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
     tls: Tls | None = None
     limits: Limits = Limits()
     policies: list[Policy] = []
+    proxy: list[Proxy] = []
 
     def address(self) -> tuple[str, int]:
         """Host and port to listen on. Raises SettingsInvalid."""

@@ -156,7 +156,8 @@ class SqliteMetadata:
                 digest
                 for table, digests in (("repository_blob", manifest.blobs), ("manifest", manifest.manifests))
                 for digest in digests
-                if db.execute(f"SELECT 1 FROM {table} WHERE repository = ? AND digest = ?", (owner, digest)).fetchone()
+                if not manifest.sparse
+                and db.execute(f"SELECT 1 FROM {table} WHERE repository = ? AND digest = ?", (owner, digest)).fetchone()
                 is None
             ]
             if missing:

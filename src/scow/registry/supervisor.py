@@ -19,6 +19,7 @@ from scow.registry.metrics import Metrics, shared_memory
 from scow.registry.server import listen, url_of
 from scow.registry.settings import Settings
 from scow.registry.shared import SharedTable
+from scow.registry.upstream.relay import RelaySocket
 
 READY_S: Final = 60
 FIRST_PAUSE_S: Final = 0.1
@@ -48,6 +49,7 @@ class Post:
     metrics: Metrics
     buckets: SharedTable
     failures: SharedTable
+    relay: RelaySocket
     settings: Settings
     ready: int  # to be written to once it serves
     lifeline: int  # at its end the supervisor is gone
@@ -76,6 +78,7 @@ class Supervisor:
         self._sockets: list[socket.socket] = []
         self._memory = shared_memory(settings.worker_count())
         self._buckets, self._failures = SharedTable(), SharedTable()
+        self._relay = RelaySocket()
         self._workers: dict[int, _Worker] = {}
         self._pauses = [0.0] * settings.worker_count()
         self._due: dict[int, float] = {}
@@ -138,7 +141,7 @@ class Supervisor:
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
                 metrics = Metrics(self._memory, number)
                 listener, lifeline = self._sockets[number], self._lifeline[0]
-                shared = (metrics, self._buckets, self._failures)
+                shared = (metrics, self._buckets, self._failures, self._relay)
                 post = Post(number, listener, *shared, self._settings, told, lifeline)
                 code = self._work(post)
             except BaseException:
@@ -187,6 +190,7 @@ class Supervisor:
     def _end(self) -> None:
         for listener in self._sockets:
             listener.close()
+        self._relay.close()
         self._stop(self._workers)
         self._workers.clear()
         for end in self._lifeline:

@@ -66,6 +66,12 @@ class BlobStream:
         self._response = response
         self.start = start
 
+    @property
+    def size(self) -> int | None:
+        """Bytes of the whole blob, None if the registry doesn't say."""
+        length = self._response.content_length
+        return self.start + length if length is not None else None
+
     def chunks(self) -> AsyncIterator[bytes]:
         """The bytes as they arrive. Raises RegistryUnreachable if the connection breaks."""
         return stream(self._response)

@@ -1,0 +1,1 @@
+"""Other registries: pulled through, copied from, and what is known of them."""

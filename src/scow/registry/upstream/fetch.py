@@ -1,0 +1,277 @@
+"""One blob on its way from an upstream: kept as it arrives, and handed to everybody who waits for it.
+
+Bytes go into a spool, a file without a name, and from there to the readers, each at its own pace: a slow or vanished
+client holds up nobody, and memory is bounded. Beside that they are an upload like any other, so the blob appears once
+its digest is verified and it is durable. The last byte is kept from the readers until then: none of them can take
+wrong bytes for the whole.
+"""
+
+import asyncio
+import errno
+import hashlib
+import logging
+import os
+import tempfile
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing
+from pathlib import Path
+from typing import Final
+
+from scow.oci.digest import Digest, algorithm, encoded
+from scow.registry.errors import BlobUnknown, DigestInvalid, Refusal, UpstreamUnavailable
+from scow.registry.metrics import Metrics
+from scow.registry.uploads import Uploads
+from scow.registry.upstream.places import Place
+from scow.registry.upstream.upstream import Upstream
+from scow.transfer.client import BlobStream
+from scow.transfer.http import Patience
+from scow.transfer.registry_error import BadAnswer, Refused, RegistryFailure, RegistryUnreachable
+
+READ_SIZE: Final = 256 << 10
+BATCH_SIZE: Final = 256 << 10
+"""Bytes that are written to the spool at a time."""
+GOOD_PROGRESS: Final = 1 << 20
+"""Bytes after which a break counts as the first again."""
+PATIENCE: Final = Patience(attempts=6, first_s=0.25, longest_s=8.0, longest_retry_after_s=30.0)
+
+log = logging.getLogger("scow.registry.upstream")
+
+
+class FetchBroken(ConnectionError):
+    """The bytes end before their end."""
+
+
+class Spool:
+    """The bytes so far, in a file without a name that vanishes with the last reference to this."""
+
+    def __init__(self, folder: Path) -> None:
+        self._fd = _nameless(folder if folder.is_dir() else Path(tempfile.gettempdir()))
+        self.size = 0
+
+    def __del__(self) -> None:
+        if hasattr(self, "_fd"):
+            os.close(self._fd)
+
+    async def append(self, data: bytes) -> None:
+        """Add to the end."""
+        await asyncio.to_thread(self._write, data)
+        self.size += len(data)
+
+    def _write(self, data: bytes) -> None:
+        view, offset = memoryview(data), self.size
+        while view:
+            count = os.pwrite(self._fd, view, offset)
+            view, offset = view[count:], offset + count
+
+    async def read(self, offset: int, count: int) -> bytes:
+        """At most `count` bytes from `offset` on."""
+        return await asyncio.to_thread(self._pread, count, offset)
+
+    def _pread(self, count: int, offset: int) -> bytes:
+        return os.pread(self._fd, count, offset)  # by a method: the thread keeps the file open
+
+
+def _nameless(folder: Path) -> int:
+    try:
+        return os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT):
+            raise
+    fd, name = tempfile.mkstemp(dir=folder)  # a file system that has no such files
+    os.unlink(name)
+    return fd
+
+
+class Fetch:
+    """Fetches one blob. `run` is the work; `opened` and `read` are for those who wait."""
+
+    def __init__(
+        self, place: Place, digest: Digest, upstream: Upstream, uploads: Uploads, metrics: Metrics, folder: Path
+    ) -> None:
+        self.digest = digest
+        self._place = place
+        self._upstream = upstream
+        self._uploads = uploads
+        self._metrics = metrics
+        self._folder = folder
+        self._spool: Spool | None = None
+        self._size: int | None = None
+        self._done = False
+        self._failure: Exception | None = None
+        self._changed = asyncio.Condition()
+
+    async def run(self) -> None:
+        """Fetch the blob and store it; never raises, for the readers are told."""
+        try:
+            await self._fetch()
+        except asyncio.CancelledError:
+            self._failure = UpstreamUnavailable("the registry is shutting down")
+            raise
+        except Exception as error:
+            if not isinstance(error, Refusal | OSError):
+                log.exception("fetching %s of %s failed", self.digest, self._place.local)
+            else:
+                log.warning("fetching %s of %s failed: %s", self.digest, self._place.local, error)
+            self._failure = error
+        finally:
+            async with self._changed:
+                self._changed.notify_all()
+
+    async def opened(self) -> int | None:
+        """Wait for the upstream's answer: the blob's size, None if it is known only at the end.
+
+        Raises Refusal.
+        """
+        await self._wait(lambda: self._spool is not None)
+        return self._size
+
+    async def finished(self) -> int:
+        """Wait until the whole blob is there; its size. Raises Refusal and OSError."""
+        await self._wait(lambda: self._done)
+        return self._size or 0
+
+    def read(self, offset: int, end: int) -> AsyncGenerator[bytes, None]:
+        """The bytes from `offset` to `end` as they come, once the fetch has opened. Raises FetchBroken."""
+        assert self._spool is not None
+        return self._read(self._spool, offset, end)
+
+    async def _read(self, spool: Spool, offset: int, end: int) -> AsyncGenerator[bytes, None]:
+        while offset < end:
+            try:
+                await self._wait(lambda at=offset: self._readable > at)  # type: ignore[misc]  # a lambda's default
+            except Exception as error:
+                raise FetchBroken(str(error)) from error
+            data = await spool.read(offset, min(READ_SIZE, end - offset, self._readable - offset))
+            offset += len(data)
+            yield data
+
+    @property
+    def _readable(self) -> int:
+        assert self._spool is not None
+        size = self._spool.size
+        return size if self._done else min(size, (self._size or size) - 1)
+
+    async def _wait(self, ready: Callable[[], bool]) -> None:
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._failure is not None or ready())
+        if self._failure is not None and not ready():
+            raise self._failure
+
+    async def _fetch(self) -> None:
+        local, size_limit = self._place.local, self._uploads.size_limit
+        self._upstream.check_limit()
+        async with aclosing(self._bytes()) as body:
+            first = await anext(body)  # nothing is begun for what the upstream has not got
+            size = self._size or 0
+            if (size_limit and size > size_limit) or not await self._has_room(size):
+                log.warning("%s has no room for %s: it is passed on and not kept", local, self.digest)
+                await self._pass_on(_chain(first, body))
+            else:
+                await self._keep(_chain(first, body))
+        assert self._spool is not None
+        self._metrics.count("upstream_bytes", self._spool.size)
+        self._size = self._spool.size
+        self._done = True
+
+    async def _keep(self, body: AsyncIterator[bytes]) -> None:
+        async with self._uploads.begin(self._place.local, algorithm(self.digest)) as receiver:
+            try:
+                await receiver.receive(body, None)
+                await receiver.finish(self.digest)
+            except DigestInvalid as error:
+                raise self._wrong() from error
+            except BaseException:
+                await self._uploads.drop(receiver.upload.upload_id)
+                raise
+
+    def _wrong(self) -> UpstreamUnavailable:
+        self._metrics.count("upstream_failures")
+        return UpstreamUnavailable(f"{self._upstream.url} sent other bytes than those of {self.digest}")
+
+    async def _has_room(self, size: int) -> bool:
+        try:
+            await self._uploads.metadata.check_room(self._place.local, size, self.digest)
+        except Refusal:
+            return False
+        return True
+
+    async def _pass_on(self, body: AsyncIterator[bytes]) -> None:
+        state = hashlib.new(algorithm(self.digest))
+        async for data in body:
+            await asyncio.to_thread(state.update, data)
+        if state.hexdigest() != encoded(self.digest):
+            raise self._wrong()
+
+    async def _bytes(self) -> AsyncGenerator[bytes, None]:
+        """The blob's bytes, spooled; goes on where the upstream broke off. Raises Refusal."""
+        failures = 0
+        while True:
+            before = self._spool.size if self._spool is not None else 0
+            try:
+                async for data in self._bytes_once(before):
+                    yield data
+                return
+            except RegistryFailure as error:
+                at = self._spool.size if self._spool is not None else 0
+                failures = 1 if at - before >= GOOD_PROGRESS else failures + 1
+                if isinstance(error, RegistryUnreachable) and at and "x509" not in error.reason:
+                    error.transient = True  # it has answered: it may be about to restart
+                delay_s = PATIENCE.delay_s(error, failures)
+                refusal = self._upstream.failed(error, BlobUnknown(self.digest))
+                if delay_s is None or (not at and isinstance(error, Refused)):
+                    raise refusal from error
+                log.info("%s of %s broke off at %d bytes: %s", self.digest, self._place.remote, at, error)
+                await asyncio.sleep(delay_s)
+
+    async def _bytes_once(self, offset: int) -> AsyncIterator[bytes]:
+        if self._size is not None and offset == self._size:
+            return
+        async with self._upstream.blob(self._place.remote, self.digest, offset) as stream:
+            await self._open(stream)
+            skip = offset - stream.start  # a server that ignores ranges begins at the beginning
+            batch: list[bytes] = []
+            batched = 0
+            try:
+                async for data in stream.chunks():
+                    if skip:
+                        data, skip = data[skip:], max(skip - len(data), 0)
+                    batch.append(data)
+                    batched += len(data)
+                    if batched >= BATCH_SIZE:
+                        yield await self._add(batch)
+                        batch, batched = [], 0
+            except RegistryFailure:
+                if batched:
+                    yield await self._add(batch)
+                raise
+            yield await self._add(batch)
+        assert self._spool is not None
+        if self._size is not None and self._spool.size < self._size:
+            raise RegistryUnreachable("GET", self._upstream.url, "unexpected EOF")
+
+    async def _open(self, stream: BlobStream) -> None:
+        if self._spool is not None:
+            if self._size is not None and stream.size not in (None, self._size):
+                raise BadAnswer(self._upstream.url, f"the size of {self.digest} has changed")
+            return
+        self._size = stream.size
+        self._spool = await asyncio.to_thread(Spool, self._folder)
+        async with self._changed:
+            self._changed.notify_all()
+
+    async def _add(self, batch: list[bytes]) -> bytes:
+        data = b"".join(batch)
+        assert self._spool is not None
+        if self._size is not None and self._spool.size + len(data) > self._size:
+            raise BadAnswer(self._upstream.url, f"more than the {self._size} bytes of {self.digest}")
+        if data:
+            await self._spool.append(data)
+            async with self._changed:
+                self._changed.notify_all()
+        return data
+
+
+async def _chain(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    yield first
+    async for data in rest:
+        yield data
