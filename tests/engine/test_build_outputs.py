@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from support.builds import build, context, image_of, post, text
+from support.builds import build, context, error_of, image_of, post, text
 from support.daemon import Daemon
 
 pytestmark = pytest.mark.usefixtures("_forgotten_images")
@@ -73,3 +73,14 @@ def test_a_step_that_asks_for_devices_is_refused(engine: Daemon) -> None:
     messages = build(engine, "FROM busybox\nRUN --device=vendor.com/device=foo true")
     assert "RUN --device=vendor.com/device=foo is not allowed" in messages[-1]["error"]
     assert "Running in" not in text(messages)
+
+
+def test_a_source_date_before_the_first_from_holds_unless_the_client_has_one(engine: Daemon) -> None:
+    dockerfile = "ARG SOURCE_DATE_EPOCH=1500000000\nFROM busybox\nRUN echo 1 > /f"
+    times = []
+    for options in ({}, {"buildargs": '{"SOURCE_DATE_EPOCH":"1400000000"}'}):
+        id = image_of(build(engine, dockerfile, nocache=1, **options))
+        times.append(engine.json("GET", f"/images/{id}/json")["Created"])
+        assert engine.docker("run", "--rm", id, "stat", "-c", "%Y", "/f").stdout.strip() in ("1500000000", "1400000000")
+    assert times == ["2017-07-14T02:40:00Z", "2014-05-13T16:53:20Z"]
+    assert "invalid SOURCE_DATE_EPOCH" in error_of(build(engine, dockerfile.replace("1500000000", "soon")))

@@ -38,7 +38,7 @@ async def check(call: Call) -> web.StreamResponse:
 
 
 async def open_session(call: Call) -> web.StreamResponse:
-    id = call.engine.builds.sessions.open(await call.body_required(SessionRequest))
+    id = await call.engine.builds.sessions.open(await call.body_required(SessionRequest))
     return json_bytes(encode(SessionReply(id=id)), 201)
 
 

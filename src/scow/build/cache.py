@@ -1,25 +1,20 @@
-"""The build cache: which layer each step made, by what went into it; and directories that steps mount as caches.
+"""The build cache: which layer each step made, by what went into it.
 
 A record's key is a digest of all that the step's outcome depends on: what it stands on, the instruction, the arguments
 and file contents it uses. Records live in the state database and, whole, in memory. The layers that they name are kept
 from the garbage collection until the record goes.
 """
 
-import asyncio
-import contextlib
 import hashlib
-import shutil
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Iterable, Sequence
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Final
 
 import msgspec
 
 from scow.oci.digest import DiffID
 from scow.store.database import Database
-from scow.store.snapshots import tree_size
 
 MIGRATIONS: Final = [
     """
@@ -41,16 +36,6 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     used_at: int = 0
     uses: int = 0
     image: str = ""  # the image's ID after the step, as it was shown
-
-
-class CacheMount(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A directory that steps mount with `--mount=type=cache`."""
-
-    id: str  # 32 hexadecimal digits: the directory's name
-    name: str  # as the Dockerfile has it
-    created_at: int = 0
-    used_at: int = 0
-    uses: int = 0
 
 
 class Pins:
@@ -76,13 +61,9 @@ class Pins:
 class Cache:
     """The records. Belongs to the event loop's thread."""
 
-    def __init__(self, db: Database, folder: Path) -> None:
+    def __init__(self, db: Database) -> None:
         self._db = db
-        self._folder = folder / "mounts"
         self._records: dict[str, Record] = {}
-        self._mounts: dict[str, CacheMount] = {}
-        self._locks: dict[str, asyncio.Lock] = {}
-        self._busy: dict[str, int] = {}
         self._dirty: dict[str, Record] = {}
         db.migrate("build", MIGRATIONS)
         db.read_now(self._load)
@@ -92,16 +73,6 @@ class Cache:
         for (data,) in connection.execute("SELECT record FROM build_cache"):
             record = msgspec.json.decode(data, type=Record)
             self._records[record.key] = record
-        for (data,) in connection.execute("SELECT record FROM build_mounts"):
-            found = msgspec.json.decode(data, type=CacheMount)
-            self._mounts[found.id] = found
-
-    def reconcile(self) -> None:
-        """Make the folder, and remove directories that no record knows. Blocks: for start-up."""
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for entry in self._folder.iterdir():
-            if entry.name.partition(".")[0] not in self._mounts:
-                shutil.rmtree(entry, ignore_errors=True)
 
     # --- steps
 
@@ -147,67 +118,6 @@ class Cache:
             self._records.pop(key, None)
             self._dirty.pop(key, None)
         self.pins.renew()
-
-    # --- mounted caches
-
-    def mounts(self) -> list[CacheMount]:
-        """Every cache directory."""
-        return list(self._mounts.values())
-
-    def in_use(self, id: str) -> bool:
-        """Whether a step has the cache directory mounted now."""
-        return self._busy.get(id, 0) > 0
-
-    async def mount_size(self, id: str) -> int:
-        """The bytes of the files in a cache directory."""
-        return await asyncio.to_thread(tree_size, self._folder / id)
-
-    @contextlib.asynccontextmanager
-    async def mounted(self, name: str, sharing: str) -> AsyncIterator[Path]:
-        """Give the cache directory of a name until the block is left; an empty one the first time.
-
-        `shared`: at once with others; `locked`: one after the other; `private`: a further directory for each that
-        comes while the first is in use.
-        """
-        number = 0
-        id = mount_id(name)
-        while sharing == "private" and self.in_use(id):
-            number += 1
-            id = mount_id(f"{name}\0{number}")
-        self._busy[id] = self._busy.get(id, 0) + 1
-        try:
-            async with contextlib.AsyncExitStack() as stack:
-                if sharing == "locked":
-                    await stack.enter_async_context(self._locks.setdefault(id, asyncio.Lock()))
-                now = time.time_ns()
-                known = self._mounts.get(id) or CacheMount(id=id, name=name, created_at=now)
-                known = self._mounts[id] = msgspec.structs.replace(known, used_at=now, uses=known.uses + 1)
-                await self._db.write(
-                    lambda connection: connection.execute(
-                        "INSERT OR REPLACE INTO build_mounts VALUES (?, ?)", (id, msgspec.json.encode(known))
-                    )
-                )
-                path = self._folder / id
-                await asyncio.to_thread(path.mkdir, 0o755, True, True)
-                yield path
-        finally:
-            self._busy[id] -= 1
-            if not self._busy[id]:
-                del self._busy[id]
-                self._locks.pop(id, None)
-
-    async def remove_mounts(self, ids: Sequence[str]) -> None:
-        """Remove cache directories that nobody uses."""
-        gone = [(id,) for id in ids if not self.in_use(id)]
-        await self._db.write(lambda connection: connection.executemany("DELETE FROM build_mounts WHERE id = ?", gone))
-        for (id,) in gone:
-            self._mounts.pop(id, None)
-            await asyncio.to_thread(shutil.rmtree, self._folder / id, True)
-
-
-def mount_id(name: str) -> str:
-    """The directory of a cache mount's name."""
-    return hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:32]
 
 
 def step_key(*parts: object) -> str:

@@ -27,7 +27,7 @@ from scow.build.report import Report, StageEnded, StepEvent
 from scow.build.selection import Keep, everything
 from scow.build.squash import squash
 from scow.build.steps import Place, Steps, command_of
-from scow.build.tools import Build
+from scow.build.tools import SOURCE_DATE, Build
 from scow.errors import NotFound
 from scow.oci.digest import DiffID, Digest
 from scow.oci.image_config import ExecConfig
@@ -74,6 +74,8 @@ class Execution:
         self._globals: Globals = global_scope(
             dockerfile, options.build_args, host_platform(), self._platform, options.target
         )
+        build.options = msgspec.structs.replace(options, source_date=self._globals.values.get(SOURCE_DATE, ""))
+        _ = build.options.epoch  # a bad one is refused before anything is done
         self._triggers: dict[int, Sequence[str]] = {}
         self._plan = self._planned()
         self._target = self._plan.target

@@ -1,16 +1,14 @@
 """The steps that change files: RUN, COPY, ADD and WORKDIR; each a layer, from the cache or made."""
 
 import asyncio
-import os
 import posixpath
 import re
 import secrets
 import shutil
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
-from typing import Any, Final, NamedTuple, Protocol
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -23,27 +21,19 @@ from scow.build.flights import Say
 from scow.build.image_state import ImageState
 from scow.build.layering import compose_layer
 from scow.build.mounts import Mount
-from scow.build.runner import CommandFailed, RunMount, RunRequest
+from scow.build.run_mounts import SCRIPT, Origins, RunMounts
+from scow.build.runner import CommandFailed, RunRequest
 from scow.build.selection import Keep, Selected, digest, everything, excluding, select
 from scow.build.sources import Remote, archive_tree, inline_tree, is_remote
 from scow.build.tools import Build
-from scow.build.trees import DirectoryTree, Tree, find
-from scow.errors import InvalidArgument, NotFound
+from scow.build.trees import DirectoryTree, Tree
+from scow.errors import InvalidArgument
 from scow.oci.digest import DiffID
 from scow.runtime.user import resolve_user
 from scow.store.snapshots import finish
 from scow.store.tree import Node
 
-SCRIPT: Final = "/dev/pipes/EOF"
-"""Where a here-document that names its interpreter is mounted while it runs."""
 _ONLY_HEREDOC: Final = re.compile(r"<<-?\s*[\"']?([^\s\"'<>]+)[\"']?")
-
-
-class Origins(Protocol):
-    """Gives what COPY --from and mounts name: stages and images."""
-
-    async def layers_of(self, name: str) -> tuple[DiffID, ...]:
-        """The layers of a stage, when it is built, or of an image."""
 
 
 class Place(NamedTuple):
@@ -71,6 +61,7 @@ class Steps:
         self._context = context
         self._origins = origins
         self._ignored = ignored
+        self._mounts = RunMounts(build, context, origins, ignored)
 
     async def perform(
         self,
@@ -139,12 +130,7 @@ class Steps:
         entitlements.check(one, self._build.options.allowed)
         epoch = self._build.options.epoch
         described = [msgspec.structs.astuple(mount) for mount in mounts]
-        origins = [
-            await self._origins.layers_of(mount.source_stage)
-            if mount.source_stage
-            else (await self._context_digest() if mount.type == "bind" else "")
-            for mount in mounts
-        ]
+        origins = [await self._mounts.origin(mount) for mount in mounts]
         key = step_key(
             "RUN", state.chain, str(state.platform), args, env, state.config.user, state.config.working_dir,
             one.network, one.security, described, origins, script, epoch,
@@ -153,28 +139,18 @@ class Steps:
         async def work(say: Say) -> DiffID | None:
             id = secrets.token_hex(32)
             async with AsyncExitStack() as stack:
-                if any(mount.type == "bind" and not mount.source_stage for mount in mounts):
-                    await stack.enter_async_context(self._context.used())
-                ready = [await self._mount(stack, state, mount, id) for mount in mounts]
-                variables = [*env, *silent]
-                for mount in mounts:
-                    if mount.type == "secret" and mount.env and mount.id in self._build.options.secrets:
-                        value = self._build.options.secrets[mount.id].decode("utf-8", "surrogateescape")
-                        variables.append(f"{mount.env}={value}")
-                for mount in mounts:
-                    if mount.type == "ssh" and mount.id in self._build.options.agents:
-                        variables.append(f"SSH_AUTH_SOCK={_ssh_target(mount)}")
+                ready, given = await self._mounts.prepare(stack, id, mounts, state)
                 if script:
-                    ready.append(await self._script(stack, script, id))
+                    ready.append(await self._mounts.script(stack, script, id))
                 request = RunRequest(
                     base=state.diff_ids,
                     args=args,
-                    env=tuple(variables),
+                    env=(*env, *silent, *given),
                     user=state.config.user,
                     working_dir=state.config.working_dir or "/",
                     network=one.network,  # type: ignore[arg-type]  # the parser knows the three
                     insecure=one.security == "insecure",
-                    mounts=tuple(each for each in ready if each is not None),
+                    mounts=tuple(ready),
                     epoch=epoch,
                 )
                 say(("container", id))
@@ -188,78 +164,6 @@ class Steps:
 
         plain = not (mounts or script or one.security != "sandbox" or one.network != "default")
         return await self.perform(place, key, f"RUN {shown}", work, created_by if plain else "")
-
-    async def _context_digest(self) -> str:
-        tree = self._context.tree
-        whole = [Selected(b"", tree.root, b"")]
-        return await asyncio.to_thread(digest, tree, whole, self._ignored, owners=False)
-
-    async def _mount(self, stack: AsyncExitStack, state: ImageState, mount: Mount, id: str) -> RunMount | None:
-        target = posixpath.normpath(posixpath.join(state.config.working_dir or "/", mount.target))
-        if mount.type == "tmpfs":
-            return RunMount(target=target, rw=True, size=mount.size)
-        if mount.type == "secret":
-            return await self._secret(stack, mount, id)
-        if mount.type == "ssh":
-            agent = self._build.options.agents.get(mount.id)
-            if agent is None:
-                if mount.required:
-                    raise InvalidArgument(f'unset ssh forward key "{mount.id}": pass it with --ssh')
-                return None
-            return RunMount(target=_ssh_target(mount), source=agent, rw=True)
-        if mount.type == "cache":
-            top = await stack.enter_async_context(self._cache.mounted(mount.id, mount.sharing))
-            await asyncio.to_thread(_prepare_cache, top, mount)
-            return RunMount(target=target, source=top, rw=not mount.readonly)
-        layers = await self._origins.layers_of(mount.source_stage) if mount.source_stage else await self._as_layer()
-        if mount.readonly:
-            top = await stack.enter_async_context(self._store.snapshots.view(layers))
-        else:
-            top = await stack.enter_async_context(self._scratch(layers))
-        found = await asyncio.to_thread(find, DirectoryTree(top), os.fsencode(mount.source.strip("/")))
-        if found is None:
-            raise NotFound(f'failed to mount: "{mount.source}" not found')
-        source = Path(os.fsdecode(os.fsencode(top) + b"/" + found[0])) if found[0] else top
-        return RunMount(target=target, source=source, rw=not mount.readonly)
-
-    async def _as_layer(self) -> tuple[DiffID, ...]:
-        """The context as a layer, to be mounted."""
-        tree = self._context.tree
-        whole = [Selected(b"", tree.root, b"")]
-        layer = await compose_layer(
-            self._store, (), lambda composer: composer.copy(tree, whole, "/", owner=Owner(0, 0), keep=self._ignored)
-        )
-        return () if layer is None else (layer.diff_id,)
-
-    @asynccontextmanager
-    async def _scratch(self, layers: tuple[DiffID, ...]) -> AsyncIterator[Path]:
-        """Layers as a directory in which can be written, and all of that is forgotten."""
-        name = f"build-{secrets.token_hex(16)}"
-        try:
-            await self._store.snapshots.prepare(name, layers)
-            yield await self._store.snapshots.mount(name)
-        finally:
-            await asyncio.shield(asyncio.ensure_future(self._store.snapshots.remove(name)))
-
-    async def _secret(self, stack: AsyncExitStack, mount: Mount, id: str) -> RunMount | None:
-        value = self._build.options.secrets.get(mount.id)
-        if value is None:
-            if mount.required:
-                raise NotFound(f'secret "{mount.id}" not found: pass it with --secret id={mount.id},src=FILE')
-            return None
-        if mount.env and not mount.target:
-            return None
-        folder = self._build.tools.run_folder / f"secrets-{id}"
-        stack.push_async_callback(asyncio.to_thread, shutil.rmtree, folder, True)
-        file = folder / secrets.token_hex(8)
-        await asyncio.to_thread(_write_secret, file, value, mount)
-        return RunMount(target=posixpath.normpath("/" + (mount.target or f"run/secrets/{mount.id}")), source=file)
-
-    async def _script(self, stack: AsyncExitStack, text: str, id: str) -> RunMount:
-        folder = self._build.tools.run_folder / f"script-{id}"
-        stack.push_async_callback(asyncio.to_thread, shutil.rmtree, folder, True)
-        await asyncio.to_thread(_write_secret, folder / "script", text.encode(), Mount(type="secret", mode=0o555))
-        return RunMount(target=SCRIPT, source=folder / "script")
 
     # --- COPY, ADD
 
@@ -472,22 +376,3 @@ def command_of(one: kinds.Run, shell: tuple[str, ...]) -> tuple[tuple[str, ...],
         return ((*shell, SCRIPT), text) if text.startswith("#!") else ((*shell, text), "")
     bodies = "".join(f"\n{each.body}{each.name}" for each in command.heredocs)
     return (*shell, line + bodies), ""
-
-
-def _ssh_target(mount: Mount) -> str:
-    return mount.target or f"/run/buildkit/ssh_agent.{mount.id}"
-
-
-def _write_secret(file: Path, value: bytes, mount: Mount) -> None:
-    file.parent.mkdir(mode=0o700, parents=True)
-    file.touch(mode=0o600)
-    file.write_bytes(value)
-    os.chown(file, mount.uid or 0, mount.gid or 0)
-    file.chmod(0o400 if mount.mode is None else mount.mode)
-
-
-def _prepare_cache(top: Path, mount: Mount) -> None:
-    if mount.uid is not None or mount.gid is not None:
-        os.chown(top, mount.uid or 0, mount.gid or 0)
-    if mount.mode is not None:
-        top.chmod(mount.mode)

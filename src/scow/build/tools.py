@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 
 from scow.build.cache import Cache, Record
 from scow.build.cache_imports import Imports
+from scow.build.cache_mounts import CacheMounts
 from scow.build.flights import Flights
 from scow.build.git import GitAccess
 from scow.build.runner import Runner
@@ -17,6 +18,8 @@ from scow.oci.platform import Platform
 from scow.store.images import Image
 from scow.store.store import Store
 from scow.wire.progress import ProgressMessage
+
+SOURCE_DATE: Final = "SOURCE_DATE_EPOCH"
 
 
 class Bases(Protocol):
@@ -44,11 +47,12 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     agents: Mapping[str, Path] = {}  # sockets of SSH agents
     known_hosts: str = ""  # SSH host keys that git may trust, as lines of known_hosts
     allowed: frozenset[str] = frozenset()  # entitlements
+    source_date: str = ""  # what the Dockerfile says if the client doesn't
 
     @property
     def epoch(self) -> int | None:
         """SOURCE_DATE_EPOCH: the time that everything is to have, in seconds. Raises InvalidArgument."""
-        text = self.build_args.get("SOURCE_DATE_EPOCH", "")
+        text = self.build_args.get(SOURCE_DATE, self.source_date)
         if not text:
             return None
         if not (text.isascii() and text.isdigit() and len(text) < 12):
@@ -64,9 +68,10 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 class Tools:
     """What builds share."""
 
-    def __init__(self, store: Store, cache: Cache, folder: Path, run_folder: Path) -> None:
+    def __init__(self, store: Store, cache: Cache, mounts: CacheMounts, folder: Path, run_folder: Path) -> None:
         self.store = store
         self.cache = cache
+        self.mounts = mounts
         self.folder = folder  # for contexts and downloads; emptied at start
         self.run_folder = run_folder  # on a tmpfs: for secrets
         self.flights: Flights[Record] = Flights()

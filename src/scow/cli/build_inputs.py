@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from scow.cli.flags import Options
+    from scow.cli.key_agents import KeyAgents
     from scow.cli.session import Session
 
 GIT = re.compile(
@@ -25,7 +26,7 @@ KNOWN_HOSTS = ("~/.ssh/known_hosts", "~/.ssh/known_hosts2", "/etc/ssh/ssh_known_
 # --- secrets and agents
 
 
-def open_session(session: Session, options: Options) -> str:
+def open_session(session: Session, options: Options, keys: KeyAgents) -> str:
     """Hand secrets and agents to the engine, apart from the context; what names them for the build."""
     forwarded = options.texts("ssh")
     if not forwarded and _by_ssh(options.args[0]) and session.environment.get("SSH_AUTH_SOCK"):
@@ -50,13 +51,28 @@ def open_session(session: Session, options: Options) -> str:
         secrets[name] = b64encode(data).decode()
     agents: dict[str, str] = {}
     for text in forwarded:
-        name, _, path = text.partition("=")
-        path = path or session.environment.get("SSH_AUTH_SOCK", "")
-        if not path:
+        name, _, given = text.partition("=")
+        paths = [path for path in given.split(",") if path] or [session.environment.get("SSH_AUTH_SOCK", "")]
+        if not paths[0]:
             raise CliError(f"invalid empty ssh agent socket for {name}: make sure SSH_AUTH_SOCK is set")
-        agents[name] = os.path.abspath(path)
+        agents[name] = _agent(name, paths, keys)
     body = {"Secrets": secrets, "Agents": agents, "KnownHosts": _known_hosts()}
     return str(session.engine.post("/scow/build/sessions", body=body)["ID"])
+
+
+def _agent(name: str, paths: list[str], keys: KeyAgents) -> str:
+    """The socket of an agent, or of one that has the keys in these files."""
+    import stat
+
+    try:
+        sockets = [stat.S_ISSOCK(os.stat(path).st_mode) for path in paths]
+    except OSError as error:
+        raise CliError(f"ssh agent or key for {name}: {error.filename}: {(error.strerror or '').lower()}") from None
+    if not any(sockets):
+        return keys.start(paths)
+    if len(paths) > 1:
+        raise CliError(f"only one socket is allowed for {name}, and no keys beside it")
+    return os.path.abspath(paths[0])
 
 
 def _by_ssh(place: str) -> bool:

@@ -8,6 +8,7 @@ from typing import Any, Final
 import msgspec
 
 from scow.build.cache import Cache
+from scow.build.cache_mounts import CacheMounts
 from scow.engine import validation
 from scow.engine.moments import parse_moment
 from scow.store.store import Store
@@ -32,8 +33,9 @@ class _Item(msgspec.Struct, frozen=True, kw_only=True):
 class BuildCache:
     """Shows and prunes the cache of one engine."""
 
-    def __init__(self, cache: Cache, store: Store) -> None:
+    def __init__(self, cache: Cache, mounts: CacheMounts, store: Store) -> None:
         self._cache = cache
+        self._mounts = mounts
         self._store = store
 
     async def rows(self) -> list[dict[str, Any]]:
@@ -59,7 +61,7 @@ class BuildCache:
             total -= item.record.size
         mounts = [item for item in chosen if item.is_mount]
         await self._cache.remove([item.record.id for item in chosen if not item.is_mount])
-        await self._cache.remove_mounts([item.record.id for item in mounts])
+        await self._mounts.remove([item.record.id for item in mounts])
         await self._store.collect()
         freed = max(0, before - self._bytes()) + sum(item.record.size for item in mounts)
         return PruneBuildReply(caches_deleted=[item.record.id for item in chosen] or None, space_reclaimed=freed)
@@ -82,13 +84,13 @@ class BuildCache:
                 usage_count=step.uses,
             )
             items.append(_Item(record=record, used_at=step.used_at, is_mount=False))
-        for mount in self._cache.mounts():
+        for mount in self._mounts.all():
             record = CacheRecord(
                 id=mount.id,
                 type=MOUNT,
                 description=f"cached mount {mount.name}",
-                in_use=self._cache.in_use(mount.id),
-                size=await self._cache.mount_size(mount.id),
+                in_use=self._mounts.in_use(mount.id),
+                size=await self._mounts.size(mount.id),
                 created_at=format_time(mount.created_at),
                 last_used_at=format_time(mount.used_at),
                 usage_count=mount.uses,

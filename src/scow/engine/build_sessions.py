@@ -50,8 +50,11 @@ class BuildSessions:
         self._caches: _Waiting[Sequence[Record]] = _Waiting()
         self._closing: set[asyncio.Task[None]] = set()
 
-    def open(self, request: SessionRequest) -> str:
-        """Take secrets and agents for a build; they are nowhere but in memory."""
+    async def open(self, request: SessionRequest) -> str:
+        """Take secrets and agents for a build; they are nowhere but in memory. Raises InvalidArgument."""
+        for name, path in request.agents.items():
+            if not await asyncio.to_thread(Path(path).is_socket):
+                raise InvalidArgument(f"ssh agent {name!r}: there is no socket {path} on the engine's machine")
         id = self._sessions.put(request)
         asyncio.get_running_loop().call_later(_WAIT_S, self._sessions.take, id)
         return id

@@ -9,6 +9,7 @@ from typing import Final
 
 from scow.build import context as contexts
 from scow.build.cache import Cache
+from scow.build.cache_mounts import CacheMounts
 from scow.build.context import Context
 from scow.build.entitlements import NETWORK_HOST, granted
 from scow.build.git import is_git
@@ -48,16 +49,17 @@ class Builds:
         resources: Resources,
         events: Events,
         cache: Cache,
+        mounts: CacheMounts,
     ) -> None:
         self._config = config
         self.cache = cache
         self._folder = config.data_root / "build"
-        tools = Tools(store, cache, self._folder / "work", config.exec_root / "build")
+        tools = Tools(store, cache, mounts, self._folder / "work", config.exec_root / "build")
         self.runs = BuildRuns(config, store, resources)
         self.sessions = BuildSessions(tools.folder, store)
         self._means = Means(store, registries, events, tools, self.runs, self.sessions)
         self._running: dict[str, asyncio.Task[object]] = {}
-        self.usage = BuildCache(cache, store)
+        self.usage = BuildCache(cache, mounts, store)
 
     @classmethod
     def open(
@@ -68,10 +70,11 @@ class Builds:
         shutil.rmtree(folder / "work", ignore_errors=True)
         (folder / "work").mkdir(mode=0o700, parents=True)
         clear_folders(config.exec_root)
-        cache = Cache(store.db, folder)
-        cache.reconcile()
+        cache = Cache(store.db)
+        mounts = CacheMounts(store.db, folder)
+        mounts.reconcile()
         store.leases.pin(cache.pins)
-        return cls(config, store, registries, resources, events, cache)
+        return cls(config, store, registries, resources, events, cache, mounts)
 
     async def build(
         self,

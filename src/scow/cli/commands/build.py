@@ -16,6 +16,7 @@ from scow.cli.errors import CliError, Exit
 from scow.cli.flags import Flag, Options
 from scow.cli.http import HttpError, quote
 from scow.cli.jsontext import dumps
+from scow.cli.key_agents import KeyAgents
 from scow.cli.listing import encode_filters, parse_filter
 from scow.cli.names import parse_name
 from scow.cli.progress import ProgressView
@@ -37,6 +38,11 @@ PIECE = 1 << 20
 
 def build(session: Session, options: Options) -> None:
     """Build an image, and put it where it is wanted."""
+    with KeyAgents() as keys:
+        _build(session, options, keys)
+
+
+def _build(session: Session, options: Options, keys: KeyAgents) -> None:
     outputs = [_parse_output(text) for text in options.texts("output")]
     if options.text("progress") not in PROGRESS:
         raise CliError(f"invalid progress mode {options.text('progress')!r}: one of {', '.join(PROGRESS)}")
@@ -55,7 +61,7 @@ def build(session: Session, options: Options) -> None:
         packed = pack_folder(place, options.text("file"), text)
     if packed.dockerfile or options.text("file") not in ("", "-"):
         query.append(f"dockerfile={quote(packed.dockerfile or options.text('file'))}")
-    if given := open_session(session, options):
+    if given := open_session(session, options, keys):
         query.append(f"session={quote(given)}")
     if contexts := send_contexts(session, options.texts("build-context")):
         query.append(f"buildcontexts={quote(dumps(contexts))}")
@@ -398,7 +404,12 @@ COMMANDS = {
             Flag("security-opt", "", "list", "Security options"),
             Flag("shm-size", "", "bytes", 'Size of "/dev/shm"', convert=parse_bytes),
             Flag("squash", "", "bool", "Squash newly built layers into a single new layer"),
-            Flag("ssh", "", "list", 'SSH agent socket to expose to the build (format: "default|<id>[=<socket>]")'),
+            Flag(
+                "ssh",
+                "",
+                "list",
+                'SSH agent socket or keys to expose to the build (format: "default|<id>[=<socket>|<key>[,<key>]]")',
+            ),
             Flag("tag", "t", "list", 'Name and optionally a tag (format: "name:tag")'),
             Flag("target", "", "string", "Set the target build stage to build"),
             Flag("ulimit", "", "list", "Ulimit options"),
