@@ -12,7 +12,7 @@ from scow.api.connection import Connection
 from scow.api.errors import error_response, status_of
 from scow.api.interfaces import EngineApi
 from scow.api.routes import Routes, split_version
-from scow.api.versions import NEWEST, PRODUCT, parse_version, text_of
+from scow.api.versions import NEWEST, OLDEST, PRODUCT, ApiVersion, parse_version, text_of
 from scow.errors import ScowError
 
 _log = logging.getLogger(__name__)
@@ -31,8 +31,9 @@ _HEADERS: Final = {
 class Api:
     """The entrance for all requests."""
 
-    def __init__(self, engine: EngineApi, background: Background) -> None:
+    def __init__(self, engine: EngineApi, background: Background, oldest: ApiVersion) -> None:
         self._engine = engine
+        self._oldest = oldest
         self._background = background
         self._routes = Routes()
         self._streams: set[asyncio.Task[object]] = set()
@@ -47,7 +48,7 @@ class Api:
         try:
             version_text, path = split_version(request.rel_url.raw_path)
             handler, params = self._routes.find(request.method, path)
-            call = Call(request, self._engine, self._background, parse_version(version_text), params)
+            call = Call(request, self._engine, self._background, parse_version(version_text, self._oldest), params)
             response = await handler(call)
         except web.HTTPException as error:
             response = error
@@ -87,9 +88,11 @@ async def _add_headers(request: web.BaseRequest, response: web.StreamResponse) -
     response.headers.update(_HEADERS)
 
 
-def make_app(engine: EngineApi) -> web.Application:
-    """Make the application that serves `engine`. Its shutdown ends all streams; it doesn't close the engine."""
-    api = Api(engine, Background())
+def make_app(engine: EngineApi, oldest: ApiVersion = OLDEST) -> web.Application:
+    """Make the application that serves `engine`. Its shutdown ends all streams; it doesn't close the engine.
+
+    Versions of the API before `oldest` are refused."""
+    api = Api(engine, Background(), oldest)
     app = web.Application(client_max_size=0)
     app.router.add_route("*", "/{path:.*}", api.handle)
     app.on_response_prepare.append(_add_headers)

@@ -15,13 +15,16 @@ from typing import Any, Final, Protocol
 from aiohttp import web
 
 from scow import points
+from scow.api import metrics
 from scow.api.app import make_app
 from scow.api.connection import connections
 from scow.api.flags import parse_flags
 from scow.api.interfaces import EngineApi
+from scow.api.json_log import JsonFormatter
 from scow.api.listeners import Listener, bind
 from scow.api.pidfile import PidFile
 from scow.api.tls import server_context
+from scow.api.versions import OLDEST
 from scow.engine.config import EngineConfig, InvalidConfig, make_config, read_config_file
 from scow.errors import ScowError
 
@@ -52,14 +55,18 @@ Opener = Callable[[EngineConfig], Awaitable[OpenEngine]]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the daemon; the exit status is 0 after a clean stop and 1 if it couldn't start."""
-    flags, file, required = parse_flags(sys.argv[1:] if arguments is None else arguments)
+    flags = parse_flags(sys.argv[1:] if arguments is None else arguments)
     try:
 
         def read() -> EngineConfig:
-            return make_config(flags, read_config_file(file, required=required), os.environ)
+            return make_config(flags.given, read_config_file(flags.file, required=flags.file_required), os.environ)
 
         config = read()
+        if flags.only_validate:
+            print("configuration OK")
+            return 0
         set_up_logging(config)
+        adjust_oom_score(config.oom_score_adjust)
         if points.VARIABLE in os.environ:
             points.arm(Path(os.environ[points.VARIABLE]))
         asyncio.run(run(config, _open_engine, reread=read))
@@ -88,9 +95,21 @@ def set_level(config: EngineConfig) -> None:
 def set_up_logging(config: EngineConfig) -> None:
     """Log to stderr; the journal or whoever started us adds what it wants."""
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    if config.log_format == "json":
+        for handler in logging.getLogger().handlers:
+            handler.setFormatter(JsonFormatter())
     set_level(config)
     logging.getLogger("asyncio").setLevel(logging.WARNING)
     logging.getLogger("aiohttp").setLevel(logging.WARNING)
+
+
+def adjust_oom_score(value: int) -> None:
+    """Tell the kernel how readily to end the engine when memory runs out. Raises InvalidConfig."""
+    if value:
+        try:
+            Path("/proc/self/oom_score_adj").write_text(str(value))
+        except OSError as error:
+            raise InvalidConfig(f"oom-score-adjust: {value}: {error.strerror}") from error
 
 
 async def run(
@@ -129,7 +148,9 @@ async def run(
                 signals.reload = lambda: _reload(engine, reread)
                 stack.push_async_callback(signals.aclose)
             runner = web.AppRunner(
-                make_app(engine),
+                make_app(
+                    engine, tuple(map(int, config.min_api_version.split("."))) if config.min_api_version else OLDEST
+                ),
                 handle_signals=False,
                 handler_cancellation=True,
                 shutdown_timeout=_STREAMS_S,
@@ -141,6 +162,8 @@ async def run(
             for listener in listeners:
                 await listener.serve(factory, tls)
                 stack.callback(listener.close)
+            if config.metrics_addr:
+                await stack.enter_async_context(metrics.serving(engine, config.metrics_addr))
             _log.info("serving on %s", ", ".join(listener.address for listener in listeners))
             notify("READY=1")
             await stopping.wait()

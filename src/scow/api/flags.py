@@ -3,28 +3,45 @@
 import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from scow import __version__
 from scow.engine.config import CONFIG_FILE, DATA_ROOT, EXEC_ROOT
+from scow.engine.log_limits import parse_size
+from scow.errors import InvalidArgument
 
 _LEVELS: Final = ("debug", "info", "warn", "error", "fatal")
 
 
-def parse_flags(arguments: Sequence[str]) -> tuple[dict[str, Any], Path, bool]:
-    """Read the command line. Gives the fields that flags set, the configuration file, and whether that was asked for.
+class Flags(NamedTuple):
+    """The command line: `given` are configuration fields; the file to read, and whether that was asked for."""
+
+    given: dict[str, Any]
+    file: Path
+    file_required: bool
+    only_validate: bool
+
+
+def parse_flags(arguments: Sequence[str]) -> Flags:
+    """Read the command line.
 
     Exits the process, as argparse does, with status 2 for flags that make no sense.
     """
     given = vars(_parser().parse_args(arguments))
     file = given.pop("config_file", None)
+    validate = given.pop("validate", False)
     runtimes = given.pop("add_runtime", None)
     if runtimes is not None:
         given["runtimes"] = {name: {"path": path} for name, path in runtimes}
     for field in ("log_opts", "default_ulimits"):
         if field in given:
             given[field] = dict(given[field])
-    return given, Path(file) if file is not None else CONFIG_FILE, file is not None
+    options = given.pop("default_network_opts", None)
+    if options is not None:
+        given["default_network_opts"] = {}
+        for driver, (name, value) in options:
+            given["default_network_opts"].setdefault(driver, {})[name] = value
+    return Flags(given, Path(file) if file is not None else CONFIG_FILE, file is not None, validate)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -45,7 +62,13 @@ def _parser() -> argparse.ArgumentParser:
     text("--bip", metavar="CIDR", help="address of the default bridge, with its prefix length")
     text("--bridge", "-b", metavar="NAME", help="bridge to attach containers to")
     text("--ip", metavar="ADDRESS", help="address to publish ports at by default (default all)")
-    text("--fixed-cidr", metavar="CIDR", help="subnet that containers get addresses from")
+    text("--fixed-cidr", metavar="CIDR", help="part of the default bridge's subnet that containers get addresses of")
+    text("--fixed-cidr-v6", metavar="CIDR", help="the same for IPv6")
+    text("--bip6", metavar="CIDR", help="IPv6 address of the default bridge, with its prefix length")
+    text("--cgroup-parent", metavar="PATH", help="control group above those of containers")
+    text("--seccomp-profile", metavar="FILE", help="seccomp profile of containers: a file, builtin or unconfined")
+    text("--metrics-addr", metavar="HOST:PORT", help="where Prometheus metrics are served, at /metrics")
+    text("--min-api-version", metavar="VERSION", help="oldest API version to be served (default 1.24)")
     text("--tlscacert", metavar="FILE", help="trust client certificates signed by this CA")
     text("--tlscert", metavar="FILE", help="TLS certificate of the engine")
     text("--tlskey", metavar="FILE", help="TLS key of the engine")
@@ -59,12 +82,25 @@ def _parser() -> argparse.ArgumentParser:
         help="of layers that were made here, when pushed (default gzip)",
     )
     parser.add_argument("--log-level", "-l", choices=_LEVELS, help="how much the engine says (default info)")
+    for name, choices, explanation in (
+        ("--log-format", ("text", "json"), "how the engine writes its log (default text)"),
+        ("--default-ipc-mode", ("private", "shareable"), "IPC namespace of containers (default private)"),
+        ("--default-cgroupns-mode", ("private", "host"), "cgroup namespace of containers"),
+    ):
+        parser.add_argument(name, choices=choices, help=explanation)
+    parser.add_argument(
+        "--default-shm-size", type=_size, metavar="BYTES", help="size of /dev/shm in containers (default 64m)"
+    )
+    parser.add_argument(
+        "--validate", action="store_true", help="check the configuration, say whether it is right, and leave"
+    )
     for name, explanation in (
         ("--mtu", "MTU of containers' links"),
         ("--max-concurrent-downloads", "layers that a pull loads at a time"),
         ("--max-concurrent-uploads", "layers that a push sends at a time"),
         ("--max-download-attempts", "how often a layer is tried"),
         ("--shutdown-timeout", "seconds that containers get to stop in"),
+        ("--oom-score-adjust", "the engine's own oom_score_adj"),
     ):
         parser.add_argument(name, type=int, metavar="N", help=explanation)
     for names, explanation in (
@@ -75,6 +111,10 @@ def _parser() -> argparse.ArgumentParser:
         (("--init",), "run an init in containers"),
         (("--keep-compressed-layers",), "keep layers as they were pulled, too, for pushes and saves (default true)"),
         (("--experimental",), "say that experimental features are on"),
+        (("--icc",), "let containers on the default bridge reach each other (default true)"),
+        (("--ip-masq",), "masquerade what leaves the default bridge (default true)"),
+        (("--ipv6",), "IPv6 on the default bridge"),
+        (("--no-new-privileges",), "no-new-privileges for containers that don't say otherwise"),
     ):
         parser.add_argument(*names, type=_boolean, nargs="?", const=True, metavar="true|false", help=explanation)
     for names, field, kind, explanation in (
@@ -87,6 +127,9 @@ def _parser() -> argparse.ArgumentParser:
         (("--dns-opt",), "dns_opts", _plain, "DNS option for containers"),
         (("--label",), "labels", _plain, "label of the engine, KEY=VALUE"),
         (("--add-runtime",), "add_runtime", _pair, "OCI runtime, NAME=PATH"),
+        (("--default-address-pool",), "default_address_pools", _pool, "subnets of new networks, base=CIDR,size=BITS"),
+        (("--default-network-opt",), "default_network_opts", _network_option, "of new networks, DRIVER=OPTION=VALUE"),
+        (("--host-gateway-ip",), "host_gateway_ips", _plain, "address that host-gateway means for containers"),
         (("--log-opt",), "log_opts", _pair, "option of the default log driver, KEY=VALUE"),
         (("--default-ulimit",), "default_ulimits", _ulimit, "limit for containers, NAME=SOFT[:HARD]"),
     ):
@@ -115,6 +158,25 @@ def _pair(text: str) -> tuple[str, str]:
     if not (name and equals):
         raise argparse.ArgumentTypeError(f"expected NAME=VALUE, not {text!r}")
     return name, value
+
+
+def _size(text: str) -> int:
+    try:
+        return parse_size(text)
+    except InvalidArgument as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _pool(text: str) -> dict[str, Any]:
+    found = dict(_pair(word) for word in text.split(","))
+    if set(found) != {"base", "size"} or not found["size"].isdigit():
+        raise argparse.ArgumentTypeError(f"expected base=CIDR,size=BITS, not {text!r}")
+    return {"base": found["base"], "size": int(found["size"])}
+
+
+def _network_option(text: str) -> tuple[str, tuple[str, str]]:
+    driver, option = _pair(text)
+    return driver, _pair(option)
 
 
 def _ulimit(text: str) -> tuple[str, dict[str, Any]]:

@@ -16,9 +16,9 @@ PRODUCT: Final = "28.2.2"
 class ClientTooOld(InvalidArgument):
     """A client asked for a version that isn't served any more."""
 
-    def __init__(self, version: str) -> None:
+    def __init__(self, version: str, oldest: ApiVersion) -> None:
         super().__init__(
-            f"client version {version} is too old. Minimum supported API version is {text_of(OLDEST)}, "
+            f"client version {version} is too old. Minimum supported API version is {text_of(oldest)}, "
             "please upgrade your client to a newer version"
         )
 
@@ -35,15 +35,15 @@ def text_of(version: ApiVersion) -> str:
     return ".".join(map(str, version))
 
 
-def parse_version(text: str | None) -> ApiVersion:
+def parse_version(text: str | None, oldest: ApiVersion = OLDEST) -> ApiVersion:
     """Read the version of a path; None means the newest. Raises ClientTooOld and ClientTooNew."""
     if text is None:
         return NEWEST
     version = tuple(int(part) if part else 0 for part in text.split("."))
     while len(version) > 2 and version[-1] == 0:
         version = version[:-1]
-    if version < OLDEST:
-        raise ClientTooOld(text)
+    if version < oldest:
+        raise ClientTooOld(text, oldest)
     if version > NEWEST:
         raise ClientTooNew(text)
     return version

@@ -2,15 +2,20 @@
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 
+from scow.engine import foreign_keys
+from scow.engine.log_limits import parse_size
 from scow.errors import InvalidArgument
 from scow.runtime.cdi import SPEC_DIRS
 from scow.wire.host_config import Ulimit
+
+log = logging.getLogger(__name__)
 
 DATA_ROOT = Path("/var/lib/scow")
 EXEC_ROOT = Path("/run/scow")
@@ -78,13 +83,22 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     bip: str = ""
     bridge: str = ""
     ip: str = ""  # the machine's address at which ports are published unless something else is said
-    fixed_cidr: str = ""
+    fixed_cidr: str = ""  # the part of the default bridge's subnet that containers get addresses of
+    ipv6: bool = False  # of the default bridge
+    bip6: str = ""
+    fixed_cidr_v6: str = ""
+    icc: bool = True  # whether containers on the default bridge reach each other
+    ip_masq: bool = True
     default_address_pools: tuple[dict[str, Any], ...] = ()
+    default_network_opts: dict[str, dict[str, str]] = {}  # options of new networks, by driver
+    host_gateway_ips: tuple[str, ...] = ()  # what `host-gateway` means for containers
+    host_gateway_ip: str = ""
     mtu: int = 0
     dns: tuple[str, ...] = ()
     dns_search: tuple[str, ...] = ()
     dns_opts: tuple[str, ...] = ()
-    log_level: str = "info"
+    log_level: Literal["debug", "info", "warn", "error", "fatal"] = "info"
+    log_format: Literal["text", "json"] = "text"
     log_driver: str = "json-file"
     log_opts: dict[str, str] = {}
     tls: bool = False
@@ -99,6 +113,12 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     plugin_timeout: float = 30.0  # seconds that a volume plugin gets for an answer
     default_ulimits: dict[str, Ulimit] = {}
     default_shm_size: int = 64 << 20  # bytes
+    default_ipc_mode: Literal["private", "shareable"] = "private"
+    default_cgroupns_mode: Literal["", "private", "host"] = ""
+    cgroup_parent: str = ""
+    no_new_privileges: bool = False
+    seccomp_profile: str = ""  # a file, `builtin` (or "") or `unconfined`
+    oom_score_adjust: int = 0  # of the engine itself
     init: bool = False
     init_path: str = ""
     builder: BuilderConfig = BuilderConfig()
@@ -112,6 +132,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     debug: bool = False
     group: str = "docker"
     experimental: bool = False
+    min_api_version: str = ""
+    metrics_addr: str = ""
 
     @property
     def engine_id(self) -> str:
@@ -148,13 +170,28 @@ def read_config_file(path: Path, *, required: bool) -> dict[str, Any]:
         raise InvalidConfig(f"unable to configure the engine with file {path}: {error}") from error
     if not isinstance(document, dict):
         raise InvalidConfig(f"unable to configure the engine with file {path}: it is not a JSON object")
+    try:
+        document, told = foreign_keys.check(document)
+    except InvalidArgument as error:
+        raise InvalidConfig(f"unable to configure the engine with file {path}: {error}") from error
+    for each in told:
+        log.warning("%s: %s", path, each)
     unknown = sorted(set(document) - set(KEYS))
     if unknown:
         raise InvalidConfig(
             f"unable to configure the engine with file {path}: the following directives don't match any configuration "
             f"option: {', '.join(unknown)}"
         )
-    return {KEYS[key]: value for key, value in document.items()}
+    values = {KEYS[key]: value for key, value in document.items()}
+    size = values.get("default_shm_size")
+    if isinstance(size, str):
+        try:
+            values["default_shm_size"] = parse_size(size)
+        except InvalidArgument as error:
+            raise InvalidConfig(
+                f"unable to configure the engine with file {path}: default-shm-size: {error}"
+            ) from error
+    return values
 
 
 def make_config(
@@ -177,7 +214,15 @@ def make_config(
         config = msgspec.convert({**file, **flags}, EngineConfig, strict=False, dec_hook=_decode_path)
     except msgspec.ValidationError as error:
         raise InvalidConfig(f"unable to configure the engine: {error}") from error
+    check_api_version(config.min_api_version)
     return msgspec.structs.replace(config, proxies=config.proxies.completed(environment or {}))
+
+
+def check_api_version(text: str) -> None:
+    """Raises InvalidConfig for a `min-api-version` that isn't one of those that are served."""
+    major, dot, minor = text.partition(".")
+    if text and not (dot and major == "1" and minor.isdigit() and 24 <= int(minor) <= 50):
+        raise InvalidConfig(f"unable to configure the engine: min-api-version: {text!r} is none of 1.24 to 1.50")
 
 
 def _decode_path(kind: type, value: object) -> object:

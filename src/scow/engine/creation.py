@@ -152,8 +152,10 @@ class Creation:
         changes: dict[str, object] = {
             "network_mode": mode,
             "runtime": host.runtime or self._default_runtime,
-            "ipc_mode": host.ipc_mode or "private",
-            "cgroupns_mode": host.cgroupns_mode or ("private" if unified and not privileged else "host"),
+            "ipc_mode": host.ipc_mode or self._config.default_ipc_mode,
+            "cgroupns_mode": host.cgroupns_mode
+            or self._config.default_cgroupns_mode
+            or ("private" if unified and not privileged else "host"),
             "shm_size": host.shm_size or self._config.default_shm_size,
             "log_config": self._log_config(host),
             "restart_policy": host.restart_policy if host.restart_policy.name else RestartPolicy(name="no"),

@@ -48,7 +48,8 @@ async def write_network_files(
     record = container.record
     shares = host.network_mode == "host"
     ours = networks.resolver_of(container.id)
-    gateway = next((endpoint.gateway for endpoint in endpoints if endpoint.gateway), "")
+    own = [endpoint.gateway for endpoint in endpoints if endpoint.gateway][:1]
+    gateways = config.host_gateway_ips or tuple(filter(None, [config.host_gateway_ip])) or own
     hostname = record.config.hostname or (await asyncio.to_thread(_machine_name) if shares else "")
 
     def write() -> None:
@@ -56,7 +57,7 @@ async def write_network_files(
         if shares and not host.extra_hosts:
             hosts = _read(Path("/etc/hosts")) or hosts_file(hostname)
         else:
-            hosts = hosts_file(hostname, record.config.domainname, endpoints, host.extra_hosts or (), gateway, links)
+            hosts = hosts_file(hostname, record.config.domainname, endpoints, host.extra_hosts or (), gateways, links)
         resolver = resolver_for(
             _machine_resolver(shares),
             nameservers=tuple(host.dns or config.dns),

@@ -59,7 +59,18 @@ def network_settings(config: EngineConfig) -> Settings:
             parse_address(config.ip)
         except InvalidArgument as error:
             raise InvalidConfig(f"invalid address for published ports: {config.ip}") from error
-    settings = Settings(bridge_name=config.bridge, bip=config.bip, mtu=config.mtu or 1500, default_binding=config.ip)
+    settings = Settings(
+        bridge_name=config.bridge,
+        bip=config.bip,
+        fixed_cidr=config.fixed_cidr,
+        ipv6=config.ipv6,
+        bip6=config.bip6,
+        fixed_cidr_v6=config.fixed_cidr_v6,
+        mtu=config.mtu or 1500,
+        default_binding=config.ip,
+        masquerade=config.ip_masq,
+        inter_container=config.icc,
+    )
     return msgspec.structs.replace(settings, default_pools=tuple(pools)) if pools else settings
 
 
@@ -91,7 +102,7 @@ class Networks:
         return await self._tasks.finish(self._create(request), f"create network {request.name}")
 
     async def _create(self, request: NetworkCreateRequest) -> NetworkCreateReply:
-        network = await self._driver.create(_request(request))
+        network = await self._driver.create(_request(request, self._config.default_network_opts))
         self._emit("create", network)
         return NetworkCreateReply(id=network.id)
 
@@ -257,8 +268,8 @@ def _check_mode(container: Container, network: model.Network, joined: Sequence[m
         )
 
 
-def _request(request: NetworkCreateRequest) -> model.NetworkRequest:
-    """What the API asks, as the driver takes it. Raises Forbidden."""
+def _request(request: NetworkCreateRequest, defaults: Mapping[str, dict[str, str]]) -> model.NetworkRequest:
+    """What the API asks, as the driver takes it; `defaults` are options by driver. Raises Forbidden."""
     if request.ingress or request.scope not in ("", "local"):
         raise Forbidden(
             'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to connect this node to '
@@ -281,7 +292,7 @@ def _request(request: NetworkCreateRequest) -> model.NetworkRequest:
         enable_ipv6=bool(request.enable_ipv6),
         internal=request.internal,
         attachable=request.attachable,
-        options=request.options or {},
+        options={**defaults.get(request.driver or model.BRIDGE, {}), **(request.options or {})},
         labels=request.labels or {},
         ipam_driver=ipam.driver or "default",
         ipam_options=ipam.options or {},

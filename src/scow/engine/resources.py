@@ -16,6 +16,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from scow import points
+from scow.engine import default_security
 from scow.engine.config import EngineConfig
 from scow.engine.container import Container, ContainerTable
 from scow.engine.container_mounts import ContainerMounts, container_of
@@ -62,8 +63,10 @@ class Resources:
         mounts: ContainerMounts,
         runtimes: dict[str, OciRuntime],
         default_runtime: str,
+        security: default_security.DefaultSecurity,
     ) -> None:
         self._config = config
+        self.security = security
         self._store = store
         self._table = table
         self._networks = networks
@@ -88,10 +91,12 @@ class Resources:
         mounts: ContainerMounts,
         tasks: Tasks,
     ) -> "Resources":
-        """Choose the runtime by its self-check and listen for exits. Raises NotSupported if none works."""
+        """Choose the runtime by its self-check and listen for exits. Raises NotSupported if none works,
+        InvalidConfig for a seccomp profile that can't be read."""
         configured = {name: Path(runtime.path or name) for name, runtime in config.runtimes.items()}
         runtimes, default = await choose_runtimes(config.default_runtime, configured, config.exec_root)
-        resources = cls(config, store, table, networks, mounts, runtimes, default)
+        security = await asyncio.to_thread(default_security.read, config)
+        resources = cls(config, store, table, networks, mounts, runtimes, default, security)
         resources._monitors.open()
         return resources
 
@@ -272,16 +277,20 @@ class Resources:
                 hostname=self._hostname(container),
                 mounts=tuple(mounts),
                 network_namespace=namespace,
-                cgroups_path=f"{cgroup_parent(host.cgroup_parent) or self._cgroup}/{record.id}",
+                cgroups_path=f"{self._group_above(host.cgroup_parent)}/{record.id}",
                 pid_namespace=self._joined(host.pid_mode, "pid"),
                 ipc_namespace=self._joined(host.ipc_mode, "ipc"),
                 shared_memory=self._shared_memory(container),
                 default_ulimits=tuple(self._config.default_ulimits.values()),
+                security=self.security.options(privileged=host.privileged),
                 edits=edits,
                 init=host.init if host.init is not None else self._config.init,
                 init_path=self._config.init_path,
             ),
         )
+
+    def _group_above(self, asked: str) -> str:
+        return cgroup_parent(asked or self._config.cgroup_parent) or self._cgroup
 
     def _edits(self, requests: Sequence[DeviceRequest]) -> list[cdi.Edits]:
         registry = cdi.Registry(self._config.cdi_spec_dirs)
@@ -365,6 +374,7 @@ class Resources:
                 attached=attached,
                 stdin=request.attach_stdin,
                 default_ulimits=tuple(self._config.default_ulimits.values()),
+                no_new_privileges=self.security.no_new_privileges,
                 console_size=(console_size[0], console_size[1]) if console_size and len(console_size) == 2 else None,
             ),
         )

@@ -92,7 +92,7 @@ class System:
             "GitCommit": "",
             "GoVersion": f"python{platform.python_version()}",
             "KernelVersion": uname.release,
-            "MinAPIVersion": MIN_API_VERSION,
+            "MinAPIVersion": self._config.min_api_version or MIN_API_VERSION,
             "Os": "linux",
             "ScowVersion": scow.__version__,
         }
@@ -105,7 +105,7 @@ class System:
             ],
             version=DOCKER_VERSION,
             api_version=API_VERSION,
-            min_api_version=MIN_API_VERSION,
+            min_api_version=self._config.min_api_version or MIN_API_VERSION,
             git_commit="",
             go_version=f"python{platform.python_version()}",
             os="linux",
@@ -125,7 +125,9 @@ class System:
         runtime_version = await self._version_of(self._runtimes[self._default_runtime])
         unified = is_unified()
         memory, descriptors, system = await asyncio.to_thread(_machine)
-        security = ["name=seccomp,profile=builtin"]
+        security = [f"name=seccomp,profile={self._config.seccomp_profile or 'builtin'}"]
+        if self._config.no_new_privileges:
+            security.append("name=no-new-privileges")
         if unified:
             security.append("name=cgroupns")
         return Info(

@@ -179,7 +179,7 @@ def _check_namespaces(config: ContainerConfig, host: HostConfig) -> None:
         if config.mac_address:
             raise InvalidArgument("conflicting options: mac-address and the network mode")
     for entry in host.extra_hosts or []:
-        parse_extra_host(entry, gateway="0.0.0.0")
+        parse_extra_host(entry, gateways=["0.0.0.0"])
     for mode, what in ((host.pid_mode, "PID"), (host.ipc_mode, "IPC"), (host.uts_mode, "UTS")):
         kind, colon, name = mode.partition(":")
         allowed = {"PID": ("", "host", "container"), "UTS": ("", "host")}.get(

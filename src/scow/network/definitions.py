@@ -56,11 +56,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """What the engine's configuration says about networks.
 
     `bridge_name` of the default bridge is derived from the engine id if empty; so is its subnet chosen from
-    `default_pools` if there is no `bip` (an address with prefix). `spare_sandboxes` bounds the pool of ready ones.
+    `default_pools` if there is neither `bip` (an address with prefix) nor `fixed_cidr` (the part of the subnet that
+    containers get addresses of). `spare_sandboxes` bounds the pool of ready ones.
     """
 
     bridge_name: str = ""
     bip: str = ""
+    fixed_cidr: str = ""
+    ipv6: bool = False
+    bip6: str = ""
+    fixed_cidr_v6: str = ""
     default_pools: tuple[tuple[str, int], ...] = addresses.DEFAULT_POOLS
     default_binding: str = ""
     mtu: int = 1500
@@ -89,16 +94,17 @@ def linkless(name: str) -> Network:
     return Network(id=secrets.token_hex(32), name=name, driver=driver, created=datetime.now(UTC))
 
 
-def default_bridge(settings: Settings, tag: str, before: Network | None, free: addresses.Subnet | None) -> Network:
-    """Define the network `bridge`: its subnet is `bip`, else the one it had, else `free`. Raises InvalidArgument."""
+def default_bridge(
+    settings: Settings, tag: str, before: Network | None, free: Mapping[int, addresses.Subnet]
+) -> Network:
+    """Define the network `bridge`: a subnet is what is configured, else the one it had, else the one in `free`.
+
+    `free` has a subnet for each version of IP that `wants_subnet`. Raises InvalidArgument.
+    """
     bridge = _checked_link(settings.bridge_name or f"scow{tag}")
-    if settings.bip:
-        pool = addresses.parse_bip(settings.bip)
-    elif free is not None:
-        pool = addresses.complete(Pool(subnet=str(free), gateway=""))
-    else:
-        assert before is not None
-        pool = before.pools[0]
+    pools = [_bridge_pool(settings.bip, settings.fixed_cidr, before, free, 4)]
+    if settings.ipv6:
+        pools.append(_bridge_pool(settings.bip6, settings.fixed_cidr_v6, before, free, 6))
     options = {
         OPTION_DEFAULT: "true",
         OPTION_ICC: str(settings.inter_container).lower(),
@@ -113,9 +119,33 @@ def default_bridge(settings: Settings, tag: str, before: Network | None, free: a
         driver=BRIDGE,
         created=before.created if before else datetime.now(UTC),
         bridge=bridge,
-        pools=(pool,),
+        pools=tuple(pools),
+        enable_ipv6=settings.ipv6,
         options=options,
     )
+
+
+def wants_subnet(settings: Settings, before: Network | None) -> list[int]:
+    """The versions of IP for which a subnet has to be chosen for the network `bridge`."""
+    had = {addresses.parse_subnet(pool.subnet).version for pool in before.pools} if before is not None else set()
+    wanted = [4] if not (settings.bip or settings.fixed_cidr) else []
+    if settings.ipv6 and not (settings.bip6 or settings.fixed_cidr_v6):
+        wanted.append(6)
+    return [version for version in wanted if version not in had]
+
+
+def _bridge_pool(
+    bip: str, fixed_cidr: str, before: Network | None, free: Mapping[int, addresses.Subnet], version: int
+) -> Pool:
+    if bip:
+        pool = addresses.parse_bip(bip)
+        return addresses.complete(msgspec.structs.replace(pool, ip_range=fixed_cidr))
+    if fixed_cidr:
+        return addresses.complete(Pool(subnet=fixed_cidr, gateway=""))
+    if version in free:
+        return addresses.complete(Pool(subnet=str(free[version]), gateway=""))
+    assert before is not None
+    return next(pool for pool in before.pools if addresses.parse_subnet(pool.subnet).version == version)
 
 
 def user_defined(request: NetworkRequest, pools: tuple[Pool, ...]) -> Network:

@@ -42,17 +42,17 @@ def hosts_file(
     domain: str = "",
     endpoints: Sequence[Endpoint] = (),
     extra: Iterable[str] = (),
-    gateway: str = "",
+    gateways: Sequence[str] = (),
     links: Iterable[tuple[str, str]] = (),
 ) -> str:
     """Return the content of /etc/hosts: loopback, `--add-host` entries, linked containers, then the container itself.
 
-    `host-gateway` as an address means `gateway`, the machine as a container sees it. Raises InvalidArgument.
+    `host-gateway` as an address means `gateways`, the machine as a container sees it. Raises InvalidArgument.
     """
     lines = [_LOCALHOST]
     for entry in extra:
-        name, address = parse_extra_host(entry, gateway)
-        lines.append(f"{address}\t{name}\n")
+        name, found = parse_extra_host(entry, gateways)
+        lines += [f"{address}\t{name}\n" for address in found]
     lines += [f"{address}\t{names}\n" for address, names in links]
     names = f"{hostname}.{domain} {hostname}" if domain else hostname
     for endpoint in endpoints:
@@ -60,19 +60,19 @@ def hosts_file(
     return "".join(lines)
 
 
-def parse_extra_host(entry: str, gateway: str = "") -> tuple[str, str]:
+def parse_extra_host(entry: str, gateways: Sequence[str] = ()) -> tuple[str, Sequence[str]]:
     """Split `name:address` or `name=address`; IPv6 addresses may stand in brackets. Raises InvalidArgument."""
     separator = "=" if "=" in entry else ":"
     name, found, address = entry.partition(separator)
     if not found or not name:
         raise InvalidArgument(f'bad format for add-host: "{entry}"')
     if address == HOST_GATEWAY:
-        if not gateway:
+        if not gateways:
             raise InvalidArgument("unable to derive the IP value for host-gateway")
-        return name, gateway
+        return name, gateways
     address = address.removeprefix("[").removesuffix("]")
     try:
-        return name, str(ipaddress.ip_address(address))
+        return name, [str(ipaddress.ip_address(address))]
     except ValueError as error:
         raise InvalidArgument(f'invalid IP address in add-host: "{address}"') from error
 

@@ -448,9 +448,9 @@ class Networks:
             if name not in by_name:
                 await self._record(definitions.linkless(name))
         before = by_name.get(BRIDGE)
-        free = None
-        if not self._settings.bip and (before is None or not before.pools):
-            free = self._free_subnet(await self._taken_subnets(), 4)
+        missing = definitions.wants_subnet(self._settings, before)
+        taken = await self._taken_subnets() if missing else []
+        free = {version: self._free_subnet(taken, version) for version in missing}
         wanted = definitions.default_bridge(self._settings, self.tag, before, free)
         if wanted != before:
             if before is not None and before.bridge != wanted.bridge:

@@ -46,6 +46,7 @@ class BundleContext(msgspec.Struct, frozen=True, kw_only=True):
     ipc_namespace: Path | None = None  # to be joined
     shared_memory: Path | None = None  # /dev/shm, if it is shared with others: own or the joined container's
     default_ulimits: Sequence[Ulimit] = ()
+    security: Sequence[str] = ()  # the engine's own security options: those of the container come after them
     init: bool = False
     edits: Sequence[cdi.Edits] = ()  # of devices that were asked for by name or capability
     init_path: str = ""  # of the program that `init` puts in front; "" looks for one
@@ -90,7 +91,7 @@ def _boolean(option: str, value: str | None) -> bool:
 
 def make_spec(config: ContainerConfig, host: HostConfig, context: BundleContext) -> bytes:
     """Make config.json's bytes. Raises InvalidArgument for what docker refuses, NotSupported for what can't be here."""
-    security = security_options(host.security_opt)
+    security = security_options([*context.security, *(host.security_opt or ())])
     capabilities = container_capabilities(
         host.cap_add, host.cap_drop, privileged=host.privileged, available=bounding_set()
     )

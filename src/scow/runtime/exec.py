@@ -70,6 +70,7 @@ class ExecSpec(msgspec.Struct, frozen=True, kw_only=True):
     stdin: bool = False
     console_size: tuple[int, int] | None = None  # rows, columns
     default_ulimits: Sequence[Ulimit] = ()
+    no_new_privileges: bool = False  # unless the container's own options say otherwise
 
 
 class ExecProcess:
@@ -309,7 +310,7 @@ def _prepare(folder: Path, spec: ExecSpec) -> None:
 def process_section(spec: ExecSpec) -> dict[str, Any]:
     """The process as the runtime's exec wants it. runtime-spec config.md#process."""
     host = spec.host
-    security = security_options(host.security_opt)
+    security = security_options([f"no-new-privileges={spec.no_new_privileges}", *(host.security_opt or ())])
     names = container_capabilities(
         host.cap_add, host.cap_drop, privileged=spec.privileged or host.privileged, available=bounding_set()
     )

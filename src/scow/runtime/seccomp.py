@@ -111,6 +111,11 @@ def seccomp_section(profile: str, capabilities: frozenset[str]) -> msgspec.Raw |
         if path is None:
             raise NoDefaultProfile
         return _default_section(path, path.stat().st_mtime_ns, capabilities)
+    return _section_of(profile, capabilities)
+
+
+@lru_cache(maxsize=16)
+def _section_of(profile: str, capabilities: frozenset[str]) -> msgspec.Raw:
     return msgspec.Raw(msgspec.json.encode(resolve(profile.encode(), capabilities, this_machine())))
 
 

@@ -11,12 +11,12 @@ from scow.engine.config import CONFIG_FILE, EngineConfig, InvalidConfig, make_co
 
 
 def config_of(*arguments: str) -> EngineConfig:
-    flags, file, required = parse_flags(arguments)
-    return make_config(flags, read_config_file(file, required=required) if required else {})
+    flags = parse_flags(arguments)
+    return make_config(flags.given, read_config_file(flags.file, required=True) if flags.file_required else {})
 
 
 def test_without_flags_nothing_is_set() -> None:
-    assert parse_flags([]) == ({}, CONFIG_FILE, False)
+    assert parse_flags([]) == ({}, CONFIG_FILE, False, False)
     assert config_of() == EngineConfig()
 
 
@@ -43,6 +43,19 @@ def test_without_flags_nothing_is_set() -> None:
         (["--log-opt", "max-size=1m"], "log_opts", {"max-size": "1m"}),
         (["--max-concurrent-downloads", "7"], "max_concurrent_downloads", 7),
         (["--shutdown-timeout", "3"], "shutdown_timeout", 3),
+        (["--default-shm-size", "1g"], "default_shm_size", 1 << 30),
+        (["--default-ipc-mode", "shareable"], "default_ipc_mode", "shareable"),
+        (["--icc=false"], "icc", False),
+        (
+            ["--default-address-pool", "base=10.9.0.0/16,size=24"],
+            "default_address_pools",
+            ({"base": "10.9.0.0/16", "size": 24},),
+        ),
+        (
+            ["--default-network-opt", "bridge=a=1", "--default-network-opt=bridge=b=2"],
+            "default_network_opts",
+            {"bridge": {"a": "1", "b": "2"}},
+        ),
     ],
 )
 def test_a_flag_sets_its_field(arguments: list[str], field: str, value: object) -> None:
@@ -61,7 +74,16 @@ def test_a_limit_has_a_soft_and_a_hard_value() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--nope"], ["--log-level", "loud"], ["--debug=maybe"], ["--add-runtime", "x"], ["--default-ulimit", "x=y"]],
+    [
+        ["--nope"],
+        ["--log-level", "loud"],
+        ["--debug=maybe"],
+        ["--add-runtime", "x"],
+        ["--default-ulimit", "x=y"],
+        ["--default-shm-size", "big"],
+        ["--default-address-pool", "10.9.0.0/16"],
+        ["--default-network-opt", "x"],
+    ],
 )
 def test_flags_that_make_no_sense_end_with_status_2(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as end:
@@ -89,6 +111,16 @@ def test_a_file_that_makes_no_sense_is_refused(tmp_path: Path, text: str, capsys
     file.write_text(text)
     assert main(["--config-file", str(file)]) == 1
     assert "unable to configure the engine" in capsys.readouterr().err
+
+
+def test_a_configuration_is_checked_without_a_start(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "daemon.json"
+    file.write_text('{"icc": false}')
+    assert main(["--validate", "--config-file", str(file)]) == 0
+    assert capsys.readouterr().out == "configuration OK\n"
+    file.write_text('{"icc": "perhaps"}')
+    assert main(["--validate", "--config-file", str(file)]) == 1
+    assert "$.icc" in capsys.readouterr().err
 
 
 def test_a_file_that_was_asked_for_has_to_be_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -226,6 +226,39 @@ def test_a_configuration_file_that_makes_no_sense_is_refused(tmp_path: Path, tex
         read_config_file(file, required=True)
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('{"iptables": false}', "iptables: False can't be honoured"),
+        ('{"authorization-plugins": ["x"]}', "use --tlsverify"),
+        ('{"selinux-enabled": true}', "SELinux"),
+        ('{"default-shm-size": "big"}', "default-shm-size: invalid size: 'big'"),
+    ],
+)
+def test_what_guards_a_machine_is_never_passed_over(tmp_path: Path, text: str, words: str) -> None:
+    file = tmp_path / "daemon.json"
+    file.write_text(text)
+    with pytest.raises(InvalidConfig, match=words):
+        read_config_file(file, required=True)
+
+
+def test_keys_without_effect_are_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = tmp_path / "daemon.json"
+    file.write_text('{"userland-proxy": false, "iptables": true, "exec-opts": ["native.cgroupdriver=systemd"]}')
+    assert read_config_file(file, required=True) == {}
+    assert [message.partition(": ")[2].partition(" has")[0] for message in caplog.messages] == [
+        "userland-proxy",
+        "exec-opts: native.cgroupdriver=systemd",
+    ]
+
+
+@pytest.mark.parametrize("version", ["1.23", "1.51", "2.0", "new", "1.", "1.4x"])
+def test_the_oldest_version_is_one_that_is_served(version: str) -> None:
+    assert make_config({}, {"min_api_version": "1.44"}).min_api_version == "1.44"
+    with pytest.raises(InvalidConfig, match="min-api-version"):
+        make_config({}, {"min_api_version": version})
+
+
 def test_proxies_come_from_the_file_and_then_from_the_environment() -> None:
     environment = {"HTTP_PROXY": "http://a:1", "http_proxy": "http://other", "https_proxy": "http://b:2"}
     proxies = make_config({}, {"proxies": {"https-proxy": "http://c:3"}}, environment).proxies

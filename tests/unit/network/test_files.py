@@ -24,21 +24,21 @@ def test_hosts_names_the_container_by_its_addresses() -> None:
 
 
 def test_extra_hosts_come_before_the_container_itself() -> None:
-    text = hosts_file("box", endpoints=[ENDPOINT], extra=["db:10.0.0.9", "gw:host-gateway"], gateway="172.17.0.1")
+    text = hosts_file("box", endpoints=[ENDPOINT], extra=["db:10.0.0.9", "gw:host-gateway"], gateways=["172.17.0.1"])
     assert text.index("10.0.0.9\tdb\n") < text.index("172.17.0.1\tgw\n") < text.index("172.17.0.2\tbox\n")
 
 
 @pytest.mark.parametrize(
     ("entry", "parsed"),
     [
-        ("a:1.2.3.4", ("a", "1.2.3.4")),
-        ("a=1.2.3.4", ("a", "1.2.3.4")),
-        ("a:::1", ("a", "::1")),
-        ("a:[::1]", ("a", "::1")),
-        ("a=[fe80::1]", ("a", "fe80::1")),
+        ("a:1.2.3.4", ("a", ["1.2.3.4"])),
+        ("a=1.2.3.4", ("a", ["1.2.3.4"])),
+        ("a:::1", ("a", ["::1"])),
+        ("a:[::1]", ("a", ["::1"])),
+        ("a=[fe80::1]", ("a", ["fe80::1"])),
     ],
 )
-def test_extra_hosts_are_written_in_several_ways(entry: str, parsed: tuple[str, str]) -> None:
+def test_extra_hosts_are_written_in_several_ways(entry: str, parsed: tuple[str, list[str]]) -> None:
     assert parse_extra_host(entry) == parsed
 
 
