@@ -142,3 +142,9 @@ def test_details_are_what_the_options_choose(engine: Daemon) -> None:
 def test_the_engine_names_its_drivers(engine: Daemon) -> None:
     found = json.loads(engine.docker("info", "--format", "{{json .Plugins.Log}}").stdout)
     assert found == ["journald", "json-file", "local", "none", "syslog"]
+
+
+def test_a_tag_that_is_none_is_told_at_the_start_whatever_the_driver(engine: Daemon) -> None:
+    refused = engine.docker("run", "--log-opt", "tag={{.Bogus}}", "busybox", "true", check=False)
+    assert refused.returncode == 125
+    assert "failed to initialize logging driver: template: log-tag: can't evaluate '.Bogus'" in refused.stderr

@@ -20,6 +20,7 @@ def test_no_line_is_lost_at_a_rotation_by_readers_nor_followers(engine: Daemon, 
     assert engine.docker("logs", "--tail", "1500", box).stdout.splitlines() == expected[-1500:]
     files = list((engine.folder / "data/containers" / box).glob("*-json.log*"))
     assert len(files) > 2
+    assert any(file.suffix == ".gz" for file in files) == (driver == "local")
 
 
 def test_one_file_is_what_docker_keeps_by_default_of_a_limited_log(engine: Daemon) -> None:

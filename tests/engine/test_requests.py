@@ -64,6 +64,8 @@ REFUSED: list[tuple[dict[str, Any], int, str]] = [
     (_log("json-file", {"max-file": "0"}), 400, "max-file cannot be less than 1"),
     (_log("json-file", {"max-file": "x"}), 400, 'strconv.Atoi: parsing "x": invalid syntax'),
     (_log("json-file", {"compress": "true"}), 400, "compress cannot be true when max-file is less than 2"),
+    (_log("local", {"max-file": "1"}), 400, "compression cannot be enabled when max file count is 1"),
+    (_log("local", {"compress": "maybe"}), 400, 'strconv.ParseBool: parsing "maybe": invalid syntax'),
     (_log("json-file", {"mode": "bogus"}), 400, "logger: logging mode not supported: bogus"),
     (_log("json-file", {"max-buffer-size": "1m"}), 400, "option is only supported with 'mode=non-blocking'"),
     (

@@ -199,7 +199,7 @@ class Engine:
         forwarding = LogForwarding(table, events)
         close.push_async_callback(forwarding.aclose)
         resources.before_run = forwarding.check
-        removal.before_files_go = forwarding.finish
+        removal.before_files_go.append(forwarding.finish)
         recovery = Recovery(table, lifecycle, removal, resources, driver, config.data_root / "containers")
         health = HealthChecks(table, resources, events, lifecycle, tasks)
         await recovery.run()
@@ -208,7 +208,9 @@ class Engine:
         close.push_async_callback(tasks.aclose)
         close.push_async_callback(tasks.drain, config.shutdown_timeout)
         close.push_async_callback(health.aclose)
-        close.push_async_callback(LogRotation(table, resources, events).aclose)
+        rotation = LogRotation(table, resources, events)
+        close.push_async_callback(rotation.aclose)
+        removal.before_files_go.append(rotation.finish)
         close.callback(lifecycle.close)
         recovery.start_what_is_due()
 

@@ -19,11 +19,12 @@ import msgspec
 
 from scow.engine.container import Container, ContainerTable
 from scow.engine.events import Events
-from scow.engine.log_limits import files_of
-from scow.engine.log_options import FORWARDED, attributes, boolean
+from scow.engine.log_limits import boolean
+from scow.engine.log_options import FORWARDED, attributes
 from scow.engine.log_tags import make_tag
 from scow.errors import Internal, ScowError
 from scow.runtime.journald import JOURNAL, JournalSink, field_name
+from scow.runtime.log_files import files_of
 from scow.runtime.log_following import LogFollower
 from scow.runtime.logs import LogLine, Position
 from scow.runtime.syslog import SyslogFormat, SyslogSink, TlsFiles, parse_address, parse_facility, parse_format
@@ -78,10 +79,12 @@ class LogForwarding:
                 self._begin(container)
 
     async def check(self, container: Container) -> None:
-        """Before a start: see that lines can be sent. Raises Internal, in docker's words, if they can't."""
-        if not is_forwarded(container):
-            return
+        """Before a start: see that the tag is one and lines can be sent. Raises Internal, in docker's words, if not."""
         try:
+            config = container.record.host_config.log_config
+            make_tag((config.config or {}).get("tag", ""), container, self._hostname)
+            if not is_forwarded(container):
+                return
             sink = self._sink(container)
             try:
                 await sink.open()

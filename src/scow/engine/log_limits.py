@@ -1,11 +1,8 @@
-"""How large a container's log may become, and in how many files it is kept. Options `max-size` and `max-file`.
+"""How large a container's log may become, and in how many files it is kept. Options `max-size`, `max-file`, `compress`.
 
-For drivers that send lines elsewhere it is docker's cache for `docker logs`: `cache-max-size` and `cache-max-file`.
+For drivers that send lines elsewhere it is docker's cache for `docker logs`: `cache-max-size` and so on.
 """
 
-import contextlib
-import os
-from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -22,14 +19,18 @@ LOCAL_FILES: Final = 5
 BACKSTOP: Final = 1 << 30
 """So far beyond its limit conmon drops a log by itself: more than comes between two looks of the engine."""
 
+_TRUE: Final = frozenset(["1", "t", "T", "TRUE", "true", "True"])
+_FALSE: Final = frozenset(["0", "f", "F", "FALSE", "false", "False"])
 _UNITS: Final = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
 
 class LogLimits(msgspec.Struct, frozen=True):
-    """Bytes of one file, None for no limit; and how many files there are, the current one included."""
+    """Bytes of one file, None for no limit; how many files there are, the current one included; whether older ones
+    are compressed."""
 
     size: int | None
     files: int
+    compress: bool = False
 
     @property
     def backstop(self) -> int | None:
@@ -48,14 +49,18 @@ def limits_of(config: LogConfig) -> LogLimits:
         return LogLimits(None, 1)
     size = _size(text) if text else LOCAL_SIZE if local else DEFAULT_SIZE
     count = options.get(f"{prefix}max-file", "").strip()
+    compress = options.get(f"{prefix}compress", "")
+    compressed = boolean(compress) if compress else local
+    if compressed is None:
+        raise InvalidArgument(f'strconv.ParseBool: parsing "{compress}": invalid syntax')
     if not count:
         # With a size of the user's own docker keeps one file.
-        return LogLimits(size, LOCAL_FILES if local else 1 if text else DEFAULT_FILES)
+        return LogLimits(size, LOCAL_FILES if local else 1 if text else DEFAULT_FILES, compressed)
     if not (count.isascii() and count.isdigit()):
         raise InvalidArgument(f'strconv.Atoi: parsing "{count}": invalid syntax')
     if int(count) < 1:
         raise InvalidArgument("max-file cannot be less than 1")
-    return LogLimits(size, int(count))
+    return LogLimits(size, int(count), compressed)
 
 
 def _size(text: str) -> int:
@@ -63,6 +68,11 @@ def _size(text: str) -> int:
     if size <= 0:
         raise InvalidArgument("max-size must be a positive number")
     return size
+
+
+def boolean(text: str) -> bool | None:
+    """Read a truth value as Go does; None for what is none."""
+    return True if text in _TRUE else False if text in _FALSE else None
 
 
 def parse_size(text: str) -> int:
@@ -73,26 +83,3 @@ def parse_size(text: str) -> int:
         return int(float(number) * _UNITS[unit])
     except (KeyError, ValueError, OverflowError) as error:
         raise InvalidArgument(f"invalid size: '{text}'") from error
-
-
-def shift(path: Path, files: int) -> None:
-    """Number a full log and those before it anew; the oldest goes. Blocks. Raises OSError."""
-    if files < 2:
-        return  # conmon replaces it
-    for number in range(files - 1, 0, -1):
-        older = path if number == 1 else numbered(path, number - 1)
-        with contextlib.suppress(FileNotFoundError):
-            os.rename(older, numbered(path, number))
-
-
-def numbered(path: Path, number: int) -> Path:
-    """The name of an older file of a log."""
-    return path.with_name(f"{path.name}.{number}")
-
-
-def files_of(path: Path) -> list[Path]:
-    """All files of a log, oldest first; the current one is always among them."""
-    found = [path]
-    while numbered(path, len(found)).exists():
-        found.append(numbered(path, len(found)))
-    return found[::-1]

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-from scow.engine.log_limits import limits_of, parse_size
+from scow.engine.log_limits import boolean, limits_of, parse_size
 from scow.errors import InvalidArgument
 from scow.runtime.syslog import parse_address, parse_facility, parse_format
 from scow.wire.host_config import LogConfig
@@ -14,8 +14,6 @@ from scow.wire.host_config import LogConfig
 _COMMON: Final = frozenset(["env", "env-regex", "labels", "labels-regex", "tag"])
 _CACHE: Final = ("cache-disabled", "cache-max-size", "cache-max-file", "cache-compress")
 _MODE: Final = frozenset(["mode", "max-buffer-size"])
-_TRUE: Final = frozenset(["1", "t", "T", "TRUE", "true", "True"])
-_FALSE: Final = frozenset(["0", "f", "F", "FALSE", "false", "False"])
 
 OPTIONS: Final[Mapping[str, frozenset[str] | None]] = {
     "json-file": _COMMON | {"max-file", "max-size", "compress"},
@@ -37,11 +35,6 @@ OPTIONS: Final[Mapping[str, frozenset[str] | None]] = {
 
 FORWARDED: Final = frozenset(["journald", "syslog"])
 """Drivers whose lines go to another service as well. What they keep here is docker's cache for `docker logs`."""
-
-
-def boolean(text: str) -> bool | None:
-    """Read a truth value as Go does; None for what is none."""
-    return True if text in _TRUE else False if text in _FALSE else None
 
 
 def check_log_config(config: LogConfig) -> None:
@@ -85,13 +78,11 @@ def _check_mode(options: Mapping[str, str]) -> None:
 def _check_files(config: LogConfig) -> None:
     options = config.config or {}
     limits = limits_of(config)
-    compress = options.get("compress", "")
-    if not compress:
+    if not limits.compress:
         return
-    wanted = boolean(compress)
-    if wanted is None:
-        raise InvalidArgument(f'strconv.ParseBool: parsing "{compress}": invalid syntax')
-    if wanted and config.type != "local" and (limits.files < 2 or "max-size" not in options):
+    if config.type == "local" and limits.files < 2:
+        raise InvalidArgument("compression cannot be enabled when max file count is 1")
+    if config.type != "local" and (limits.files < 2 or "max-size" not in options):
         raise InvalidArgument("compress cannot be true when max-file is less than 2 or max-size is not set")
 
 
@@ -129,7 +120,10 @@ def attributes(config: LogConfig, labels: Mapping[str, str], env: list[str]) -> 
 
 
 def keeps_cache(config: LogConfig) -> bool:
-    """Whether `docker logs` may read what was written: not with `none`, nor where the cache was switched off."""
+    """Whether `docker logs` may read what was written: not with `none`, nor where the cache was switched off.
+
+    docker reads a journal back itself, without a cache: here that is the file, whatever the option says.
+    """
     if config.type == "none":
         return False
-    return config.type not in FORWARDED or not boolean((config.config or {}).get("cache-disabled", ""))
+    return config.type not in FORWARDED - {"journald"} or not boolean((config.config or {}).get("cache-disabled", ""))

@@ -8,10 +8,10 @@ from typing import Self
 from urllib.parse import quote_plus
 
 from scow.engine.container import Container
-from scow.engine.log_limits import files_of
 from scow.engine.log_options import attributes, keeps_cache
 from scow.engine.log_tags import make_tag
 from scow.errors import InvalidArgument, NotSupported
+from scow.runtime.log_files import files_of
 from scow.runtime.logs import LogLine, read_log
 from scow.wire.times import format_time
 

@@ -50,7 +50,7 @@ class Removal:
         self._snapshots = snapshots
         self._volumes = volumes
         self._events = events
-        self.before_files_go: Callable[[Container], Awaitable[None]] | None = None
+        self.before_files_go: list[Callable[[Container], Awaitable[None]]] = []
 
     async def remove(self, container: Container, *, force: bool, volumes: bool) -> None:
         """Remove it. Raises StillRunning unless forced; Conflict if it is being removed already."""
@@ -100,8 +100,8 @@ class Removal:
         await _when_there_is_room(lambda: self._snapshots.remove(container.id))
         await _when_there_is_room(lambda: self._resources.mounts.forget(container.record))
         await points.at("remove.snapshot")
-        if self.before_files_go is not None:
-            await self.before_files_go(container)
+        for step in self.before_files_go:
+            await step(container)
         await asyncio.to_thread(shutil.rmtree, container.folder, True)
         anonymous = [mount.name for mount in container.record.mounts if mount.anonymous] if volumes else []
         dropped = self._volumes.only_of(container.id, anonymous)

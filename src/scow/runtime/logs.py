@@ -19,6 +19,7 @@ import msgspec
 
 from scow.linux.inotify import IN_CREATE, IN_MODIFY, IN_MOVED_TO, Change, Inotify
 from scow.runtime.attach import STDERR, STDOUT
+from scow.runtime.log_files import COMPRESSED, find, head_of, open_file
 
 BLOCK: Final = 1 << 20
 _TAIL_BLOCK: Final = 64 << 10
@@ -93,7 +94,10 @@ async def read_log(
 
 
 class Position(msgspec.Struct, frozen=True):
-    """A point in a log: the file by inode and by how it begins (an inode's number is used again), and bytes in it."""
+    """A point in a log: the file by inode and by how it begins (an inode's number is used again), and bytes in it.
+
+    Of a file that has been compressed only the beginning tells: no two begin alike, since that is a time.
+    """
 
     inode: int
     head: bytes
@@ -108,6 +112,7 @@ class Reader:
         self._wanted = wanted
         self._index = 0
         self._fd = -1
+        self._is_copy = False  # of a compressed file
         self._rest = b""
         self.done = False  # a line after `until_ns` was met
 
@@ -146,7 +151,8 @@ class Reader:
             self._index = index
             if self._open():
                 here = self.position()
-                if here is not None and (here.inode, here.head) == (position.inode, position.head):
+                same = here is not None and here.head == position.head
+                if same and here is not None and (self._is_copy or here.inode == position.inode):
                     os.lseek(self._fd, position.offset, os.SEEK_SET)
                     return True
         self.close()
@@ -187,15 +193,15 @@ class Reader:
         A log's older files are called PATH.1, PATH.2... and take other numbers while we read: the file that follows
         ours is told by where ours is by now.
         """
-        if len(self._files) > 1 or self._is_numbered():
+        if len(self._files) > 1 or find(self._files[-1], 1) is not None:
             following = self._following()
             if following is not None:
                 if os.fstat(self._fd).st_size > os.lseek(self._fd, 0, os.SEEK_CUR):
                     return True
                 self.close()
-                self._fd, self._index = following, len(self._files) - 1
+                (self._fd, self._is_copy), self._index = following, len(self._files) - 1
                 return True
-            if self._path_after() is not None:
+            if self._number_after() is not None:
                 return False  # conmon is about to make the next file
         if self._index < len(self._files) - 1:
             self.close()
@@ -214,35 +220,41 @@ class Reader:
         self.close()
         return True
 
-    def _is_numbered(self) -> bool:
-        return os.path.exists(f"{self._files[-1]}.1")
-
-    def _following(self) -> int | None:
+    def _following(self) -> tuple[int, bool] | None:
         """Open the file after ours, if ours has a number by now; None if it is the current one, or unknown."""
-        while (path := self._path_after()) is not None:
+        current = os.fspath(self._files[-1])
+        while (number := self._number_after()) is not None:
             try:
-                fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                fd, is_copy = open_file(f"{current}.{number}" if number else current)
             except FileNotFoundError:
                 return None
-            if self._path_after() == path:
-                return fd
+            if self._number_after() == number:
+                return fd, is_copy
             os.close(fd)  # numbers changed in between
         return None
 
-    def _path_after(self) -> str | None:
-        ours, path, number = os.fstat(self._fd), os.fspath(self._files[-1]), 1
-        while True:
-            try:
-                found = os.stat(f"{path}.{number}")
-            except FileNotFoundError:
-                return None
-            if (found.st_dev, found.st_ino) == (ours.st_dev, ours.st_ino):
-                return path if number == 1 else f"{path}.{number - 1}"
+    def _number_after(self) -> int | None:
+        number = 1
+        while (path := find(self._files[-1], number)) is not None:
+            if self._is_ours(path):
+                return number - 1
             number += 1
+        return None
+
+    def _is_ours(self, path: Path) -> bool:
+        try:
+            if path.suffix == COMPRESSED:
+                head = os.pread(self._fd, _HEADER, 0)
+                return len(head) == _HEADER and head == head_of(path, _HEADER)
+            found = os.stat(path)
+        except FileNotFoundError:
+            return False
+        ours = os.fstat(self._fd)
+        return (found.st_dev, found.st_ino) == (ours.st_dev, ours.st_ino)
 
     def _open(self) -> bool:
         try:
-            self._fd = os.open(self._files[self._index], os.O_RDONLY | os.O_CLOEXEC)
+            self._fd, self._is_copy = open_file(os.fspath(self._files[self._index]))
         except FileNotFoundError:
             return False
         return True

@@ -211,3 +211,17 @@ def test_a_removal_waits_for_nobody_that_is_gone(own_engine: Daemon) -> None:
     own_engine.json("DELETE", f"/containers/{id}?v=1")
     assert msgspec.json.decode(connection.getresponse().read())["StatusCode"] == 0
     connection.close()
+
+
+def test_a_rotation_that_a_kill_cut_off_is_finished(own_engine: Daemon) -> None:
+    flags = ["--log-opt", "max-size=2k", "--log-opt", "max-file=9"]
+    own_engine.at("logs.shifted", "kill")
+    script = "seq 1 200; while [ ! -e /go ]; do sleep 0.1; done; seq 201 400; sleep 600"
+    box = own_engine.docker("run", "-d", *flags, "busybox", "sh", "-c", script, check=False).stdout.strip()
+    own_engine.wait_killed()
+    own_engine.start()
+    log = own_engine.folder / "data/containers" / box / f"{box}-json.log"
+    eventually(log.exists)
+    own_engine.docker("exec", box, "touch", "/go")
+    eventually(log.with_name(f"{log.name}.2").exists)
+    assert own_engine.docker("logs", box).stdout == "".join(f"{number}\n" for number in range(1, 401))

@@ -1,10 +1,9 @@
-"""Limits of logs, and their files."""
-
-from pathlib import Path
+"""Limits of logs."""
 
 import pytest
 
-from scow.engine.log_limits import LogLimits, files_of, limits_of, shift
+from scow.engine.log_limits import LogLimits, limits_of
+from scow.engine.log_options import keeps_cache
 from scow.errors import InvalidArgument
 from scow.wire.host_config import LogConfig
 
@@ -16,8 +15,11 @@ from scow.wire.host_config import LogConfig
         ("json-file", {"max-size": "10m"}, LogLimits(10 << 20, 1)),
         ("json-file", {"max-size": "1.5k", "max-file": "3"}, LogLimits(1536, 3)),
         ("json-file", {"max-size": "-1"}, LogLimits(None, 1)),
-        ("local", {}, LogLimits(20 << 20, 5)),
-        ("local", {"max-size": "1GB"}, LogLimits(1 << 30, 5)),
+        ("json-file", {"max-size": "1m", "max-file": "3", "compress": "true"}, LogLimits(1 << 20, 3, True)),
+        ("local", {"compress": "false", "max-file": "1"}, LogLimits(20 << 20, 1)),
+        ("syslog", {"cache-compress": "0"}, LogLimits(20 << 20, 5)),
+        ("local", {}, LogLimits(20 << 20, 5, True)),
+        ("local", {"max-size": "1GB"}, LogLimits(1 << 30, 5, True)),
     ],
 )
 def test_options_are_limits(driver: str, options: dict[str, str], expected: LogLimits) -> None:
@@ -30,10 +32,15 @@ def test_nonsense_is_refused(options: dict[str, str]) -> None:
         limits_of(LogConfig(type="json-file", config=options))
 
 
-def test_files_get_numbers_and_the_oldest_goes(tmp_path: Path) -> None:
-    path = tmp_path / "log"
-    for text in ("a", "b", "c", "d"):
-        path.write_text(text)
-        shift(path, 3)
-    path.write_text("e")
-    assert [file.read_text() for file in files_of(path)] == ["c", "d", "e"]
+@pytest.mark.parametrize(
+    ("driver", "options", "kept"),
+    [
+        ("json-file", {}, True),
+        ("none", {}, False),
+        ("syslog", {}, True),
+        ("syslog", {"cache-disabled": "true"}, False),
+        ("journald", {"cache-disabled": "true"}, True),  # docker reads a journal without a cache
+    ],
+)
+def test_what_can_be_read_back(driver: str, options: dict[str, str], kept: bool) -> None:
+    assert keeps_cache(LogConfig(type=driver, config=options)) is kept
