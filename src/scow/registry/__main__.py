@@ -17,22 +17,21 @@ from typing import Final
 import msgspec
 
 from scow.errors import ScowError
-from scow.registry.accounts import Account, SqliteAccounts
+from scow.registry.accounts import Account, SqlAccounts
 from scow.registry.collector import Plan, counts
 from scow.registry.configuration import read_settings
-from scow.registry.database import Database
 from scow.registry.folder import Folder
 from scow.registry.importer import Importer
 from scow.registry.metrics import Metrics
 from scow.registry.passwords import hash_password, make_secret
 from scow.registry.policies import Policies
 from scow.registry.readiness import ready as is_ready
-from scow.registry.registry import DATABASE, Registry
+from scow.registry.registry import Registry
 from scow.registry.rules import ROBOT
-from scow.registry.schema import STEPS
 from scow.registry.server import Server, listen
 from scow.registry.settings import Settings, SettingsInvalid, Tls
-from scow.registry.sqlite import SqliteMetadata
+from scow.registry.sql_metadata import SqlMetadata
+from scow.registry.storage import open_database
 from scow.registry.supervisor import Post, Supervisor
 from scow.registry.upstream.relay import RelayClient, RelayServer
 
@@ -261,10 +260,10 @@ def _print_plan(plan: Plan) -> None:
 
 
 async def _import(settings: Settings, options: argparse.Namespace) -> int:
-    database = Database.open(Path(settings.storage) / DATABASE, STEPS)
+    database = open_database(settings)
     objects = Folder(Path(settings.storage))
     try:
-        metadata = SqliteMetadata(database, settings.gc.grace_s, Policies(settings.policies))
+        metadata = SqlMetadata(database, settings.gc.grace_s, Policies(settings.policies))
         done = await Importer(options.folder, objects, metadata, verify=not options.no_verify).run()
     finally:
         await objects.aclose()
@@ -292,10 +291,10 @@ async def _check(settings: Settings, options: argparse.Namespace) -> int:
 
 
 @asynccontextmanager
-async def _accounts(settings: Settings) -> AsyncIterator[SqliteAccounts]:
-    database = Database.open(Path(settings.storage) / DATABASE, STEPS)
+async def _accounts(settings: Settings) -> AsyncIterator[SqlAccounts]:
+    database = open_database(settings)
     try:
-        yield SqliteAccounts(database)
+        yield SqlAccounts(database)
     finally:
         await database.aclose()
 

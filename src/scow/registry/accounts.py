@@ -3,13 +3,12 @@
 `Accounts` is what access control needs of whoever keeps them; the records are what crosses that line.
 """
 
-import sqlite3
 import time
 from typing import Protocol
 
 import msgspec
 
-from scow.registry.database import Database
+from scow.registry.sql import Database, Session
 
 
 class Account(msgspec.Struct, frozen=True):
@@ -63,8 +62,8 @@ class Accounts(Protocol):
         """Find a refresh token that has not expired."""
 
 
-class SqliteAccounts:
-    """Accounts in the registry's SQLite file."""
+class SqlAccounts:
+    """Accounts in the registry's database."""
 
     def __init__(self, database: Database) -> None:
         self._db = database
@@ -73,43 +72,51 @@ class SqliteAccounts:
         return self._db.version()
 
     async def put(self, name: str, account: Account) -> None:
-        def put(db: sqlite3.Connection) -> None:
-            db.execute("INSERT OR REPLACE INTO user VALUES (?, ?, ?)", (name, account.secret, account.expires_at))
-            db.execute("DELETE FROM refresh_token WHERE user = ?", (name,))
+        async def put(session: Session) -> None:
+            await session.run(
+                'INSERT INTO "user" (name, password, expires_at) VALUES (?, ?, ?) ON CONFLICT (name) '
+                "DO UPDATE SET password = excluded.password, expires_at = excluded.expires_at",
+                *(name, account.secret, account.expires_at),
+            )
+            await session.run('DELETE FROM refresh_token WHERE "user" = ?', name)
 
-        await self._db.write(put)
+        await self._db.write(put, frees=True)
 
     async def remove(self, name: str) -> bool:
-        def remove(db: sqlite3.Connection) -> bool:
-            db.execute("DELETE FROM refresh_token WHERE user = ?", (name,))
-            return db.execute("DELETE FROM user WHERE name = ?", (name,)).rowcount > 0
+        async def remove(session: Session) -> bool:
+            await session.run('DELETE FROM refresh_token WHERE "user" = ?', name)
+            return await session.run('DELETE FROM "user" WHERE name = ?', name) > 0
 
-        return await self._db.write(remove)
+        return await self._db.write(remove, frees=True)
 
     async def all(self) -> dict[str, Account]:
-        query = "SELECT name, password, expires_at FROM user"
-        return await self._db.read(lambda db: {row[0]: Account(row[1], row[2]) for row in db.execute(query)})
+        rows = await self._db.rows('SELECT name, password, expires_at FROM "user"')
+        return {row[0]: Account(row[1], row[2]) for row in rows}
 
     async def signing_keys(self) -> list[SigningKey]:
         query = "SELECT id, data, made_at FROM signing_key ORDER BY made_at DESC"
-        return await self._db.read(lambda db: [SigningKey(*row) for row in db.execute(query)])
+        return [SigningKey(*row) for row in await self._db.rows(query)]
 
     async def put_signing_key(self, key: SigningKey, drop_before: float) -> None:
-        def put(db: sqlite3.Connection) -> None:
-            db.execute("DELETE FROM signing_key WHERE made_at < ?", (drop_before,))
-            db.execute("INSERT INTO signing_key VALUES (?, ?, ?)", (key.key_id, key.data, key.made_at))
+        async def put(session: Session) -> None:
+            await session.run("DELETE FROM signing_key WHERE made_at < ?", drop_before)
+            statement = "INSERT INTO signing_key (id, data, made_at) VALUES (?, ?, ?)"
+            await session.run(statement, key.key_id, key.data, key.made_at)
 
-        await self._db.write(put)
+        await self._db.write(put, frees=True)
 
     async def put_refresh_token(self, token_hash: bytes, token: RefreshToken) -> None:
-        def put(db: sqlite3.Connection) -> None:
-            db.execute("DELETE FROM refresh_token WHERE expires_at < ?", (time.time(),))
-            values = (token_hash, token.user, token.client, token.expires_at)
-            db.execute("INSERT OR REPLACE INTO refresh_token VALUES (?, ?, ?, ?)", values)
+        async def put(session: Session) -> None:
+            await session.run("DELETE FROM refresh_token WHERE expires_at < ?", time.time())
+            await session.run(
+                'INSERT INTO refresh_token (hash, "user", client, expires_at) VALUES (?, ?, ?, ?) ON CONFLICT (hash) '
+                'DO UPDATE SET "user" = excluded."user", client = excluded.client, expires_at = excluded.expires_at',
+                *(token_hash, token.user, token.client, token.expires_at),
+            )
 
         await self._db.write(put)
 
     async def refresh_token(self, token_hash: bytes) -> RefreshToken | None:
-        query = "SELECT user, client, expires_at FROM refresh_token WHERE hash = ? AND expires_at >= ?"
-        row = await self._db.read(lambda db: db.execute(query, (token_hash, time.time())).fetchone())
+        query = 'SELECT "user", client, expires_at FROM refresh_token WHERE hash = ? AND expires_at >= ?'
+        row = await self._db.row(query, token_hash, time.time())
         return RefreshToken(*row) if row else None

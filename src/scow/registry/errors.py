@@ -269,6 +269,16 @@ class StorageFull(Refusal, Unavailable):
         super().__init__("no space left in the registry's storage")
 
 
+class StorageUnavailable(Refusal, Unavailable):
+    """The database or the object store does not answer; `why` is for the log, not for clients."""
+
+    code, status = "UNAVAILABLE", HTTPStatus.SERVICE_UNAVAILABLE
+
+    def __init__(self, why: str) -> None:
+        super().__init__("the registry's storage cannot be reached", headers=(("Retry-After", "1"),))
+        self.why = why
+
+
 class TimedOut(Refusal, Unavailable):
     """The client stopped sending."""
 

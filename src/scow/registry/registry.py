@@ -6,14 +6,12 @@ from pathlib import Path
 from typing import Final
 
 from scow.registry.access import Access
-from scow.registry.accounts import Accounts, SqliteAccounts
+from scow.registry.accounts import Accounts, SqlAccounts
 from scow.registry.audit import Audit
 from scow.registry.blobs import Blobs
 from scow.registry.calls import Call, Route
 from scow.registry.collector import Collector
-from scow.registry.database import Database
 from scow.registry.errors import AuthenticationRequired, MethodUnsupported, NameUnknown, PageUnknown, ReadOnly, Refusal
-from scow.registry.folder import Folder
 from scow.registry.listings import Listings
 from scow.registry.manifest_requests import ManifestRequests
 from scow.registry.metadata import Metadata
@@ -23,10 +21,11 @@ from scow.registry.objects import Objects
 from scow.registry.passwords import Passwords
 from scow.registry.policies import Policies
 from scow.registry.replies import Reply, json_reply
-from scow.registry.schema import STEPS
 from scow.registry.settings import Settings
 from scow.registry.shared import SharedTable
-from scow.registry.sqlite import SqliteMetadata
+from scow.registry.sql import Database
+from scow.registry.sql_metadata import SqlMetadata
+from scow.registry.storage import open_database, open_objects
 from scow.registry.token_requests import TokenRequests
 from scow.registry.upload_requests import UploadRequests
 from scow.registry.uploads import Uploads
@@ -36,7 +35,6 @@ from scow.registry.upstream.relay import RelayClient
 from scow.registry.upstream.requests import UpstreamRequests
 from scow.registry.web.pages import Pages
 
-DATABASE: Final = "registry.db"
 READING: Final = frozenset({"GET", "HEAD"})
 UNLIMITED: Final = 1 << 62
 OPEN: Final = frozenset({"token", "keys", "web-asset"})
@@ -106,12 +104,11 @@ class Registry:
         failures: SharedTable | None = None,
         relay: RelayClient | None = None,
     ) -> "Registry":
-        """Open the folder that the settings name. Blocks: to be called at start."""
-        root = Path(settings.storage)
-        objects = Folder(root)
-        database = Database.open(root / DATABASE, STEPS)
-        metadata = SqliteMetadata(database, settings.gc.grace_s, Policies(settings.policies))
-        accounts = SqliteAccounts(database)
+        """Open the storage that the settings name. Blocks: to be called at start."""
+        objects = open_objects(settings)
+        database = open_database(settings)
+        metadata = SqlMetadata(database, settings.gc.grace_s, Policies(settings.policies))
+        accounts = SqlAccounts(database)
         return cls(database, objects, metadata, accounts, settings, metrics or Metrics(), failures, relay)
 
     async def answer(self, call: Call) -> Reply:

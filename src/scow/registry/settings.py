@@ -123,6 +123,14 @@ class Proxy(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
     offline: bool = False  # serve what is here and ask nobody
 
 
+class Names(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Table `[database]`: where names are."""
+
+    url: str = ""  # postgresql://...; empty: a SQLite file
+    path: str = ""  # of that file; empty: `registry.db` in the storage folder
+    connections: int = 5  # of each worker at most, besides one that listens
+
+
 class Settings(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The whole configuration."""
 
@@ -136,6 +144,7 @@ class Settings(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
     drain_s: float = 30.0  # requests in flight may go on for so long when the server ends
     access_log: bool = False
     web: bool = True  # pages for browsers at /
+    database: Names = Names()
     auth: Auth = Auth()
     gc: Gc = Gc()
     tls: Tls | None = None

@@ -1,553 +1,265 @@
-"""The registry's names in SQLite, behind `Metadata`.
+"""The registry's SQLite file, behind `sql.Database`: one writer thread that groups commits, reader threads, and a cheap
+change counter.
 
-Manifests lie in the database as bytes: pulling by tag is one query, and none while nothing changes, since answers are
-kept until the database's version moves. Review rows (`gc_queue`) are written by whatever may orphan a blob, so garbage
-collection costs as much as there was churn and scans nothing.
+Calls are coroutines because other databases wait for a network. Here nothing ever waits: a thread runs each to its end.
+It differs from the engine's database in two ways that a registry needs: a 201 promises durability, so a commit can be
+asked to be synced (`durable`; one sync serves all that waited for it), and hot reads are answered from memory
+as long as `version()` says that no process has changed anything.
 """
 
-import json
+import asyncio
+import os
+import queue
 import sqlite3
+import threading
 import time
-from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Final
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final, TypeVar
 
-from scow.oci.digest import Digest
-from scow.registry.database import Database
-from scow.registry.errors import QuotaExceeded, ReferencesUnknown, TagImmutable, UploadUnknown
-from scow.registry.metadata import (
-    LinkedBlob,
-    NewManifest,
-    Referrer,
-    Review,
-    ShownRepository,
-    ShownTag,
-    StoredManifest,
-    Upload,
-)
-from scow.registry.objects import ObjectName, object_digest, object_name
-from scow.registry.policies import Policies, Quota, TagTime
+from scow.registry import sql
+from scow.registry.errors import StorageFull
+from scow.registry.sql import Row, Value
 
-VIEWS_LIMIT: Final = 4096
-VIEWS_DATA_LIMIT: Final = 32 << 20
-"""Bytes of manifests that are kept in memory."""
+T = TypeVar("T")
 
-_BY_DIGEST: Final = (
-    "SELECT m.digest, m.media_type, m.data FROM repository r JOIN manifest m ON m.repository = r.id "
-    "WHERE r.name = ? AND m.digest = ?"
-)
-_BY_TAG: Final = (
-    "SELECT m.digest, m.media_type, m.data FROM repository r JOIN tag t ON t.repository = r.id "
-    "JOIN manifest m ON m.repository = r.id AND m.digest = t.digest WHERE r.name = ? AND t.name = ?"
-)
-_BLOB: Final = (
-    "SELECT b.object, b.size, q.review_after FROM repository r JOIN repository_blob l ON l.repository = r.id "
-    "JOIN blob b ON b.digest = l.digest "
-    "LEFT JOIN gc_queue q ON q.kind = 'link' AND q.repository = r.id AND q.digest = l.digest "
-    "WHERE r.name = ? AND l.digest = ?"
-)
+GROUP_LIMIT: Final = 64
+"""Most calls that share one transaction."""
+READERS: Final = 2
+SPARE_SIZE: Final = 1 << 20
+"""Bytes of a file that is kept to be given up: on a full disk not even deletes could be written down without it."""
+SPARE_CHECK_S: Final = 30.0
+"""Between two looks, at writes, whether that file has to be made anew."""
 
 
-_DUE: Final = """
-WITH gone AS (
-    SELECT q.repository, q.digest FROM gc_queue q WHERE q.kind = 'link' AND q.review_after <= ? AND NOT EXISTS (
-        SELECT 1 FROM manifest_ref m WHERE m.repository = q.repository AND m.digest = q.digest))
-SELECT b.digest, b.size FROM blob b
-WHERE b.digest IN (
-    SELECT digest FROM gone UNION SELECT digest FROM gc_queue WHERE kind = 'blob' AND review_after <= ?)
-AND NOT EXISTS (SELECT 1 FROM upload u WHERE u.closing = b.digest)
-AND NOT EXISTS (SELECT 1 FROM repository_blob l WHERE l.digest = b.digest AND NOT EXISTS (
-    SELECT 1 FROM gone g WHERE g.repository = l.repository AND g.digest = l.digest))
-ORDER BY b.digest
-"""
-_UNTAGGED: Final = """
-SELECT m.digest FROM manifest m WHERE m.repository = ? AND m.pushed_at < ?
-AND NOT EXISTS (SELECT 1 FROM tag t WHERE t.repository = m.repository AND t.digest = m.digest)
-AND NOT EXISTS (
-    SELECT 1 FROM manifest_ref r WHERE r.repository = m.repository AND r.digest = m.digest AND r.kind = 'manifest')
-AND (m.subject IS NULL OR NOT EXISTS (
-    SELECT 1 FROM manifest s WHERE s.repository = m.repository AND s.digest = m.subject))
-"""
+@lru_cache(maxsize=1024)
+def _own(statement: str) -> str:
+    return sql.translate(statement, "sqlite")
 
 
-class SqliteMetadata:
-    """Names in one SQLite file; `grace_s` is how long what nobody refers to is kept."""
+class SqliteSession:
+    """A connection as a session."""
 
-    def __init__(self, database: Database, grace_s: float, policies: Policies) -> None:
-        self._db = database
-        self._policies = policies
-        self._grace_s = grace_s
-        self._views: OrderedDict[tuple[str, str], StoredManifest | LinkedBlob] = OrderedDict()
-        self._views_data = 0
-        self._views_version = -1
+    __slots__ = ("connection",)
 
-    # Answers kept in memory, by (repository, reference). A manifest can be a blob too, so blobs' keys begin with "b ".
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.connection = connection
 
-    def _current(self) -> int:
-        if (version := self._db.version()) != self._views_version:
-            self._views.clear()
-            self._views_data = 0
-            self._views_version = version
-        return version
-
-    def _keep(self, version: int, key: tuple[str, str], view: StoredManifest | LinkedBlob) -> None:
-        if version != self._views_version or key in self._views:
-            return
-        self._views[key] = view
-        self._views_data += _weight(view)
-        while len(self._views) > VIEWS_LIMIT or self._views_data > VIEWS_DATA_LIMIT:
-            self._views_data -= _weight(self._views.popitem(last=False)[1])
-
-    def manifest_now(self, repository: str, reference: str) -> StoredManifest | None:
-        self._current()
-        view = self._views.get((repository, reference))
-        return view if isinstance(view, StoredManifest) else None
-
-    async def manifest(self, repository: str, reference: str, is_digest: bool) -> StoredManifest | None:
-        version = self._current()
-        query = _BY_DIGEST if is_digest else _BY_TAG
-        row = await self._db.read(lambda db: db.execute(query, (repository, reference)).fetchone())
-        if row is None:
-            return None
-        found = StoredManifest(*row)
-        self._keep(version, (repository, reference), found)
+    async def row(self, query: str, *values: Value) -> Row | None:
+        found: Row | None = self.connection.execute(_own(query), values).fetchone()
         return found
 
-    def blob_now(self, repository: str, digest: Digest) -> LinkedBlob | None:
-        self._current()
-        view = self._views.get((repository, f"b {digest}"))
-        return view if isinstance(view, LinkedBlob) else None
+    async def rows(self, query: str, *values: Value) -> Sequence[Row]:
+        return self.connection.execute(_own(query), values).fetchall()
 
-    async def blob(self, repository: str, digest: Digest) -> LinkedBlob | None:
-        version = self._current()
-        row = await self._db.read(lambda db: db.execute(_BLOB, (repository, digest)).fetchone())
-        if row is None:
-            return None
-        found = LinkedBlob(*row)
-        self._keep(version, (repository, f"b {digest}"), found)
-        return found
+    async def run(self, statement: str, *values: Value) -> int:
+        return self.connection.execute(_own(statement), values).rowcount
 
-    async def keep_blob(self, repository: str, digest: Digest) -> bool:
-        def keep(db: sqlite3.Connection) -> bool:
-            row = db.execute(_BLOB, (repository, digest)).fetchone()
-            if row is None:
-                return False
-            if row[2] is not None:
-                self._queue(db, "link", _repository(db, repository), digest)
-            return True
+    async def run_many(self, statement: str, values: Sequence[Sequence[Value]]) -> None:
+        self.connection.executemany(_own(statement), values)
 
-        return await self._db.write(keep, durable=False)
 
-    def _queue(self, db: sqlite3.Connection, kind: str, repository: int, digest: str) -> None:
-        db.execute(
-            "INSERT INTO gc_queue VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET review_after = excluded.review_after",
-            (kind, repository, digest, time.time() + self._grace_s),
-        )
+def _finish(call: sql.Call[T], session: SqliteSession) -> T:
+    """Run a call to its end, in this thread."""
+    coroutine = call(session)
+    try:
+        coroutine.send(None)
+    except StopIteration as end:
+        result: T = end.value
+        return result
+    coroutine.close()
+    raise RuntimeError("a call of the database waits for something else than its session")
 
-    # Manifests and tags
 
-    async def put_manifest(self, repository: str, manifest: NewManifest, tags: Sequence[str]) -> None:
-        annotations = json.dumps(manifest.annotations) if manifest.annotations else None
+@dataclass(slots=True)
+class _Call:
+    run: sql.Call[Any]
+    durable: bool
+    done: "Future[Any]"
 
-        def put(db: sqlite3.Connection) -> None:
-            row = db.execute("SELECT id FROM repository WHERE name = ?", (repository,)).fetchone()
-            owner = row[0] if row else -1
-            missing = [
-                digest
-                for table, digests in (("repository_blob", manifest.blobs), ("manifest", manifest.manifests))
-                for digest in digests
-                if not manifest.sparse
-                and db.execute(f"SELECT 1 FROM {table} WHERE repository = ? AND digest = ?", (owner, digest)).fetchone()
-                is None
-            ]
-            if missing:
-                raise ReferencesUnknown(list(missing))
-            if row is None:
-                owner = _ensure_repository(db, repository)
-            db.execute(
-                "INSERT INTO manifest VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) "
-                "ON CONFLICT DO UPDATE SET media_type = excluded.media_type, artifact_type = excluded.artifact_type, "
-                "pushed_at = excluded.pushed_at",
-                (
-                    owner,
-                    manifest.digest,
-                    manifest.media_type,
-                    manifest.artifact_type,
-                    manifest.subject,
-                    annotations,
-                    len(manifest.data),
-                    time.time(),
-                    manifest.data,
-                ),
-            )
-            db.executemany(
-                "INSERT OR IGNORE INTO manifest_ref VALUES (?, ?, ?, ?)",
-                [(owner, manifest.digest, digest, "blob") for digest in manifest.blobs]
-                + [(owner, manifest.digest, digest, "manifest") for digest in manifest.manifests],
-            )
-            for tag in tags:
-                self._point(db, owner, repository, tag, manifest.digest)
 
-        await self._db.write(put)
+class SqliteDatabase:
+    """A SQLite file in WAL mode. Make it by `open`; `aclose` ends its threads."""
 
-    def _point(self, db: sqlite3.Connection, owner: int, repository: str, tag: str, digest: Digest) -> None:
-        now = time.time()
-        before = db.execute("SELECT digest FROM tag WHERE repository = ? AND name = ?", (owner, tag)).fetchone()
-        if before is None or before[0] != digest:
-            if before is not None:
-                self._check_mutable(repository, tag)
-                _untag(db, owner, before[0])
-            db.execute("INSERT INTO tag_history VALUES (?, ?, ?, ?)", (owner, tag, digest, now))
-        db.execute(
-            "INSERT INTO tag VALUES (?, ?, ?, ?) "
-            "ON CONFLICT DO UPDATE SET digest = excluded.digest, updated_at = excluded.updated_at",
-            (owner, tag, digest, now),
-        )
+    is_exact: Final = True
 
-    def _check_mutable(self, repository: str, tag: str) -> None:
-        if self._policies.is_immutable(repository, tag):
-            raise TagImmutable(tag)
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._spare = path.with_name(f"{path.name}-spare")
+        self._spare_check = 0.0  # when it is due (monotonic)
+        self._calls: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
+        self._local = threading.local()
+        self._connections: list[SqliteSession] = []
+        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="metadata-read")
+        self._writer = threading.Thread(target=self._write_all, name="metadata-write", daemon=True)
+        self._watch = self._connect()
 
-    async def delete_tag(self, repository: str, tag: str) -> bool:
-        def delete(db: sqlite3.Connection) -> bool:
-            owner = _repository(db, repository)
-            if db.execute("SELECT 1 FROM tag WHERE repository = ? AND name = ?", (owner, tag)).fetchone() is None:
-                return False
-            self._check_mutable(repository, tag)
-            _delete_tag(db, owner, tag)
-            return True
+    @classmethod
+    def open(cls, path: Path, steps: Sequence[str]) -> "SqliteDatabase":
+        """Open or make the file and bring its schema up to date. Blocks: to be called at start."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch(mode=0o600)  # password hashes and signing keys are in it; SQLite's other files get its mode
+        database = cls(path)
+        connection = database._watch.connection
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            done = connection.execute("PRAGMA user_version").fetchone()[0]
+            for step in steps[done:]:
+                for statement in step.split(";\n"):
+                    if statement.strip():
+                        connection.execute(statement)
+            if done < len(steps):
+                connection.execute(f"PRAGMA user_version={len(steps)}")
+            connection.execute("COMMIT")
+        except BaseException:
+            connection.execute("ROLLBACK")
+            raise
+        database._keep_spare()
+        database._writer.start()
+        return database
 
-        return await self._db.write(delete, frees=True)
+    def _keep_spare(self, room_size: int = 0) -> None:
+        """Make the spare file if it is not there whole and the disk has `room_size` bytes."""
+        self._spare_check = time.monotonic() + SPARE_CHECK_S
+        try:
+            with suppress(FileNotFoundError):
+                if self._spare.stat().st_size >= SPARE_SIZE:
+                    return
+            disk = os.statvfs(self._path.parent)
+            if disk.f_bavail * disk.f_frsize >= room_size:
+                self._spare.touch(mode=0o600)
+                self._spare.write_bytes(os.urandom(SPARE_SIZE))
+        except OSError:  # the disk is full already
+            with suppress(OSError):
+                self._spare.unlink(missing_ok=True)
 
-    async def delete_manifest(self, repository: str, digest: Digest) -> bool:
-        def delete(db: sqlite3.Connection) -> bool:
-            owner = _repository(db, repository)
-            query = "SELECT name FROM tag WHERE repository = ? AND digest = ?"
-            for (tag,) in db.execute(query, (owner, digest)).fetchall():
-                self._check_mutable(repository, tag)
-            return self._delete_manifest(db, owner, digest)
-
-        return await self._db.write(delete, frees=True)
-
-    def _delete_manifest(self, db: sqlite3.Connection, owner: int, digest: str) -> bool:
-        key = (owner, digest)
-        query = "SELECT digest FROM manifest_ref WHERE repository = ? AND manifest = ? AND kind = 'blob'"
-        blobs = db.execute(query, key).fetchall()
-        db.execute(
-            "INSERT INTO tag_history SELECT repository, name, NULL, ? FROM tag WHERE repository = ? AND digest = ?",
-            (time.time(), *key),
-        )
-        gone = db.execute("DELETE FROM manifest WHERE repository = ? AND digest = ?", key).rowcount > 0
-        for (blob,) in blobs:
-            self._queue(db, "link", owner, blob)
-        return gone
-
-    async def repository_exists(self, repository: str) -> bool:
-        return await self._db.read(lambda db: _repository(db, repository) != _NOBODY)
-
-    async def tags(self, repository: str, after: str, limit: int) -> list[str]:
-        return await self._column(
-            "SELECT t.name FROM repository r JOIN tag t ON t.repository = r.id "
-            "WHERE r.name = ? AND t.name > ? ORDER BY t.name LIMIT ?",
-            (repository, after, limit),
-        )
-
-    async def repositories(self, after: str, limit: int) -> list[str]:
-        return await self._column(
-            "SELECT r.name FROM repository r WHERE r.name > ? "
-            "AND EXISTS (SELECT 1 FROM manifest m WHERE m.repository = r.id) ORDER BY r.name LIMIT ?",
-            (after, limit),
-        )
-
-    async def show_repositories(self, search: str, after: str, limit: int) -> list[ShownRepository]:
-        query = (
-            "SELECT r.name, r.size FROM repository r WHERE r.name > ? AND instr(r.name, ?) "
-            "AND EXISTS (SELECT 1 FROM manifest m WHERE m.repository = r.id) ORDER BY r.name LIMIT ?"
-        )
-        values = (after, search, limit)
-        return await self._db.read(lambda db: [ShownRepository(*row) for row in db.execute(query, values)])
-
-    async def show_tags(self, repository: str, search: str, after: str, limit: int) -> list[ShownTag]:
-        query = (
-            "SELECT t.name, t.digest, t.updated_at, m.data FROM repository r JOIN tag t ON t.repository = r.id "
-            "JOIN manifest m ON m.repository = r.id AND m.digest = t.digest "
-            "WHERE r.name = ? AND t.name > ? AND instr(t.name, ?) ORDER BY t.name LIMIT ?"
-        )
-        values = (repository, after, search, limit)
-        return await self._db.read(lambda db: [ShownTag(*row) for row in db.execute(query, values)])
-
-    async def _column(self, query: str, values: tuple[str | int, ...]) -> list[str]:
-        return await self._db.read(lambda db: [row[0] for row in db.execute(query, values)])
-
-    async def referrers(
-        self, repository: str, subject: Digest, artifact_type: str | None, after: str, limit: int
-    ) -> list[Referrer]:
-        query = (
-            "SELECT m.digest, m.media_type, m.size, m.artifact_type, m.annotations "
-            "FROM repository r JOIN manifest m ON m.repository = r.id WHERE r.name = ? AND m.subject = ? "
-            "AND m.digest > ? AND (? IS NULL OR m.artifact_type = ?) ORDER BY m.digest LIMIT ?"
-        )
-        values = (repository, subject, after, artifact_type, artifact_type, limit)
-        rows = await self._db.read(lambda db: db.execute(query, values).fetchall())
-        return [
-            Referrer(
-                digest=digest,
-                media_type=media_type,
-                size=size,
-                artifact_type=kind,
-                annotations=json.loads(annotations) if annotations else None,
-            )
-            for digest, media_type, size, kind, annotations in rows
-        ]
-
-    # Blobs and uploads
-
-    async def delete_blob(self, repository: str, digest: Digest) -> bool:
-        def delete(db: sqlite3.Connection) -> bool:
-            owner = _repository(db, repository)
-            gone = _unlink(db, owner, digest)
-            if gone:
-                self._queue(db, "blob", 0, digest)
-            return gone
-
-        return await self._db.write(delete, frees=True)
-
-    async def begin_upload(self, upload: Upload) -> None:
-        values = (upload.upload_id, upload.repository, upload.algorithm, time.time())
-        await self._do("INSERT INTO upload VALUES (?, ?, ?, ?, NULL, NULL)", values, durable=False)
-
-    async def upload(self, repository: str, upload_id: str) -> Upload | None:
-        query = "SELECT id, repository, algorithm FROM upload WHERE id = ? AND repository = ?"
-        row = await self._db.read(lambda db: db.execute(query, (upload_id, repository)).fetchone())
-        return Upload(*row) if row else None
-
-    async def end_upload(self, upload_id: str) -> None:
-        def end(db: sqlite3.Connection) -> None:
-            row = db.execute("DELETE FROM upload WHERE id = ? RETURNING object", (upload_id,)).fetchone()
-            if row is not None and row[0] is not None:
-                _discard(db, row[0])
-
-        await self._db.write(end, durable=False)
-
-    async def close_upload(self, upload_id: str, digest: Digest) -> ObjectName:
-        def close(db: sqlite3.Connection) -> ObjectName:
-            row = db.execute("SELECT object FROM upload WHERE id = ?", (upload_id,)).fetchone()
-            if row is None:
-                raise UploadUnknown(upload_id)
-            found = db.execute("SELECT object FROM blob WHERE digest = ?", (digest,)).fetchone()
-            name = ObjectName(found[0]) if found else object_name(digest, upload_id)
-            if row[0] != name:
-                db.execute("UPDATE upload SET closing = ?, object = ? WHERE id = ?", (digest, name, upload_id))
-                if row[0] is not None:  # from an earlier try that died
-                    _discard(db, row[0])
-            return name
-
-        return await self._db.write(close, durable=False)
-
-    async def check_room(self, repository: str, size: int, digest: Digest | None = None) -> None:
-        if not self._policies.quotas(repository):
-            return
-        if not await self._db.read(lambda db: self._may_have(db, repository, digest, size)):
-            raise QuotaExceeded(repository)
-
-    def _may_have(self, db: sqlite3.Connection, repository: str, digest: Digest | None, size: int) -> bool:
-        quotas = self._policies.quotas(repository)
-        if not quotas or (digest is not None and db.execute(_BLOB, (repository, digest)).fetchone() is not None):
-            return True
-        return _has_room(db, repository, quotas, size)
-
-    async def commit_blob(self, upload: Upload, digest: Digest, name: ObjectName, size: int) -> bool:
-        def commit(db: sqlite3.Connection) -> bool | None:
-            if db.execute("DELETE FROM upload WHERE id = ?", (upload.upload_id,)).rowcount == 0:
-                _discard(db, name)
-                return None
-            query = "INSERT INTO blob (digest, size, object) VALUES (?, ?, ?) ON CONFLICT DO NOTHING"
-            if db.execute(query, (digest, size, name)).rowcount == 0:
-                _discard(db, name)
-            if not self._may_have(db, upload.repository, digest, size):
-                db.execute("INSERT OR IGNORE INTO gc_queue VALUES ('blob', 0, ?, 0)", (digest,))
-                return False
-            self._link(db, _ensure_repository(db, upload.repository), digest)
-            return True
-
-        committed = await self._db.write(commit)
-        if committed is None:
-            raise UploadUnknown(upload.upload_id)
-        return committed
-
-    async def holders(self, digest: Digest, limit: int) -> list[str]:
-        return await self._column(
-            "SELECT r.name FROM repository_blob l JOIN repository r ON r.id = l.repository WHERE l.digest = ? LIMIT ?",
-            (digest, limit),
-        )
-
-    async def mount_blob(self, repository: str, source: str, digest: Digest) -> bool:
-        def mount(db: sqlite3.Connection) -> bool:
-            found = db.execute(_BLOB, (source, digest)).fetchone()
-            if found is None:
-                return False
-            if not self._may_have(db, repository, digest, found[1]):
-                raise QuotaExceeded(repository)
-            self._link(db, _ensure_repository(db, repository), digest)
-            return True
-
-        return await self._db.write(mount)
-
-    def _link(self, db: sqlite3.Connection, owner: int, digest: Digest) -> None:
-        db.execute("INSERT OR IGNORE INTO repository_blob VALUES (?, ?)", (owner, digest))
-        self._queue(db, "link", owner, digest)
-
-    async def expired_uploads(self, before: float) -> list[str]:
-        query = "SELECT id FROM upload WHERE begun_at < ?"
-        return await self._db.read(lambda db: [row[0] for row in db.execute(query, (before,))])
-
-    # Garbage collection
-
-    async def due_reviews(self, limit: int) -> list[Review]:
-        query = "SELECT kind, repository, digest FROM gc_queue WHERE review_after <= ? ORDER BY review_after LIMIT ?"
-        return await self._db.read(lambda db: [Review(*row) for row in db.execute(query, (time.time(), limit))])
-
-    async def review(self, review: Review) -> None:
-        key = (review.kind, review.repository_id, review.digest)
-
-        def decide(db: sqlite3.Connection) -> None:
-            due = db.execute(
-                "SELECT 1 FROM gc_queue WHERE kind = ? AND repository = ? AND digest = ? AND review_after <= ?",
-                (*key, time.time()),
-            ).fetchone()
-            if due is None:
-                return  # somebody has used it since, or another process was quicker
-            if review.kind == "blob":
-                users = (
-                    "SELECT 1 FROM repository_blob WHERE digest = ? UNION ALL SELECT 1 FROM upload WHERE closing = ?"
-                )
-                if db.execute(users, (review.digest, review.digest)).fetchone() is None:
-                    # Whoever pushes it from now on makes another object: this one may be removed at leisure.
-                    gone = "DELETE FROM blob WHERE digest = ? RETURNING object"
-                    db.executemany("INSERT INTO garbage VALUES (?)", db.execute(gone, (review.digest,)).fetchall())
-            else:
-                used = "SELECT 1 FROM manifest_ref WHERE repository = ? AND digest = ?"
-                owner = review.repository_id
-                if db.execute(used, (owner, review.digest)).fetchone() is None and _unlink(db, owner, review.digest):
-                    db.execute("INSERT OR IGNORE INTO gc_queue VALUES ('blob', 0, ?, 0)", (review.digest,))
-            db.execute("DELETE FROM gc_queue WHERE kind = ? AND repository = ? AND digest = ?", key)
-
-        await self._db.write(decide, frees=True)
-
-    async def garbage(self, after: str, limit: int) -> list[ObjectName]:
-        query = "SELECT object FROM garbage WHERE object > ? ORDER BY object LIMIT ?"
-        return [ObjectName(name) for name in await self._column(query, (after, limit))]
-
-    async def forget_garbage(self, name: ObjectName) -> bool:
-        def forget(db: sqlite3.Connection) -> bool:
-            return db.execute("DELETE FROM garbage WHERE object = ?", (name,)).rowcount > 0
-
-        return await self._db.write(forget, frees=True)
-
-    async def due_blobs(self) -> list[tuple[Digest, int]]:
-        now = time.time()
-        return await self._db.read(lambda db: [(row[0], row[1]) for row in db.execute(_DUE, (now, now))])
-
-    # Retention
-
-    async def tag_times(self, repository: str) -> list[TagTime]:
-        query = (
-            "SELECT t.name, t.updated_at FROM repository r JOIN tag t ON t.repository = r.id "
-            "WHERE r.name = ? ORDER BY t.name"
-        )
-        return await self._db.read(lambda db: [TagTime(*row) for row in db.execute(query, (repository,))])
-
-    async def expire_tag(self, repository: str, tag: TagTime) -> bool:
-        def expire(db: sqlite3.Connection) -> bool:
-            owner = _repository(db, repository)
-            query = "SELECT 1 FROM tag WHERE repository = ? AND name = ? AND updated_at = ?"
-            if db.execute(query, (owner, tag.name, tag.updated_at)).fetchone() is None:
-                return False
-            _delete_tag(db, owner, tag.name)
-            return True
-
-        return await self._db.write(expire, frees=True)
-
-    async def untagged(self, repository: str, before: float) -> list[Digest]:
-        return await self._db.read(
-            lambda db: [row[0] for row in db.execute(_UNTAGGED, (_repository(db, repository), before))]
-        )
-
-    async def delete_untagged(self, repository: str, before: float) -> int:
-        def delete(db: sqlite3.Connection) -> int:
-            owner = _repository(db, repository)
-            digests = db.execute(_UNTAGGED, (owner, before)).fetchall()
-            for (digest,) in digests:
-                self._delete_manifest(db, owner, digest)
-            return len(digests)
-
-        return await self._db.write(delete, frees=True)
-
-    async def all_blobs(self, after: str, limit: int) -> list[tuple[Digest, ObjectName]]:
-        query = "SELECT digest, object FROM blob WHERE digest > ? ORDER BY digest LIMIT ?"
-        return await self._db.read(lambda db: [(row[0], row[1]) for row in db.execute(query, (after, limit))])
-
-    async def _do(self, statement: str, values: tuple[str | float, ...], *, durable: bool) -> None:
-        def run(db: sqlite3.Connection) -> None:
-            db.execute(statement, values)
-
-        await self._db.write(run, durable=durable)
+    def _make_room(self) -> None:
+        """Give up the spare file, and let the log begin anew so that its own bytes can be used again."""
+        self._spare.unlink(missing_ok=True)
+        with closing(sqlite3.connect(self._path, timeout=5)) as connection:
+            connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
 
     def version(self) -> int:
-        """Changes whenever any process has changed anything."""
-        return self._db.version()
+        """A number that changes when any process has committed anything. No disk access: a look into shared memory."""
+        return int(self._watch.connection.execute("PRAGMA data_version").fetchone()[0])
+
+    async def read(self, call: sql.Call[T]) -> T:
+        """Run `call` with a connection of its own thread, for reading."""
+        return await asyncio.get_running_loop().run_in_executor(self._readers, self._run_read, call)
+
+    async def row(self, query: str, *values: Value) -> Row | None:
+        return await self.read(lambda session: session.row(query, *values))
+
+    async def rows(self, query: str, *values: Value) -> Sequence[Row]:
+        return await self.read(lambda session: session.rows(query, *values))
+
+    async def write(self, call: sql.Call[T], *, durable: bool = True, frees: bool = False) -> T:
+        """Run `call` in a write transaction and commit; synced to disk before it returns if `durable`.
+
+        A call that raises is undone alone. Raises StorageFull; what `frees` space gets room on a full disk, as far as
+        there is any. Once queued it runs, even if the caller is cancelled.
+        """
+        try:
+            return await self._write(call, durable)
+        except StorageFull:
+            if not frees:
+                raise
+        try:
+            await asyncio.to_thread(self._make_room)
+        except sqlite3.OperationalError as error:
+            raise StorageFull from error
+        return await self._write(call, durable)
+
+    async def _write(self, call: sql.Call[T], durable: bool) -> T:
+        done: Future[T] = Future()
+        done.set_running_or_notify_cancel()  # from now on a caller that is cancelled leaves it alone
+        self._calls.put(_Call(call, durable, done))
+        try:
+            return await asyncio.wrap_future(done)
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
+                raise StorageFull from error
+            raise
+
+    async def aclose(self) -> None:
+        """Finish what is queued and close."""
+        self._calls.put(None)
+        await asyncio.to_thread(self._writer.join)
+        await asyncio.to_thread(self._readers.shutdown)
+        for session in self._connections:
+            session.connection.close()
+
+    def _connect(self) -> SqliteSession:
+        connection = sqlite3.connect(self._path, isolation_level=None, timeout=30, check_same_thread=False)
+        for pragma in ("busy_timeout=30000", "foreign_keys=ON", "cache_size=-8192", "mmap_size=268435456"):
+            connection.execute(f"PRAGMA {pragma}").close()
+        session = SqliteSession(connection)
+        self._connections.append(session)
+        return session
+
+    def _run_read(self, call: sql.Call[T]) -> T:
+        session: SqliteSession | None = getattr(self._local, "session", None)
+        if session is None:
+            session = self._local.session = self._connect()
+        return _finish(call, session)
+
+    def _write_all(self) -> None:
+        session = self._connect()
+        ending = False
+        while not ending:
+            group: list[_Call] = []
+            call = self._calls.get()
+            while call is not None:
+                group.append(call)
+                if len(group) == GROUP_LIMIT:
+                    break
+                try:
+                    call = self._calls.get_nowait()
+                except queue.Empty:
+                    break
+            else:
+                ending = True
+            if group:
+                _commit_group(session, group)
+                if time.monotonic() >= self._spare_check:
+                    self._keep_spare(2 * SPARE_SIZE)  # another process may have given it up
 
 
-_NOBODY: Final = -1
-
-
-def _repository(db: sqlite3.Connection, name: str) -> int:
-    row = db.execute("SELECT id FROM repository WHERE name = ?", (name,)).fetchone()
-    return int(row[0]) if row else _NOBODY
-
-
-def _ensure_repository(db: sqlite3.Connection, name: str) -> int:
-    if (found := _repository(db, name)) != _NOBODY:
-        return found
-    return int(db.execute("INSERT INTO repository (name) VALUES (?) RETURNING id", (name,)).fetchone()[0])
-
-
-def _discard(db: sqlite3.Connection, name: str) -> None:
-    """Make an object garbage, unless a blob is kept as it."""
-    digest = object_digest(ObjectName(name))
-    if db.execute("SELECT 1 FROM blob WHERE digest = ? AND object = ?", (digest, name)).fetchone() is None:
-        db.execute("INSERT OR IGNORE INTO garbage VALUES (?)", (name,))
-
-
-def _untag(db: sqlite3.Connection, owner: int, digest: str) -> None:
-    """Let the time of a manifest that lost a tag begin anew: untagged ones are removed by age."""
-    db.execute("UPDATE manifest SET pushed_at = ? WHERE repository = ? AND digest = ?", (time.time(), owner, digest))
-
-
-def _delete_tag(db: sqlite3.Connection, owner: int, tag: str) -> None:
-    key = (owner, tag)
-    digest = db.execute("DELETE FROM tag WHERE repository = ? AND name = ? RETURNING digest", key).fetchone()[0]
-    db.execute("INSERT INTO tag_history VALUES (?, ?, NULL, ?)", (*key, time.time()))
-    _untag(db, owner, digest)
-
-
-def _has_room(db: sqlite3.Connection, repository: str, quotas: Sequence[Quota], size: int) -> bool:
-    for quota in quotas:
-        if quota.prefix is None:
-            row = db.execute("SELECT size FROM repository WHERE name = ?", (repository,)).fetchone()
+def _commit_group(session: SqliteSession, group: list[_Call]) -> None:
+    connection = session.connection
+    outcomes: list[tuple[_Call, Any, BaseException | None]] = []
+    try:
+        # In WAL mode NORMAL syncs at checkpoints only, FULL at each commit; it cannot be changed inside a transaction.
+        connection.execute(f"PRAGMA synchronous={'FULL' if any(call.durable for call in group) else 'NORMAL'}")
+        connection.execute("BEGIN IMMEDIATE")
+        for call in group:
+            if len(group) == 1:
+                outcomes.append((call, _finish(call.run, session), None))
+                break
+            connection.execute("SAVEPOINT one")
+            try:
+                outcomes.append((call, _finish(call.run, session), None))
+            except Exception as error:
+                if not connection.in_transaction:  # SQLite gave up the whole transaction: the disk is full
+                    raise
+                connection.execute("ROLLBACK TO one")
+                outcomes.append((call, None, error))
+            connection.execute("RELEASE one")
+        connection.execute("COMMIT")
+    except BaseException as error:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        for call in group:
+            call.done.set_exception(error)
+        return
+    for call, value, failure in outcomes:
+        if failure is None:
+            call.done.set_result(value)
         else:
-            # A blob that several repositories of the namespace have counts in each of them.
-            bounds = (quota.prefix, quota.prefix + "\U0010ffff")
-            row = db.execute("SELECT SUM(size) FROM repository WHERE name >= ? AND name < ?", bounds).fetchone()
-        if (row[0] or 0 if row else 0) + size > quota.size:
-            return False
-    return True
-
-
-def _unlink(db: sqlite3.Connection, owner: int, digest: Digest) -> bool:
-    statement = "DELETE FROM repository_blob WHERE repository = ? AND digest = ?"
-    return db.execute(statement, (owner, digest)).rowcount > 0
-
-
-def _weight(view: StoredManifest | LinkedBlob) -> int:
-    return len(view.data) if isinstance(view, StoredManifest) else 100
+            call.done.set_exception(failure)

@@ -3,7 +3,7 @@
 import hashlib
 import io
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ from multidict import CIMultiDictProxy
 
 from scow.registry.registry import Registry
 from scow.registry.server import Server
-from scow.registry.settings import Gc, Settings
+from scow.registry.settings import Gc, Names, Settings
+from support.postgres import Postgres, find_postgres
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 INDEX = "application/vnd.oci.image.index.v1+json"
@@ -108,9 +109,44 @@ def descriptor(media_type: str, digest: str, size: int = 2, **more: Any) -> dict
     return {"mediaType": media_type, "digest": digest, "size": size, **more}
 
 
+CLUSTERED = {"test_push", "test_pull", "test_discovery", "test_management", "test_policies", "test_tokens"}
+"""Files whose tests run on one machine's storage and on what replicas share."""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    marks = metafunc.definition.iter_markers("parametrize")
+    if any("kind_of_storage" in mark.args[0] for mark in marks):
+        return
+    if "kind_of_storage" in metafunc.fixturenames and metafunc.module.__name__.rpartition(".")[2] in CLUSTERED:
+        metafunc.parametrize("kind_of_storage", ["folder", "cluster"], indirect=True)
+
+
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    return Settings(listen="127.0.0.1:0", storage=str(tmp_path / "storage"), gc=Gc(interval_s=0), drain_s=5)
+def kind_of_storage(request: pytest.FixtureRequest) -> str:
+    """`folder` with a SQLite file, or `cluster`, which has names in PostgreSQL."""
+    return str(getattr(request, "param", "folder"))
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    programs = find_postgres()
+    if programs is None:
+        pytest.skip("needs Debian's package postgresql")
+    server = Postgres(programs)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def settings(tmp_path: Path, kind_of_storage: str, request: pytest.FixtureRequest) -> Settings:
+    names = Names()
+    if kind_of_storage == "cluster":
+        names = Names(url=request.getfixturevalue("postgres").empty_database(), connections=3)
+    storage = str(tmp_path / "storage")
+    return Settings(listen="127.0.0.1:0", storage=storage, database=names, gc=Gc(interval_s=0), drain_s=5)
 
 
 @dataclass

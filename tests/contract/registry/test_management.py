@@ -10,14 +10,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from scow.oci.digest import parse_digest
-from scow.registry.database import Database
 from scow.registry.errors import UploadUnknown
-from scow.registry.registry import DATABASE
 from scow.registry.schema import STEPS
 from scow.registry.settings import Gc, Settings
+from scow.registry.sql import Session
+from scow.registry.sqlite import SqliteDatabase
+from scow.registry.storage import DATABASE
 
 from .conftest import Client, Running, digest_of
 
@@ -96,7 +98,7 @@ class TestCollection:
     @pytest.fixture
     def settings(self, settings: Settings) -> Settings:
         """No grace: everything that is unused is due at once."""
-        return Settings(listen=settings.listen, storage=settings.storage, gc=Gc(interval_s=0, grace_s=0))
+        return msgspec.structs.replace(settings, gc=Gc(interval_s=0, grace_s=0))
 
     async def test_what_manifests_refer_to_stays_and_the_rest_goes(
         self, client: Client, running: Running, settings: Settings
@@ -248,7 +250,7 @@ async def test_a_push_is_not_robbed_of_a_blob_that_it_was_told_exists(
 ) -> None:
     """Reviews are due in less than SOON_S here, so each HEAD puts them off again."""
     registry = running.registry
-    soon = Settings(listen=settings.listen, storage=settings.storage, gc=Gc(interval_s=0, grace_s=2))
+    soon = msgspec.structs.replace(settings, gc=Gc(interval_s=0, grace_s=2))
     client.url = (await serve(soon)).url
     digest = await client.push_blob(b"needed")
     first = await registry.metadata.blob("test/repo", digest)  # type: ignore[arg-type]
@@ -293,20 +295,21 @@ async def test_a_damaged_blob_is_found(client: Client, running: Running, setting
     assert good not in found
 
 
+@pytest.mark.parametrize("kind_of_storage", ["folder"], indirect=True)
 async def test_blobs_of_earlier_versions_are_read_collected_and_pushed_again(
     serve: Callable[..., Any], settings: Settings, client: Client
 ) -> None:
     """Their objects were named by digest alone; `deleting` marked what a collector was about to remove."""
     root = Path(settings.storage) / "old"
     hasty = Settings(listen=settings.listen, storage=str(root), gc=Gc(interval_s=0, grace_s=0))
-    database = Database.open(root / DATABASE, STEPS[:2])
+    database = SqliteDatabase.open(root / DATABASE, STEPS[:2])
     kept, doomed = digest_of(b"kept"), digest_of(b"doomed")
 
-    def fill(db: Any) -> None:
-        db.execute("INSERT INTO repository (id, name) VALUES (1, 'test/repo')")
-        db.execute("INSERT INTO blob VALUES (?, 4, 0), (?, 6, 1)", (kept, doomed))
-        db.execute("INSERT INTO repository_blob VALUES (1, ?)", (kept,))
-        db.execute("INSERT INTO gc_queue VALUES ('blob', 0, ?, 0)", (doomed,))
+    async def fill(session: Session) -> None:
+        await session.run("INSERT INTO repository (id, name) VALUES (1, 'test/repo')")
+        await session.run("INSERT INTO blob VALUES (?, 4, 0), (?, 6, 1)", kept, doomed)
+        await session.run("INSERT INTO repository_blob VALUES (1, ?)", kept)
+        await session.run("INSERT INTO gc_queue VALUES ('blob', 0, ?, 0)", doomed)
 
     await database.write(fill)
     await database.aclose()
@@ -329,11 +332,11 @@ import asyncio, os, signal, sys
 from scow.registry.collector import Collector
 from scow.registry.folder import Folder
 from scow.registry.registry import Registry
-from scow.registry.settings import Gc, Settings
-from scow.registry.sqlite import SqliteMetadata
+from scow.registry.settings import Gc, Names, Settings
+from scow.registry.sql_metadata import SqlMetadata
 
-storage, where = sys.argv[1:]
-kind = Folder if where in ("remove",) else SqliteMetadata
+storage, url, where = sys.argv[1:]
+kind = Folder if where in ("remove",) else SqlMetadata
 late = getattr(kind, where)
 
 async def die(self, *args, **kwargs):
@@ -342,8 +345,12 @@ async def die(self, *args, **kwargs):
     os.kill(os.getpid(), signal.SIGKILL)
 
 setattr(kind, where, die)
-registry = Registry.open(Settings(storage=storage, gc=Gc(interval_s=0, grace_s=0)))
-asyncio.run(registry.collector.collect())
+async def collect():
+    names = Names(url=url)
+    registry = Registry.open(Settings(storage=storage, database=names, gc=Gc(interval_s=0, grace_s=0)))
+    await registry.collector.collect()
+
+asyncio.run(collect())
 """
 
 
@@ -352,13 +359,13 @@ asyncio.run(registry.collector.collect())
 async def test_a_collector_killed_at_any_step_harms_no_push_and_leaves_no_orphan(
     step: str, when: str, serve: Callable[..., Any], settings: Settings, client: Client
 ) -> None:
-    hasty = Settings(listen=settings.listen, storage=settings.storage, gc=Gc(interval_s=0, grace_s=0))
+    hasty = msgspec.structs.replace(settings, gc=Gc(interval_s=0, grace_s=0))
     running = await serve(hasty)
     client.url = running.url
     await client.push_image("latest")
     await client.push_blob(b"doomed")
     dying = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", _DYING, settings.storage, step, env={**os.environ, "WHEN": when}
+        sys.executable, "-c", _DYING, settings.storage, settings.database.url, step, env={**os.environ, "WHEN": when}
     )
     assert await dying.wait() == -signal.SIGKILL
     digest = await client.push_blob(b"doomed")

@@ -11,10 +11,10 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from scow.registry.database import SPARE_SIZE
 from scow.registry.registry import Registry
 from scow.registry.server import Server
 from scow.registry.settings import Gc, Settings
+from scow.registry.sqlite import SPARE_SIZE
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 
@@ -63,7 +63,7 @@ async def test_a_full_disk_refuses_uploads_and_goes_on_serving(small_disk: Path)
 async def test_on_a_full_disk_things_can_be_read_deleted_and_collected(
     small_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("scow.registry.database.SPARE_CHECK_S", 0.0)
+    monkeypatch.setattr("scow.registry.sqlite.SPARE_CHECK_S", 0.0)
     # Without a time of grace, being told of a blob puts its review off, which is written down.
     settings = Settings(listen="127.0.0.1:0", storage=str(small_disk / "s"), gc=Gc(interval_s=0, grace_s=0), drain_s=5)
     registry = Registry.open(settings)

@@ -1,0 +1,226 @@
+"""Manifests, tags and lists in SQL.
+
+Manifests lie in the database as bytes: pulling by tag is one query, and none while nothing changes, since answers are
+kept where the database can tell that they are current.
+"""
+
+import json
+import time
+from collections.abc import Sequence
+from typing import Final
+
+from scow.oci.digest import Digest
+from scow.registry.errors import ReferencesUnknown, TagImmutable
+from scow.registry.metadata import NewManifest, Referrer, ShownRepository, ShownTag, StoredManifest
+from scow.registry.sql import ALL, Session
+from scow.registry.sql_names import NOBODY, SqlNames, ensure_repository, find_repository
+
+_BY_DIGEST: Final = (
+    "SELECT m.digest, m.media_type, m.data FROM repository r JOIN manifest m ON m.repository = r.id "
+    "WHERE r.name = ? AND m.digest = ?"
+)
+_BY_TAG: Final = (
+    "SELECT m.digest, m.media_type, m.data FROM repository r JOIN tag t ON t.repository = r.id "
+    "JOIN manifest m ON m.repository = r.id AND m.digest = t.digest WHERE r.name = ? AND t.name = ?"
+)
+_REFERENCES: Final = 200
+"""Digests that are looked for by one statement."""
+
+
+class SqlManifests(SqlNames):
+    """The part of the names that is about manifests and tags."""
+
+    def manifest_now(self, repository: str, reference: str) -> StoredManifest | None:
+        view = self._views.find((repository, reference))
+        return view if isinstance(view, StoredManifest) else None
+
+    async def manifest(self, repository: str, reference: str, is_digest: bool) -> StoredManifest | None:
+        version = self._views.version()
+        row = await self._db.row(_BY_DIGEST if is_digest else _BY_TAG, repository, reference)
+        if row is None:
+            return None
+        found = StoredManifest(*row)
+        if is_digest or self._db.is_exact:
+            self._views.keep(version, (repository, reference), found)
+        return found
+
+    async def put_manifest(self, repository: str, manifest: NewManifest, tags: Sequence[str]) -> None:
+        annotations = json.dumps(manifest.annotations) if manifest.annotations else None
+
+        async def put(session: Session) -> None:
+            owner = await find_repository(session, repository)
+            # Held until this is committed: whoever collects sees what refers to them, or we see that they are gone.
+            missing = await _missing(session, "repository_blob", owner, manifest.blobs)
+            missing += await _missing(session, "manifest", owner, manifest.manifests)
+            if missing and not manifest.sparse:
+                raise ReferencesUnknown(list(missing))
+            if owner == NOBODY:
+                owner = await ensure_repository(session, repository)
+            await session.run(
+                "INSERT INTO manifest (repository, digest, media_type, artifact_type, subject, annotations, size, "
+                "pushed_at, data) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (repository, digest) DO UPDATE SET "
+                "media_type = excluded.media_type, artifact_type = excluded.artifact_type, "
+                "pushed_at = excluded.pushed_at",
+                owner,
+                manifest.digest,
+                manifest.media_type,
+                manifest.artifact_type,
+                manifest.subject,
+                annotations,
+                len(manifest.data),
+                time.time(),
+                manifest.data,
+            )
+            references = [(digest, "blob") for digest in manifest.blobs]
+            references += [(digest, "manifest") for digest in manifest.manifests]
+            if references:
+                await session.run_many(
+                    "INSERT INTO manifest_ref (repository, manifest, digest, kind) VALUES (?, ?, ?, ?) "
+                    "ON CONFLICT DO NOTHING",
+                    [(owner, manifest.digest, *reference) for reference in references],
+                )
+            for tag in sorted(tags):
+                await self._point(session, owner, repository, tag, manifest.digest)
+
+        await self._db.write(put)
+
+    async def _point(self, session: Session, owner: int, repository: str, tag: str, digest: Digest) -> None:
+        key, now = (owner, tag), time.time()
+        while not await session.run(
+            "INSERT INTO tag (repository, name, digest, updated_at) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
+            *(*key, digest, now),
+        ):
+            before = await session.row("SELECT digest FROM tag WHERE repository = ? AND name = ? [hold]", *key)
+            if before is None:  # removed between the two
+                continue
+            if before[0] != digest:
+                self._check_mutable(repository, tag)
+                await _untag(session, owner, before[0])
+            statement = "UPDATE tag SET digest = ?, updated_at = ? WHERE repository = ? AND name = ?"
+            await session.run(statement, digest, now, *key)
+            if before[0] == digest:
+                return
+            break
+        await _note(session, owner, tag, digest)
+
+    def _check_mutable(self, repository: str, tag: str) -> None:
+        if self._policies.is_immutable(repository, tag):
+            raise TagImmutable(tag)
+
+    async def delete_tag(self, repository: str, tag: str) -> bool:
+        async def delete(session: Session) -> bool:
+            owner = await find_repository(session, repository)
+            query = "SELECT 1 FROM tag WHERE repository = ? AND name = ? [hold]"
+            if await session.row(query, owner, tag) is None:
+                return False
+            self._check_mutable(repository, tag)
+            return await self._delete_tag(session, owner, tag)
+
+        return await self._db.write(delete, frees=True)
+
+    async def _delete_tag(self, session: Session, owner: int, tag: str) -> bool:
+        row = await session.row("DELETE FROM tag WHERE repository = ? AND name = ? RETURNING digest", owner, tag)
+        if row is None:
+            return False
+        await _note(session, owner, tag, None)
+        await _untag(session, owner, row[0])
+        return True
+
+    async def delete_manifest(self, repository: str, digest: Digest) -> bool:
+        async def delete(session: Session) -> bool:
+            owner = await find_repository(session, repository)
+            await session.row("SELECT 1 FROM manifest WHERE repository = ? AND digest = ? [hold]", owner, digest)
+            query = "SELECT name FROM tag WHERE repository = ? AND digest = ?"
+            for (tag,) in await session.rows(query, owner, digest):
+                self._check_mutable(repository, tag)
+            return await self._delete_manifest(session, owner, digest)
+
+        return await self._db.write(delete, frees=True)
+
+    async def _delete_manifest(self, session: Session, owner: int, digest: str) -> bool:
+        key = (owner, digest)
+        query = "SELECT digest FROM manifest_ref WHERE repository = ? AND manifest = ? AND kind = 'blob'"
+        blobs = [row[0] for row in await session.rows(query, *key)]
+        await session.run(
+            "INSERT INTO tag_history (repository, name, digest, changed_at) "
+            "SELECT repository, name, NULL, ? FROM tag WHERE repository = ? AND digest = ?",
+            *(time.time(), *key),
+        )
+        gone = await session.run("DELETE FROM manifest WHERE repository = ? AND digest = ?", *key) > 0
+        await self._queue(session, "link", owner, blobs)
+        return gone
+
+    async def repository_exists(self, repository: str) -> bool:
+        return await self._db.row("SELECT 1 FROM repository WHERE name = ?", repository) is not None
+
+    async def tags(self, repository: str, after: str, limit: int) -> list[str]:
+        query = (
+            "SELECT t.name FROM repository r JOIN tag t ON t.repository = r.id "
+            "WHERE r.name = ? AND t.name > ? ORDER BY t.name LIMIT ?"
+        )
+        return [row[0] for row in await self._db.rows(query, repository, after, ALL if limit < 0 else limit)]
+
+    async def repositories(self, after: str, limit: int) -> list[str]:
+        query = (
+            "SELECT r.name FROM repository r WHERE r.name > ? "
+            "AND EXISTS (SELECT 1 FROM manifest m WHERE m.repository = r.id) ORDER BY r.name LIMIT ?"
+        )
+        return [row[0] for row in await self._db.rows(query, after, limit)]
+
+    async def show_repositories(self, search: str, after: str, limit: int) -> list[ShownRepository]:
+        query = (
+            "SELECT r.name, r.size FROM repository r WHERE r.name > ? AND [find](r.name, ?) > 0 "
+            "AND EXISTS (SELECT 1 FROM manifest m WHERE m.repository = r.id) ORDER BY r.name LIMIT ?"
+        )
+        return [ShownRepository(*row) for row in await self._db.rows(query, after, search, limit)]
+
+    async def show_tags(self, repository: str, search: str, after: str, limit: int) -> list[ShownTag]:
+        query = (
+            "SELECT t.name, t.digest, t.updated_at, m.data FROM repository r JOIN tag t ON t.repository = r.id "
+            "JOIN manifest m ON m.repository = r.id AND m.digest = t.digest "
+            "WHERE r.name = ? AND t.name > ? AND [find](t.name, ?) > 0 ORDER BY t.name LIMIT ?"
+        )
+        return [ShownTag(*row) for row in await self._db.rows(query, repository, after, search, limit)]
+
+    async def referrers(
+        self, repository: str, subject: Digest, artifact_type: str | None, after: str, limit: int
+    ) -> list[Referrer]:
+        filtered = ("", ()) if artifact_type is None else ("AND m.artifact_type = ? ", (artifact_type,))
+        query = (
+            "SELECT m.digest, m.media_type, m.size, m.artifact_type, m.annotations "
+            "FROM repository r JOIN manifest m ON m.repository = r.id WHERE r.name = ? AND m.subject = ? "
+            f"AND m.digest > ? {filtered[0]}ORDER BY m.digest LIMIT ?"
+        )
+        return [
+            Referrer(
+                digest=digest,
+                media_type=media_type,
+                size=size,
+                artifact_type=kind,
+                annotations=json.loads(annotations) if annotations else None,
+            )
+            for digest, media_type, size, kind, annotations in await self._db.rows(
+                query, repository, subject, after, *filtered[1], limit
+            )
+        ]
+
+
+async def _missing(session: Session, table: str, owner: int, digests: Sequence[Digest]) -> list[Digest]:
+    """Those that the repository lacks; the others stay until the transaction ends."""
+    found: set[str] = set()
+    for start in range(0, len(digests), _REFERENCES):
+        part = digests[start : start + _REFERENCES]
+        query = f"SELECT digest FROM {table} WHERE repository = ? AND digest IN ({', '.join('?' * len(part))}) [share]"
+        found.update(row[0] for row in await session.rows(query, owner, *part))
+    return [digest for digest in digests if digest not in found]
+
+
+async def _note(session: Session, owner: int, tag: str, digest: Digest | None) -> None:
+    statement = "INSERT INTO tag_history (repository, name, digest, changed_at) VALUES (?, ?, ?, ?)"
+    await session.run(statement, owner, tag, digest, time.time())
+
+
+async def _untag(session: Session, owner: int, digest: str) -> None:
+    """Let the time of a manifest that lost a tag begin anew: untagged ones are removed by age."""
+    statement = "UPDATE manifest SET pushed_at = ? WHERE repository = ? AND digest = ?"
+    await session.run(statement, time.time(), owner, digest)

@@ -1,0 +1,8 @@
+"""The registry's names in a SQL database, behind `Metadata`."""
+
+from scow.registry.sql_blobs import SqlBlobs
+from scow.registry.sql_reviews import SqlReviews
+
+
+class SqlMetadata(SqlBlobs, SqlReviews):
+    """Names in SQLite or PostgreSQL: the same statements do for both."""

@@ -1,0 +1,75 @@
+"""Several registries on one storage: what one of them is told, all of them say."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import aiohttp
+import msgspec
+import pytest
+
+from scow.registry.settings import Gc, Settings
+
+from .conftest import Client, Running, digest_of
+
+REPO = "/v2/test/repo"
+
+pytestmark = pytest.mark.parametrize("kind_of_storage", ["folder", "cluster"], indirect=True)
+
+
+@pytest.fixture
+async def other(serve: Callable[..., Any], settings: Settings, session: aiohttp.ClientSession) -> Client:
+    """A client of a second registry on the storage of the first."""
+    return Client(session, (await serve(settings)).url)
+
+
+async def test_a_tag_is_the_same_at_all_replicas_at_once(client: Client, other: Client) -> None:
+    first = await client.push_image("latest", seed="1")
+    for replica in (client, other):
+        assert (await replica("HEAD", f"{REPO}/manifests/latest")).headers["Docker-Content-Digest"] == first
+    for round in range(10):
+        writer, reader = (client, other) if round % 2 else (other, client)
+        digest = await writer.push_image("latest", seed=f"again {round}")
+        assert (await reader("GET", f"{REPO}/manifests/latest")).headers["Docker-Content-Digest"] == digest
+    assert (await other("DELETE", f"{REPO}/manifests/latest")).status == 202
+    assert (await client("GET", f"{REPO}/manifests/latest")).status == 404
+
+
+async def test_any_replica_goes_on_with_an_upload(client: Client, other: Client) -> None:
+    data = [bytes([number]) * 100_000 for number in range(6)]
+    location = await client.begin()
+    for number, part in enumerate(data):
+        replica = (other, client)[number % 2]
+        answer = await replica("PATCH", location, part)
+        assert answer.status == 202
+        assert answer.headers["Range"] == f"0-{(number + 1) * 100_000 - 1}"
+    digest = digest_of(b"".join(data))
+    assert (await other("PUT", f"{location}?digest={digest}")).status == 201
+    assert (await client("GET", f"{REPO}/blobs/{digest}")).body == b"".join(data)
+
+
+async def test_what_is_deleted_at_one_replica_is_soon_unknown_to_the_others(client: Client, other: Client) -> None:
+    digest = await client.push_image("latest")
+    assert (await other("GET", f"{REPO}/manifests/{digest}")).status == 200
+    assert (await client("DELETE", f"{REPO}/manifests/{digest}")).status == 202
+    answer = await other("GET", f"{REPO}/manifests/{digest}")
+    for _ in range(100):
+        if answer.status == 404:
+            break
+        answer = await other("GET", f"{REPO}/manifests/{digest}")
+    assert answer.status == 404
+
+
+async def test_collectors_of_two_replicas_share_the_work(
+    serve: Callable[..., Any], settings: Settings, running: Running, client: Client
+) -> None:
+    hasty = msgspec.structs.replace(settings, gc=Gc(interval_s=0, grace_s=0))
+    one, two = await serve(hasty), await serve(hasty)
+    client.url = one.url
+    for number in range(20):
+        await client.push_blob(b"nobody's %d" % number)
+    kept = await client.push_image("latest")
+    done = await asyncio.gather(*(each.registry.collector.collect() for each in (one, two)))
+    assert sum(each.blobs for each in done) == 20
+    assert [each async for each in two.registry.collector.damaged()] == []
+    assert (await client("GET", f"{REPO}/manifests/latest")).headers["Docker-Content-Digest"] == kept

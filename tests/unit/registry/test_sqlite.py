@@ -1,0 +1,90 @@
+"""The registry's SQLite file."""
+
+import asyncio
+import os
+import sqlite3
+import threading
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from scow.registry.sql import Call, Session
+from scow.registry.sqlite import SqliteDatabase
+
+STEPS = ("CREATE TABLE t (x INTEGER PRIMARY KEY)",)
+
+
+@pytest.fixture
+async def database(tmp_path: Path) -> AsyncIterator[SqliteDatabase]:
+    opened = SqliteDatabase.open(tmp_path / "db", STEPS)
+    yield opened
+    await opened.aclose()
+
+
+def insert(value: int) -> Call[int]:
+    return lambda session: session.run("INSERT INTO t VALUES (?)", value)
+
+
+async def test_a_failing_call_does_not_undo_its_neighbours(database: SqliteDatabase) -> None:
+    outcomes = await asyncio.gather(*(database.write(insert(value)) for value in (1, 2, 1, 3)), return_exceptions=True)
+    assert next(outcome for outcome in outcomes if outcome != 1).__class__ is sqlite3.IntegrityError
+    assert await database.rows("SELECT x FROM t") == [(1,), (2,), (3,)]
+
+
+async def test_a_caller_that_is_cancelled_leaves_its_write_and_the_writer_alone(database: SqliteDatabase) -> None:
+    holding, go_on = threading.Event(), threading.Event()
+
+    async def wait(session: Session) -> int:
+        holding.set()
+        go_on.wait(10)
+        return await insert(1)(session)
+
+    calls = [asyncio.create_task(database.write(wait))]
+    await asyncio.to_thread(holding.wait, 10)
+    calls.append(asyncio.create_task(database.write(insert(2))))
+    await asyncio.sleep(0)  # queued
+    for call in calls:
+        call.cancel()
+    await asyncio.wait(calls)
+    go_on.set()
+    assert await database.write(insert(3)) == 1
+    assert await database.rows("SELECT x FROM t") == [(1,), (2,), (3,)]
+
+
+async def test_the_version_moves_with_every_commit_and_only_then(database: SqliteDatabase, tmp_path: Path) -> None:
+    before = database.version()
+    await database.row("SELECT 1")
+    assert database.version() == before
+    await database.write(insert(1))
+    own = database.version()
+    assert own != before
+    other = SqliteDatabase.open(tmp_path / "db", STEPS)
+    assert database.version() == own
+    await other.write(insert(2), durable=False)
+    assert database.version() != own
+    await other.aclose()
+
+
+async def test_a_later_version_adds_its_steps_to_an_older_file(tmp_path: Path) -> None:
+    await SqliteDatabase.open(tmp_path / "old", STEPS).aclose()
+    newer = SqliteDatabase.open(tmp_path / "old", (*STEPS, "ALTER TABLE t ADD COLUMN y;\nCREATE TABLE u (z)"))
+    await newer.write(lambda session: session.run("INSERT INTO t VALUES (1, 2)"))
+    await newer.write(lambda session: session.run("INSERT INTO u VALUES (1)"))
+    await newer.aclose()
+
+
+async def test_only_the_owner_reads_the_file(database: SqliteDatabase, tmp_path: Path) -> None:
+    await database.write(insert(1))
+    names = [name for name in os.listdir(tmp_path) if name.startswith("db")]
+    assert {os.stat(tmp_path / name).st_mode & 0o777 for name in names} == {0o600}
+
+
+async def test_a_call_that_waits_for_anything_else_is_refused(database: SqliteDatabase) -> None:
+    async def sleep(session: Session) -> None:
+        await insert(1)(session)
+        await asyncio.sleep(0)
+
+    with pytest.raises(RuntimeError, match="waits for something else"):
+        await database.write(sleep)
+    assert await database.rows("SELECT x FROM t") == []
