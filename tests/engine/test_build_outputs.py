@@ -84,3 +84,30 @@ def test_a_source_date_before_the_first_from_holds_unless_the_client_has_one(eng
         assert engine.docker("run", "--rm", id, "stat", "-c", "%Y", "/f").stdout.strip() in ("1500000000", "1400000000")
     assert times == ["2017-07-14T02:40:00Z", "2014-05-13T16:53:20Z"]
     assert "invalid SOURCE_DATE_EPOCH" in error_of(build(engine, dockerfile.replace("1500000000", "soon")))
+
+
+DATED = """
+FROM busybox AS made
+ARG SOURCE_DATE_EPOCH=1500000000
+RUN mkdir /new && echo x > /new/file && ln -s file /new/link
+COPY . /copied
+WORKDIR /work
+"""
+
+
+def test_a_source_date_of_the_dockerfile_itself_counts(engine: Daemon) -> None:
+    inspected = engine.json("GET", f"/images/{image_of(build(engine, DATED, {'a': b'1'}))}/json")
+    assert inspected["Created"].startswith("2017-07-14T02:40:00")
+    given = json.dumps({"SOURCE_DATE_EPOCH": "1300000000"})
+    inspected = engine.json("GET", f"/images/{image_of(build(engine, DATED, {'a': b'1'}, buildargs=given))}/json")
+    assert inspected["Created"].startswith("2011-03-13T07:06:40")
+
+
+def test_two_engines_build_the_same_image(engine: Daemon, own_engine: Daemon) -> None:
+    attested = {"outputs": json.dumps([{"Type": "image", "Attrs": {}}]), "attest": ["type=provenance", "type=sbom"]}
+    made = [
+        build(each, DATED, {"a": b"1"}, t="dated", nocache=1, metadata=1, **attested) for each in (engine, own_engine)
+    ]
+    (here,), (there,) = ([message["aux"] for message in messages if "aux" in message] for messages in made)
+    assert here["ID"] == there["ID"]
+    assert here["Descriptor"] == there["Descriptor"]

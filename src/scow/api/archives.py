@@ -22,7 +22,7 @@ async def stat(call: Call) -> web.StreamResponse:
 
 
 async def get(call: Call) -> web.StreamResponse:
-    return await _send(call, await call.engine.archives.get(call.params["name"], _path(call)))
+    return await send_tar(call, await call.engine.archives.get(call.params["name"], _path(call)))
 
 
 async def put(call: Call) -> web.StreamResponse:
@@ -37,11 +37,11 @@ async def put(call: Call) -> web.StreamResponse:
 
 
 async def export(call: Call) -> web.StreamResponse:
-    return await _send(call, await call.engine.archives.export(call.params["name"]), "application/octet-stream")
+    return await send_tar(call, await call.engine.archives.export(call.params["name"]), "application/octet-stream")
 
 
 async def export_volume(call: Call) -> web.StreamResponse:
-    return await _send(call, await call.engine.archives.export_volume(call.params["name"]))
+    return await send_tar(call, await call.engine.archives.export_volume(call.params["name"]))
 
 
 async def import_volume(call: Call) -> web.StreamResponse:
@@ -49,7 +49,8 @@ async def import_volume(call: Call) -> web.StreamResponse:
     return web.Response(status=200)
 
 
-async def _send(call: Call, stream: TarStream, content_type: str = TAR) -> web.StreamResponse:
+async def send_tar(call: Call, stream: TarStream, content_type: str = TAR) -> web.StreamResponse:
+    """Send a tar as it comes."""
     try:
         response = web.StreamResponse(headers={"Content-Type": content_type})
         if stream.stat is not None:

@@ -6,6 +6,7 @@ from typing import Any, Final
 import msgspec
 from aiohttp import web
 
+from scow.api.archives import send_tar
 from scow.api.call import Call, empty, json_bytes
 from scow.api.image_archives import send_archive
 from scow.api.progress import serve_progress
@@ -51,6 +52,20 @@ async def receive(call: Call) -> web.StreamResponse:
 async def cache(call: Call) -> web.StreamResponse:
     """Send the cache that a build left under a name of the client's, as an OCI layout."""
     return await send_archive(call, await call.engine.builds.sessions.cache(call.params["id"]))
+
+
+async def fetch_archive(call: Call) -> web.StreamResponse:
+    id, number = call.params["id"], _number(call)
+    return await send_archive(call, await call.engine.builds.results.archive(id, number))
+
+
+async def fetch_trees(call: Call) -> web.StreamResponse:
+    return await send_tar(call, await call.engine.builds.results.trees(call.params["id"], _number(call)))
+
+
+async def forget_result(call: Call) -> web.StreamResponse:
+    call.engine.builds.results.forget(call.params["id"])
+    return empty(204)
 
 
 async def prune(call: Call) -> web.StreamResponse:
@@ -100,12 +115,16 @@ def _request(call: Call) -> BuildRequest:
         ulimits=tuple(_json(call, "ulimits", list[Ulimit]) or ()),
         cgroup_parent=values.get("cgroupparent", ""),
         security_opt=tuple(values.getall("securityopt", [])),
-        platform=values.get("platform", ""),
+        platform=",".join(values.getall("platform", [])),
         target=values.get("target", ""),
         build_id=values.get("buildid", ""),
         session=values.get("session", "") if values.get("remote") != "client-session" else "",
         no_cache_filter=tuple(values.getall("nocachefilter", [])),
         allow=tuple(values.getall("allow", [])),
+        outputs=tuple(_json(call, "outputs", list[dict[str, Any]]) or ()),
+        attestations=tuple(values.getall("attest", [])),
+        annotations=tuple(values.getall("annotation", [])),
+        metadata=call.flag("metadata"),
     )
 
 
@@ -124,6 +143,11 @@ def _json(call: Call, name: str, kind: Any) -> Any:
         return decode(kind, text.encode())
     except (ScowError, msgspec.DecodeError) as error:
         raise InvalidArgument(f"error reading {name}: {error}") from error
+
+
+def _number(call: Call) -> int:
+    text = call.params["number"]
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 4 else -1
 
 
 def _integer(call: Call, name: str) -> int:

@@ -331,6 +331,16 @@ class BuildSessions(Protocol):
     async def cache(self, id: str) -> SavedArchive: ...
 
 
+class BuildResults(Protocol):
+    """Archives and trees that builds have made for their clients."""
+
+    async def archive(self, id: str, number: int) -> SavedArchive: ...
+
+    async def trees(self, id: str, number: int) -> TarStream: ...
+
+    def forget(self, id: str) -> None: ...
+
+
 class Builds(Protocol):
     """Builds and their cache."""
 
@@ -345,6 +355,9 @@ class Builds(Protocol):
 
     @property
     def usage(self) -> BuildCache: ...
+
+    @property
+    def results(self) -> BuildResults: ...
 
 
 class Networks(Protocol):

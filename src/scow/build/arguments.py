@@ -18,6 +18,7 @@ from scow.build.mounts import Mount, resolve_mount
 from scow.build.shell_words import WordError, Words
 from scow.oci.platform import Platform
 
+SOURCE_DATE_EPOCH: Final = "SOURCE_DATE_EPOCH"
 PROXIES: Final = (
     "HTTP_PROXY",
     "http_proxy",
@@ -40,7 +41,7 @@ BUILTIN: Final = (
     "BUILDKIT_SANDBOX_HOSTNAME",
     "BUILDKIT_SYNTAX",
     "BUILDKIT_DOCKERFILE_CHECK",
-    "SOURCE_DATE_EPOCH",
+    SOURCE_DATE_EPOCH,
 )
 """Arguments that mean something to the builder itself."""
 
@@ -90,6 +91,21 @@ def global_scope(
             elif argument.default is not None:
                 values[name] = _expand(words, argument.default, values, instruction)
     return Globals(values=values, build_args=build_args, escape=dockerfile.directives.escape)
+
+
+def source_date_default(dockerfile: Dockerfile, scope: Globals, target: int) -> str:
+    """The value of the file's own `ARG SOURCE_DATE_EPOCH=...`, before the first FROM or in the target; "" without one.
+
+    Raises DockerfileError.
+    """
+    if SOURCE_DATE_EPOCH in scope.values:
+        return scope.values[SOURCE_DATE_EPOCH]
+    found = ""
+    for one in dockerfile.stages[target].instructions:
+        for argument in one.arguments if isinstance(one, Arg) else ():
+            if argument.name == SOURCE_DATE_EPOCH and argument.default is not None:
+                found = scope.expand(argument.default, one)
+    return found
 
 
 def unused_build_args(dockerfile: Dockerfile, build_args: Iterable[str]) -> list[str]:

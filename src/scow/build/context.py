@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import BinaryIO, Final, cast
 
 from scow.build.compose import Composer, Owner
+from scow.build.provenance import Material
 from scow.build.selection import Selected
 from scow.build.trees import ContextRefused, SpooledTree, Tree, find, read_tar
 from scow.oci.media_types import Compression
@@ -33,6 +34,7 @@ class Context:
         self.folder = folder
         self.tree = tree
         self.size = size  # bytes of the tar
+        self.material: Material | None = None  # where it is from, if that isn't the client
         self._users = 0
         self._closing = False
 

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from scow.build import instructions as kinds
-from scow.build.arguments import Globals, Scope, global_scope
+from scow.build.arguments import Globals, Scope, global_scope, source_date_default
 from scow.build.cache import Record
 from scow.build.cache_document import encode_inline
 from scow.build.cache_export import Mode
@@ -27,19 +27,17 @@ from scow.build.report import Report, StageEnded, StepEvent
 from scow.build.selection import Keep, everything
 from scow.build.squash import squash
 from scow.build.steps import Place, Steps, command_of
-from scow.build.tools import SOURCE_DATE, Build
+from scow.build.tools import Build
 from scow.errors import NotFound
-from scow.oci.digest import DiffID, Digest
+from scow.oci.digest import DiffID
 from scow.oci.image_config import ExecConfig
 from scow.oci.platform import host_platform
-from scow.store.assembly import publish
 from scow.wire.progress import ProgressMessage
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
     """What a build made."""
 
-    id: Digest
     state: ImageState
     base: ImageState  # what the target's FROM began with
     steps: int
@@ -74,11 +72,12 @@ class Execution:
         self._globals: Globals = global_scope(
             dockerfile, options.build_args, host_platform(), self._platform, options.target
         )
-        build.options = msgspec.structs.replace(options, source_date=self._globals.values.get(SOURCE_DATE, ""))
-        _ = build.options.epoch  # a bad one is refused before anything is done
         self._triggers: dict[int, Sequence[str]] = {}
         self._plan = self._planned()
         self._target = self._plan.target
+        default = source_date_default(dockerfile, self._globals, self._target)
+        build.options = msgspec.structs.replace(options, default_epoch=default)
+        _ = build.options.epoch  # a bad one is refused before anything is done
         self.environments: dict[int, Mapping[str, str]] = {}
         """What the base images of the stages with these indexes brought along."""
         self._steps = Steps(build, context, self, ignored)
@@ -134,7 +133,7 @@ class Execution:
     # --- running
 
     async def run(self) -> Result:
-        """Build the target and publish it, without a name. Raises CommandFailed, DockerfileError and others."""
+        """Build the target. Raises CommandFailed, DockerfileError and others."""
         first = self.needed[0]
         for number, one in enumerate(self._file.global_args, 1):
             self._tell(first, number, "start", one.text)
@@ -151,8 +150,7 @@ class Execution:
             state = await squash(self._build.tools.store, state, self._base, now_ns=time.time_ns(), epoch=options.epoch)
         elif self._build.options.inline_cache and state.based_on is None:
             state = msgspec.structs.replace(state, build_cache=encode_inline(self._records_of(state), state.diff_ids))
-        id = state.based_on or (await publish(self._build.tools.store, state.image_config())).id
-        return Result(id=id, state=state, base=self._base, steps=self._total, cached=self._cached)
+        return Result(state=state, base=self._base, steps=self._total, cached=self._cached)
 
     def _records_of(self, state: ImageState) -> list[Record]:
         """The steps of an image, at the times that its history gives."""

@@ -148,12 +148,12 @@ def _check_address(source: str, address: str) -> None:
         raise InvalidArgument(f"invalid git URL {source!r}")
 
 
-async def check_out(source: GitSource, target: Path, access: GitAccess) -> None:
-    """Check a source out into an empty folder; files get the time of the commit.
+async def check_out(source: GitSource, target: Path, access: GitAccess) -> str:
+    """Check a source out into an empty folder; files get the time of the commit. Returns the commit's ID.
 
     Raises NotSupported without git, Unavailable, InvalidArgument for a reference that isn't there.
     """
-    await _Checkout(source, target, access).run()
+    return await _Checkout(source, target, access).run()
 
 
 class _Checkout:
@@ -164,15 +164,15 @@ class _Checkout:
         self._environment = self._made_environment(access)
         self._known_hosts = access.known_hosts
 
-    async def run(self) -> None:
+    async def run(self) -> str:
         if self._known_hosts:
             await asyncio.to_thread(self._hosts.write_text, self._known_hosts)
         try:
-            await self._run()
+            return await self._run()
         finally:
             await asyncio.to_thread(self._hosts.unlink, missing_ok=True)
 
-    async def _run(self) -> None:
+    async def _run(self) -> str:
         source = self._source
         await self._git("init", "-q", "--template=")
         await self._git("remote", "add", "--", "origin", source.address)
@@ -183,6 +183,7 @@ class _Checkout:
             await self._git("submodule", "-q", "update", "--init", "--recursive", "--depth=1")
         seconds = int(await self._git("log", "-1", "--format=%ct"))
         await asyncio.to_thread(_finish, self._target, seconds, source.keep_git_dir)
+        return commit
 
     async def _fetched(self) -> str:
         """Fetch as little as the server allows; the commit that is meant."""

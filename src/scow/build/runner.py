@@ -38,10 +38,10 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CommandFailed(ScowError):
-    """A RUN step's command ended with an exit code other than 0. The words are docker's."""
+    """A RUN step's command ended with an exit code other than 0. The words are docker's; `why` is what we know."""
 
-    def __init__(self, command: str, code: int) -> None:
-        super().__init__(f"The command '{command}' returned a non-zero code: {code}")
+    def __init__(self, command: str, code: int, why: str = "") -> None:
+        super().__init__(f"The command '{command}' returned a non-zero code: {code}" + (f": {why}" if why else ""))
         self.command = command
         self.code = code
 

@@ -5,6 +5,7 @@ import contextlib
 import hashlib
 import io
 import os
+import re
 import secrets
 import stat
 import urllib.parse
@@ -17,6 +18,7 @@ import msgspec
 
 from scow.build.context import take_tar
 from scow.build.git import GitAccess, GitSource, check_checksum, check_out, is_git, parse_git
+from scow.build.provenance import Material
 from scow.build.trees import ContextRefused, DirectoryTree, SpooledTree, Tree
 from scow.errors import InvalidArgument, Unavailable
 from scow.store import tarheader
@@ -50,6 +52,7 @@ class Remote:
         self._checksum = checksum
         self._epoch = epoch
         self._git: GitSource | None = None
+        self.material: Material | None = None  # what it turned out to be, when it was fetched
         if is_git(url):
             source = parse_git(url)
             if checksum:
@@ -77,7 +80,9 @@ class Remote:
         target = folder / secrets.token_hex(8)
         await asyncio.to_thread(target.mkdir, 0o700, True)
         if self._git is not None:
-            await check_out(self._git, target, self._access)
+            commit = await check_out(self._git, target, self._access)
+            kind = "sha1" if len(commit) == 40 else "sha256"
+            self.material = Material(uri=shown_url(self.url), algorithm=kind, digest=commit)
         else:
             await asyncio.to_thread(self._download, target)
         return await asyncio.to_thread(DirectoryTree, target)
@@ -99,9 +104,15 @@ class Remote:
             with contextlib.suppress(ValueError):
                 seconds = int(parsedate_to_datetime(modified).timestamp())
         os.utime(target / name, (seconds, seconds))
+        self.material = Material(uri=shown_url(self.url), algorithm="sha256", digest=state.hexdigest())
         found = f"sha256:{state.hexdigest()}"
         if self._checksum and self._checksum != found:
             raise InvalidArgument(f"digest mismatch {found}: {self._checksum}")
+
+
+def shown_url(url: str) -> str:
+    """A URL without the password, or token, that may be in it."""
+    return re.sub(r"^([a-z+]+://)[^/@]*@", r"\1", url)
 
 
 def open_url(url: str) -> "urllib.request._UrlopenRet":

@@ -17,6 +17,7 @@ from scow.build import instructions as kinds
 from scow.build.cache import Record, step_key
 from scow.build.compose import Composer, Owner, parse_chmod
 from scow.build.context import Context
+from scow.build.emulation import why_not
 from scow.build.flights import Say
 from scow.build.image_state import ImageState
 from scow.build.layering import compose_layer
@@ -27,7 +28,7 @@ from scow.build.selection import Keep, Selected, digest, everything, excluding, 
 from scow.build.sources import Remote, archive_tree, inline_tree, is_remote
 from scow.build.tools import Build
 from scow.build.trees import DirectoryTree, Tree
-from scow.errors import InvalidArgument
+from scow.errors import InvalidArgument, NotSupported, ScowError
 from scow.oci.digest import DiffID
 from scow.runtime.user import resolve_user
 from scow.store.snapshots import finish
@@ -154,11 +155,16 @@ class Steps:
                     epoch=epoch,
                 )
                 say(("container", id))
-                code, layer = await self._build.runner.run(
-                    id, request, lambda stream, data: say(("output", "", stream, data))
-                )
+                try:
+                    code, layer = await self._build.runner.run(
+                        id, request, lambda stream, data: say(("output", "", stream, data))
+                    )
+                except ScowError as error:
+                    if why := await why_not(state.platform):
+                        raise NotSupported(f"{error}: {why}") from error
+                    raise
             if code:
-                raise CommandFailed(shown, code)
+                raise CommandFailed(shown, code, await why_not(state.platform))
             say(("removed", id))
             return None if layer is None else layer.diff_id
 
@@ -263,6 +269,8 @@ class Steps:
                     epoch=options.epoch,
                 )
                 fetched = await remote.fetch(folder)
+                if remote.material is not None:
+                    self._build.materials.append(remote.material)
                 if one.unpack and (inner := await archive_tree(fetched, folder)) is not None:
                     stack.callback(inner.close)
                     found.append(_Origin(inner, [Selected(b"", inner.root, b"")], everything, True))

@@ -2,15 +2,17 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Protocol
 
 import msgspec
 
+from scow.build.arguments import SOURCE_DATE_EPOCH
 from scow.build.cache import Cache, Record
 from scow.build.cache_imports import Imports
 from scow.build.cache_mounts import CacheMounts
 from scow.build.flights import Flights
 from scow.build.git import GitAccess
+from scow.build.provenance import Material
 from scow.build.runner import Runner
 from scow.errors import InvalidArgument
 from scow.oci.image_config import ImageConfig
@@ -18,8 +20,6 @@ from scow.oci.platform import Platform
 from scow.store.images import Image
 from scow.store.store import Store
 from scow.wire.progress import ProgressMessage
-
-SOURCE_DATE: Final = "SOURCE_DATE_EPOCH"
 
 
 class Bases(Protocol):
@@ -47,16 +47,16 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     agents: Mapping[str, Path] = {}  # sockets of SSH agents
     known_hosts: str = ""  # SSH host keys that git may trust, as lines of known_hosts
     allowed: frozenset[str] = frozenset()  # entitlements
-    source_date: str = ""  # what the Dockerfile says if the client doesn't
+    default_epoch: str = ""  # of the Dockerfile's own ARG SOURCE_DATE_EPOCH
 
     @property
     def epoch(self) -> int | None:
         """SOURCE_DATE_EPOCH: the time that everything is to have, in seconds. Raises InvalidArgument."""
-        text = self.build_args.get(SOURCE_DATE, self.source_date)
+        text = self.build_args.get(SOURCE_DATE_EPOCH, self.default_epoch)
         if not text:
             return None
         if not (text.isascii() and text.isdigit() and len(text) < 12):
-            raise InvalidArgument(f"invalid SOURCE_DATE_EPOCH: {text!r} is no number of seconds since 1970")
+            raise InvalidArgument(f"invalid {SOURCE_DATE_EPOCH}: {text!r} is no number of seconds since 1970")
         return int(text)
 
     @property
@@ -90,3 +90,5 @@ class Build:
         self.imports = imports or Imports(())
         self.records: dict[str, Record] = {}
         """The steps that it came by so far, made or found, by their keys."""
+        self.materials: list[Material] = []
+        """What went into it from elsewhere, so far."""

@@ -9,7 +9,7 @@ import json
 import os
 import posixpath
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Final, Self
@@ -158,6 +158,18 @@ class Archives:
 
     def _emit(self, container: Container, action: str) -> None:
         self._events.emit("container", action, container.id, attributes_of(container))
+
+
+async def stream_trees(close: AsyncExitStack, trees: Sequence[Mapping[str, object]], mtime: int | None) -> TarStream:
+    """A tar of directories that nobody changes: of each its `root`, `prefix` in the tar, and `files` by their names.
+
+    `close` is the stream's from now on. All entries get `mtime`, if there is one.
+    """
+    async with close:
+        worker = await _Worker.start({"operation": "trees", "trees": trees, "mtime": mtime})
+        close.push_async_callback(worker.end)
+        await worker.answer("/", "")
+        return TarStream(worker, close.pop_all(), None)
 
 
 class _Worker:

@@ -3,7 +3,8 @@
     python -m scow.engine.archive_worker '{"operation": ..., "root": ..., "path": ..., "mounts": [...]}'
 
 It mounts the container's volumes over its root, where only it sees them, and answers with one line of JSON on standard
-output: what it found, or an error. After a `get` or `export` the tar follows; `put` takes one from standard input.
+output: what it found, or an error. After a `get` or `export` the tar follows; `put` takes one from standard input. For
+`trees` the request has no container: directories, each with a prefix, and files from elsewhere to be put beside them.
 """
 
 import ctypes
@@ -24,9 +25,13 @@ _CLONE_NEWNS = 0x20000
 def main(request: dict[str, Any]) -> int:
     """Do what is asked; the exit code is 0 if the answer, and all that follows it, was written."""
     try:
+        operation = request["operation"]
+        if operation == "trees":
+            _answer({})
+            _trees(request)
+            return 0
         root = _enter(request["root"], request["mounts"])
         path = request["path"]
-        operation = request["operation"]
         if operation == "put":
             _put(root, path, request)
             _answer({})
@@ -87,6 +92,18 @@ def _enter(root: str, mounts: list[dict[str, Any]]) -> int:
             mount(source, f"/proc/self/fd/{target}", None, MS_BIND | MS_REC)
             os.close(target)
     return fd
+
+
+def _trees(request: dict[str, Any]) -> None:
+    writer = Writer(1, request["mtime"])
+    for each in request["trees"]:
+        if each["root"]:
+            root = os.open(each["root"], os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            writer.below(root, each["prefix"])
+            os.close(root)
+        for name, source in each["files"].items():
+            writer.file(source, "/".join(filter(None, (each["prefix"], name))))
+    writer.end()
 
 
 def _put(root: int, path: str, request: dict[str, Any]) -> None:

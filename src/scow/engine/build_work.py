@@ -1,10 +1,16 @@
-"""One build, after its context has come: the Dockerfile read and checked, then executed, told and named."""
+"""One build, after its context has come: the Dockerfile read and checked, then executed, told and delivered."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
+import msgspec
+
+from scow.build.attestation import Request, parse_requests
+from scow.build.cache import Record
+from scow.build.cache_export import Mode
 from scow.build.cache_imports import Imports
 from scow.build.classic import ClassicLines
 from scow.build.context import Context
@@ -13,21 +19,29 @@ from scow.build.errors import DockerfileError
 from scow.build.executor import Execution
 from scow.build.ignore import Ignore
 from scow.build.named_contexts import UPLOAD, NamedContexts
+from scow.build.output import Annotation, Output, decode_outputs, parse_annotation
+from scow.build.packing import Outcome
+from scow.build.report import Report, StageEnded, StepEvent
 from scow.build.selection import Keep, everything
 from scow.build.tools import Build, Options, Tools
+from scow.engine import build_statements
 from scow.engine.build_bases import ImageBases
 from scow.engine.build_caches import BuildCaches, parse_export, parse_import
 from scow.engine.build_checks import BuildChecks, ignore_of
+from scow.engine.build_delivery import Delivered, Delivery
+from scow.engine.build_results import BuildResults
 from scow.engine.build_runner import BuildRuns
 from scow.engine.build_sessions import BuildSessions
+from scow.engine.build_statements import Statements
 from scow.engine.events import Events
 from scow.errors import InvalidArgument, ScowError
-from scow.oci.platform import host_platform
+from scow.oci.platform import Platform, host_platform, parse_platform
 from scow.oci.reference import Reference
 from scow.store.snapshots import finish
 from scow.store.store import Store
 from scow.store.tree import Node
 from scow.transfer.credentials import Credentials
+from scow.transfer.flights import together
 from scow.transfer.registries import Registries
 from scow.wire.build import BuildRequest
 from scow.wire.progress import ProgressMessage
@@ -46,6 +60,29 @@ class Means(NamedTuple):
     tools: Tools
     runs: BuildRuns
     sessions: BuildSessions
+    results: BuildResults
+
+
+class Wishes(msgspec.Struct, frozen=True, kw_only=True):
+    """What is to come out of a build."""
+
+    platforms: tuple[Platform | None, ...]  # None: this machine's, or what the Dockerfile says
+    outputs: tuple[Output, ...]
+    annotations: tuple[Annotation, ...]
+    attestations: Mapping[str, Request]
+
+
+def parse_wishes(request: BuildRequest) -> Wishes:
+    """Read what is to come out. Raises InvalidArgument."""
+    words = [word.strip() for word in request.platform.split(",")]
+    attestations = parse_requests(request.attestations)
+    build_statements.check(attestations)
+    return Wishes(
+        platforms=tuple(dict.fromkeys(parse_platform(word) for word in words if word)) or (None,),
+        outputs=decode_outputs(request.outputs),
+        annotations=tuple(each for text in request.annotations for each in parse_annotation(text)),
+        attestations=attestations,
+    )
 
 
 class BuildWork:
@@ -62,6 +99,7 @@ class BuildWork:
     ) -> None:
         self._means = means
         self._request = request
+        self._wishes = parse_wishes(request)
         self._options = options
         self._context = context
         self._names = names
@@ -80,64 +118,152 @@ class BuildWork:
         ignore = ignore_of(context, name)
         self._keep = _ignoring(ignore, name)
         self._checks = BuildChecks(self._file, options, ignore)
+        self._environments: Mapping[int, Mapping[str, str]] = {}
+        self._epoch: int | None = None
+        self._provenance: dict[str, Any] = {}
 
     async def run(self, emit: Emit) -> None:
-        means, request = self._means, self._request
+        """Build and deliver; or only check, if that was asked."""
+        request = self._request
         if request.check:
             self._checks.report(emit)
             return
         await finish(asyncio.to_thread(self._checks.refuse))
-        store = means.store
-        bases = ImageBases(store, means.registries, self._credentials, pull=request.pull)
-        caches = BuildCaches(store, means.registries, means.sessions)
-        quiet = request.quiet
-        lines: ClassicLines | None = None
-        async with AsyncExitStack() as keep, store.leases.hold():
-            try:
-                platform = self._options.platform or host_platform()
-                imports = Imports(await caches.sources(self._imports, platform, bases.credentials_for, keep))
-                keep.push_async_callback(imports.aclose)
-                build = Build(means.tools, self._options, means.runs.runner(request.host_config()), bases, imports)
-                named = await self._named(bases, keep)
-                execution = Execution(
-                    build, self._file, self._context, lambda event: lines(event) if lines else None, self._keep, named
-                )
-                lines = ClassicLines(emit, execution.needed, quiet=quiet, remove=request.remove)
-                result = await execution.run()
-            except ScowError as error:
-                if lines is not None:
-                    lines.flush()
-                if isinstance(error, DockerfileError):
-                    raise InvalidArgument(error.report) from error
-                raise
-            finally:
-                await bases.aclose()
-                await asyncio.shield(asyncio.ensure_future(means.tools.cache.flush()))
-            for name in self._names:
-                await store.images.tag(str(name), result.id)
-                means.events.emit("image", "tag", result.id, {"name": name.familiar})
-            await caches.export(
-                self._exports, execution.records, bases.credentials_for, (lambda message: None) if quiet else emit
-            )
-        if quiet:
-            emit(ProgressMessage(stream=f"{result.id}\n"))
-            return
-        self._checks.warn(emit, execution.environments)
-        emit(ProgressMessage(aux={"ID": result.id}))
-        emit(ProgressMessage(stream=f"Successfully built {result.id.partition(':')[2][:12]}\n"))
-        for name in self._names:
-            emit(ProgressMessage(stream=f"Successfully tagged {name.familiar}\n"))
+        means, wishes = self._means, self._wishes
+        async with AsyncExitStack() as keep, means.store.leases.hold():
+            outcomes, export = await self._build(emit, keep)
+            delivered = await Delivery(
+                *(means.store, means.events, means.results),
+                outcomes,
+                self._names,
+                wishes.annotations,
+                self._epoch,
+            ).run(wishes.outputs)
+            await export()
+        if request.quiet:
+            emit(ProgressMessage(stream=f"{delivered.id}\n"))
+        else:
+            self._checks.warn(emit, self._environments)
+            if self._epoch is None and any(each.rewrite_timestamp for each in wishes.outputs):
+                emit(ProgressMessage(stream=_NO_EPOCH))
+        if not request.quiet or delivered.result or request.metadata:
+            emit(ProgressMessage(aux=self._told(delivered)))
+        if not request.quiet:
+            emit(ProgressMessage(stream=f"Successfully built {delivered.id.partition(':')[2][:12]}\n"))
+            for name in delivered.names:
+                emit(ProgressMessage(stream=f"Successfully tagged {name.familiar}\n"))
 
-    async def _named(self, bases: ImageBases, keep: AsyncExitStack) -> NamedContexts:
-        """The named contexts; `keep` ends them, and closes those that the client sent."""
-        given = self._request.contexts or {}
+    def _told(self, delivered: Delivered) -> dict[str, Any]:
+        """What programs learn: the image's ID, and more if they asked for what classic clients don't know."""
+        told: dict[str, Any] = {"ID": delivered.id}
+        if delivered.result:
+            told["Result"] = delivered.result
+        if self._request.metadata:
+            told["Provenance"] = self._provenance
+            if delivered.top is not None:
+                told["Descriptor"] = msgspec.to_builtins(delivered.top)
+        return told
+
+    async def _build(self, emit: Emit, keep: AsyncExitStack) -> tuple[list[Outcome], Callable[[], Awaitable[None]]]:
+        """Build for all platforms, beside each other; told one after the other. Gives the export of caches, too."""
+        request, means, began = self._request, self._means, time.time()
+        platforms = self._wishes.platforms
+        bases = ImageBases(
+            means.store, means.registries, self._credentials, pull=request.pull, several=len(platforms) > 1
+        )
+        caches = BuildCaches(means.store, means.registries, means.sessions)
+        lines: ClassicLines | None = None
+        builds: list[tuple[Build, Execution]] = []
+
+        def telling(number: int) -> Report:
+            shown = f"[{platforms[number]}] " if len(platforms) > 1 else ""
+
+            def tell(event: StepEvent | StageEnded) -> None:
+                if shown:
+                    event = self._apart(number, shown, event)
+                if lines is not None:
+                    lines(event)
+
+            return tell
+
+        try:
+            uploads = self._uploads(keep)
+            sent = [spec for spec in self._imports if spec.type == "upload"]
+            elsewhere = [spec for spec in self._imports if spec.type != "upload"]
+            shared = await caches.sources(sent, host_platform(), bases.credentials_for, keep)
+            for number, platform in enumerate(platforms):
+                options = msgspec.structs.replace(self._options, platform=platform)
+                sources = await caches.sources(elsewhere, platform or host_platform(), bases.credentials_for, keep)
+                imports = Imports([*shared, *sources])
+                keep.push_async_callback(imports.aclose)
+                build = Build(means.tools, options, means.runs.runner(request.host_config()), bases, imports)
+                named = NamedContexts(request.contexts or {}, uploads, means.tools, bases, options.git_access)
+                keep.push_async_callback(named.aclose)
+                execution = Execution(build, self._file, self._context, telling(number), self._keep, named)
+                builds.append((build, execution))
+            stages = [
+                number * len(self._file.stages) + stage
+                for number, (_, execution) in enumerate(builds)
+                for stage in execution.needed
+            ]
+            lines = ClassicLines(emit, stages, quiet=request.quiet, remove=request.remove)
+            results = await together(*(execution.run() for _, execution in builds))
+        except ScowError as error:
+            if lines is not None:
+                lines.flush()
+            if isinstance(error, DockerfileError):
+                raise InvalidArgument(error.report) from error
+            raise
+        finally:
+            await bases.aclose()
+            await asyncio.shield(asyncio.ensure_future(means.tools.cache.flush()))
+        self._environments = builds[0][1].environments
+        self._epoch = builds[0][0].options.epoch
+        name = self._names[0].familiar if self._names else ""
+        statements = Statements(means.store, self._wishes.attestations, self._file, self._context, name, began)
+        outcomes = []
+        for result, (build, _) in zip(results, builds, strict=True):
+            state, materials = result.state, (*bases.materials, *build.materials)
+            if request.metadata:
+                self._provenance[str(state.platform)] = statements.provenance(state, build.options, materials, {}).value
+            outcomes.append(
+                Outcome(
+                    platform=state.platform,
+                    id=state.id,
+                    state=state,
+                    inherited=len(result.base.diff_ids),
+                    predicates=await statements.make(state, build.options, materials),
+                )
+            )
+
+        def records(mode: Mode) -> list[Record]:
+            found = {record.key: record for _, execution in builds for record in execution.records(mode)}
+            return list(found.values())
+
+        async def export() -> None:
+            say: Emit = (lambda message: None) if request.quiet else emit
+            await caches.export(self._exports, records, bases.credentials_for, say)
+
+        return outcomes, export
+
+    def _uploads(self, keep: AsyncExitStack) -> dict[str, Context]:
+        """The named contexts that the client has sent; `keep` closes them."""
         uploads = {}
-        for id in dict.fromkeys(value.removeprefix(UPLOAD) for value in given.values() if value.startswith(UPLOAD)):
+        given = (self._request.contexts or {}).values()
+        for id in dict.fromkeys(value.removeprefix(UPLOAD) for value in given if value.startswith(UPLOAD)):
             uploads[id] = self._means.sessions.take_upload(id)
             keep.push_async_callback(uploads[id].aclose)
-        named = NamedContexts(given, uploads, self._means.tools, bases, self._options.git_access)
-        keep.push_async_callback(named.aclose)
-        return named
+        return uploads
+
+    def _apart(self, number: int, shown: str, event: StepEvent | StageEnded) -> StepEvent | StageEnded:
+        """An event of one of several platforms: its stages come after those of the platforms before it."""
+        stage = number * len(self._file.stages) + event.stage
+        if isinstance(event, StepEvent) and event.kind == "start":
+            return msgspec.structs.replace(event, stage=stage, text=shown + event.text)
+        return msgspec.structs.replace(event, stage=stage)
+
+
+_NO_EPOCH: Final = "[Warning] rewrite-timestamp is specified, but no SOURCE_DATE_EPOCH: files keep their times\n"
 
 
 def _ignoring(ignore: Ignore | None, dockerfile: str) -> Keep:

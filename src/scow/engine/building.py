@@ -18,6 +18,7 @@ from scow.build.tools import Options, Tools
 from scow.engine.build_bases import decode_credentials
 from scow.engine.build_cache import BuildCache
 from scow.engine.build_caches import parse_export
+from scow.engine.build_results import BuildResults
 from scow.engine.build_runner import BuildRuns, clear_folders
 from scow.engine.build_sessions import BuildSessions
 from scow.engine.build_work import DOCKERFILE, BuildWork, Means
@@ -26,7 +27,6 @@ from scow.engine.events import Events
 from scow.engine.resources import Resources
 from scow.engine.streams import ProgressStream
 from scow.errors import InvalidArgument
-from scow.oci.platform import parse_platform
 from scow.oci.reference import Reference, parse_reference
 from scow.store.snapshots import finish
 from scow.store.store import Store
@@ -57,7 +57,8 @@ class Builds:
         tools = Tools(store, cache, mounts, self._folder / "work", config.exec_root / "build")
         self.runs = BuildRuns(config, store, resources)
         self.sessions = BuildSessions(tools.folder, store)
-        self._means = Means(store, registries, events, tools, self.runs, self.sessions)
+        self.results = BuildResults(store)
+        self._means = Means(store, registries, events, tools, self.runs, self.sessions, self.results)
         self._running: dict[str, asyncio.Task[object]] = {}
         self.usage = BuildCache(cache, mounts, store)
 
@@ -131,7 +132,9 @@ class Builds:
             source = Remote(remote, options.git_access, keep_git_dir=keep)
             try:
                 tree = await source.fetch(checkout)
-                return await asyncio.to_thread(contexts.of_directory, tree, source.folder, folder)
+                context = await asyncio.to_thread(contexts.of_directory, tree, source.folder, folder)
+                context.material = source.material
+                return context
             finally:
                 await asyncio.to_thread(shutil.rmtree, checkout, True)
         if not is_remote(remote):
@@ -157,7 +160,6 @@ def _options(request: BuildRequest, given: SessionRequest, allowed: frozenset[st
         squash=request.squash,
         inline_cache=arguments.get("BUILDKIT_INLINE_CACHE", "").lower() in ("1", "true")
         or any(parse_export(text).type == "inline" for text in request.cache_to),
-        platform=parse_platform(request.platform) if request.platform else None,
         allowed=allowed,
         no_cache_filter=tuple(name.lower() for name in request.no_cache_filter),
         secrets=given.secrets,

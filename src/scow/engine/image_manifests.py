@@ -11,7 +11,7 @@ import msgspec
 
 from scow.errors import Conflict
 from scow.oci import manifest
-from scow.oci.descriptor import Descriptor
+from scow.oci.descriptor import Descriptor, unique
 from scow.oci.digest import Digest
 from scow.oci.image_config import ImageConfig, decode_config
 from scow.oci.manifest import Index, Manifest
@@ -80,7 +80,7 @@ class ImageManifests:
         available = document is not None
         if document is not None:
             here = [len(await content.get(descriptor.digest))]
-            for blob in dict.fromkeys((document.config, *document.layers)):
+            for blob in unique((document.config, *document.layers)):
                 if content.has(blob.digest):
                     here.append(content.size(blob.digest))
                 elif self._store.layers.find_by_blob(blob.digest) is None:

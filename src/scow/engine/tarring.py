@@ -45,10 +45,11 @@ class _Inodes:
 
 
 class Writer:
-    """Writes tar entries to a descriptor."""
+    """Writes tar entries to a descriptor; all get the time `mtime`, in seconds, if there is one."""
 
-    def __init__(self, out: int) -> None:
+    def __init__(self, out: int, mtime: int | None = None) -> None:
         self._out = out
+        self._mtime = mtime
         self._inodes = _Inodes()
 
     def tree(self, root: int, path: str) -> None:
@@ -68,18 +69,33 @@ class Writer:
                 self._child(above, found.name, found.name)
             finally:
                 os.close(above)
-        self._end()
+        self.end()
 
     def contents(self, root: int) -> None:
         """Write everything beneath the root, by relative names, and the end."""
+        self.below(root, "")
+        self.end()
+
+    def below(self, root: int, prefix: str) -> None:
+        """Write everything beneath the root; into the directory `prefix`, if that isn't empty."""
         fd = open_directory(root, "/")
         try:
-            self._children(fd, None)
+            if prefix:
+                self._entry(prefix, os.fstat(fd), fd, "")
+            self._children(fd, prefix or None)
         finally:
             os.close(fd)
-        self._end()
 
-    def _end(self) -> None:
+    def file(self, source: str, name: str) -> None:
+        """Write a file that is elsewhere, as a plain one that everybody may read."""
+        with open(source, "rb") as file:
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.mode, entry.mtime = os.fstat(file.fileno()).st_size, 0o644, self._mtime or 0
+            self._write(entry.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape"))
+            self._copy(file.fileno(), entry.size)
+
+    def end(self) -> None:
+        """Write the end of the archive."""
         self._write(bytes(2 * _BLOCK))
 
     def _children(self, fd: int, prefix: str | None) -> None:
@@ -143,6 +159,8 @@ class Writer:
         entry = tarfile.TarInfo(name)
         entry.mode = stat.S_IMODE(info.st_mode)
         entry.uid, entry.gid, entry.mtime = info.st_uid, info.st_gid, int(info.st_mtime)
+        if self._mtime is not None:
+            entry.mtime = self._mtime
         earlier = self._inodes.first(info, name)
         if earlier is not None:
             entry.type, entry.linkname = tarfile.LNKTYPE, earlier

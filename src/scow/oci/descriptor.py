@@ -1,5 +1,7 @@
 """Pointers to content. image-spec descriptor.md."""
 
+from collections.abc import Iterable
+
 import msgspec
 
 from scow.oci.digest import Digest
@@ -17,3 +19,11 @@ class Descriptor(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit
     data: str | None = None  # base64 of the content itself
     artifact_type: str | None = None
     platform: Platform | None = None  # only in an index
+
+
+def unique(descriptors: Iterable[Descriptor]) -> list[Descriptor]:
+    """The descriptors in their order, of each digest the first. (Those with annotations can't be hashed.)"""
+    found: dict[Digest, Descriptor] = {}
+    for each in descriptors:
+        found.setdefault(each.digest, each)
+    return list(found.values())

@@ -21,6 +21,7 @@ GZIP_LEVEL: Final = 1
 BLOCK: Final = 1 << 20  # bytes that are compressed by themselves; part of what makes a layer's blob what it is
 DICTIONARY: Final = 1 << 15
 ZSTD_LEVEL: Final = 3
+LEVELS: Final = {Compression.GZIP: range(10), Compression.ZSTD: range(1, 23)}
 XZ_MEMORY_LIMIT: Final = 256 << 20  # bytes; `xz -9` needs 65 MiB
 
 _BZIP2_BLOCK: Final = b"1AY&SY"
@@ -221,8 +222,11 @@ class _ZstdFrames:
         self._buffer = data[at:]
 
 
-def deflate(chunks: Iterable[bytes], compression: Compression) -> Iterator[bytes]:
-    """Yield `chunks` compressed; the same bytes for the same content, whenever and on whatever machine."""
+def deflate(chunks: Iterable[bytes], compression: Compression, level: int | None = None) -> Iterator[bytes]:
+    """Yield `chunks` compressed; the same bytes for the same content, whenever and on whatever machine.
+
+    `level` is the format's own, see LEVELS; None: a quick one.
+    """
     if compression is Compression.NONE:
         yield from chunks
         return
@@ -230,15 +234,17 @@ def deflate(chunks: Iterable[bytes], compression: Compression) -> Iterator[bytes
         import zstandard  # as above
 
         # With threads the bytes depend on the library's block size, but not on how many threads there are.
-        stream = zstandard.ZstdCompressor(level=ZSTD_LEVEL, write_checksum=True, threads=_threads()).compressobj()
+        stream = zstandard.ZstdCompressor(
+            level=ZSTD_LEVEL if level is None else level, write_checksum=True, threads=_threads()
+        ).compressobj()
         for chunk in chunks:
             yield stream.compress(chunk)
         yield stream.flush()
         return
-    yield from _gzip(chunks)
+    yield from _gzip(chunks, level)
 
 
-def _gzip(chunks: Iterable[bytes]) -> Iterator[bytes]:
+def _gzip(chunks: Iterable[bytes], level: int | None) -> Iterator[bytes]:
     """RFC 1952, one member: blocks of a fixed size are compressed beside each other, each with the end of the one
     before as its dictionary, and end on a byte boundary. How many threads there are doesn't show in the bytes."""
     from concurrent.futures import Future, ThreadPoolExecutor  # only where it is needed: it brings logging with it
@@ -250,7 +256,7 @@ def _gzip(chunks: Iterable[bytes]) -> Iterator[bytes]:
     with ThreadPoolExecutor(threads) as pool:
         before = b""
         for block in _blocks(chunks):
-            pending.append(pool.submit(_deflate_block, block, before))
+            pending.append(pool.submit(_deflate_block, block, before, level))
             before = block[-DICTIONARY:]
             if len(pending) > 2 * threads:
                 data, found, length = pending.popleft().result()
@@ -263,7 +269,11 @@ def _gzip(chunks: Iterable[bytes]) -> Iterator[bytes]:
     yield _LAST_BLOCK + struct.pack("<II", checksum, size & 0xFFFFFFFF)
 
 
-def _deflate_block(block: bytes, before: bytes) -> tuple[bytes, int, int]:
+def _deflate_block(block: bytes, before: bytes, level: int | None) -> tuple[bytes, int, int]:
+    if level is not None:  # ISA-L has no more than three
+        by_zlib = zlib.compressobj(level, zlib.DEFLATED, _RAW, zdict=before)
+        data = by_zlib.compress(block) + by_zlib.flush(zlib.Z_SYNC_FLUSH)
+        return data, isal_zlib.crc32(block), len(block)
     if before:
         deflater = isal_zlib.compressobj(GZIP_LEVEL, isal_zlib.DEFLATED, _RAW, zdict=before)
     else:

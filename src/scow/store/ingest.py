@@ -391,7 +391,7 @@ class Mismatch(Exception):
 
 
 def compress(job: Job) -> Job:
-    """Compress `tar` to `blob` in the directory, synced. Answers `digest` and `size`."""
+    """Compress `tar` to `blob` in the directory, synced; at a `level` if there is one. Answers `digest` and `size`."""
 
     def pieces() -> Iterator[bytes]:
         while data := os.read(source, READ_SIZE):
@@ -402,7 +402,7 @@ def compress(job: Job) -> Job:
     try:
         stage = Stage(_each(out.write))
         try:
-            for piece in deflate(pieces(), Compression(job["compression"])):
+            for piece in deflate(pieces(), Compression(job["compression"]), job.get("level")):
                 stage.put(piece)
         finally:
             stage.join()

@@ -283,19 +283,23 @@ class Layers:
         async with self._working(subject, job) as (directory, answer):
             return await _finish_anyway(self._install(directory, answer, blob))
 
-    async def compress(self, diff_id: DiffID, compression: Compression | None = None) -> Descriptor:
+    async def compress(
+        self, diff_id: DiffID, compression: Compression | None = None, level: int | None = None
+    ) -> Descriptor:
         """Return a blob of the layer in content, made if none is known: the same bytes whenever it is made.
 
-        `compression` None: the one that layers made here get. Raises NoSuchLayer, WorkerDied, DiskFull, LayerFailed.
+        `compression` None: the one that layers made here get. With a `level` it is made anew, whatever is known.
+        Raises NoSuchLayer, WorkerDied, DiskFull, LayerFailed.
         """
         self.get(diff_id)
         compression = compression or self.compression
         media_type = _MEDIA_TYPES[compression]
         async with self._compressing.setdefault((diff_id, compression), asyncio.Lock()):
             for known in self.blobs(diff_id):
-                if known.media_type == media_type:
+                if known.media_type == media_type and level is None:
                     return known
-            job: Message = {"do": "compress", "compression": str(compression), "tar": str(await self.tar(diff_id))}
+            tar = str(await self.tar(diff_id))
+            job: Message = {"do": "compress", "compression": str(compression), "tar": tar, "level": level}
             async with self._working(diff_id, job) as (directory, answer):
                 digest, size = Digest(str(answer["digest"])), int(str(answer["size"]))
                 await self._content.adopt(directory / BLOB, digest)

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import msgspec
 
 from scow import points
-from scow.oci.descriptor import Descriptor
+from scow.oci.descriptor import Descriptor, unique
 from scow.oci.digest import DiffID, short
 from scow.oci.manifest import Index, Manifest, decode
 from scow.oci.media_types import is_foreign, is_index
@@ -198,7 +198,7 @@ class _Pull:
                 await download.fetch(self._emit)
             self._emit(progress_step(short(blob.digest), "Download complete"))
 
-        await together(*map(bring, dict.fromkeys((manifest.config, *manifest.layers))))
+        await together(*map(bring, unique((manifest.config, *manifest.layers))))
 
     async def _put_documents(self, found: Found) -> None:
         for digest, data in found.documents:

@@ -14,7 +14,7 @@ import msgspec
 
 from scow.errors import InvalidArgument, NotFound
 from scow.oci import media_types
-from scow.oci.descriptor import Descriptor
+from scow.oci.descriptor import Descriptor, unique
 from scow.oci.digest import DiffID, Digest, sha256, short
 from scow.oci.manifest import Index, Manifest, decode, sniff
 from scow.oci.media_types import is_index
@@ -282,7 +282,7 @@ class _Push:
         return members[-1].data, members[-1].media_type
 
     async def _blobs(self, manifest: Manifest) -> None:
-        layers = dict.fromkeys(manifest.layers)
+        layers = unique(manifest.layers)
         await together(
             self._config(manifest.config), *(self._layer(DiffID(layer.digest), layer) for layer in reversed(layers))
         )

@@ -76,6 +76,23 @@ async def plan(
     return archive.parts()
 
 
+async def plan_form(
+    store: Store,
+    top: Descriptor,
+    manifest: Digest,
+    id: Digest,
+    diff_ids: tuple[DiffID, ...],
+    names: Sequence[Reference],
+) -> list[Part]:
+    """The parts of an archive of one index or manifest that is all here, whether or not the catalogue knows of it.
+
+    `manifest`, `id` and `diff_ids` are those of the image that docker's `manifest.json` tells of. As `plan` otherwise.
+    """
+    archive = _Archive(store, None)
+    await archive.add_form(top, manifest, id, diff_ids, names)
+    return archive.parts()
+
+
 def size_of(parts: Sequence[Part]) -> int:
     """The archive's bytes."""
     return sum(len(part) if isinstance(part, bytes) else part[1] for part in parts)
@@ -119,6 +136,28 @@ class _Archive:
             top = Descriptor(media_type=media_types.OCI_MANIFEST, digest=sha256(data), size=len(data))
         self._describe(top, config, diff_ids, layers, wanted.names)
 
+    async def add_form(
+        self,
+        top: Descriptor,
+        manifest: Digest,
+        id: Digest,
+        diff_ids: tuple[DiffID, ...],
+        names: Sequence[Reference],
+    ) -> None:
+        """Put in what a descriptor leads to."""
+        content = self._store.content
+        if media_types.is_index(top.media_type):
+            await self._whole_index(top.digest)
+        known = await self._known_manifest(manifest, diff_ids)
+        if known is None:
+            raise NotFound(f"the layers of {manifest} are not here any more")
+        self._blobs[manifest] = known[1]
+        self._keep(id)
+        for layer in known[2].layers:
+            self._keep(layer.digest)
+        config = Descriptor(media_type=media_types.OCI_CONFIG, digest=id, size=content.size(id))
+        self._describe(top, config, diff_ids, known[2].layers, tuple(names))
+
     def _describe(
         self,
         top: Descriptor,
@@ -128,7 +167,7 @@ class _Archive:
         names: Sequence[Reference],
     ) -> None:
         for name in names:
-            named = msgspec.structs.replace(top, annotations=name_annotations(name))
+            named = msgspec.structs.replace(top, annotations={**(top.annotations or {}), **name_annotations(name)})
             if named not in self._index:
                 self._index.append(named)
             if layers:

@@ -1,6 +1,6 @@
 """What a build is asked for: the query of POST /build, and the records of the build cache."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -45,6 +45,10 @@ class BuildRequest(msgspec.Struct, frozen=True, kw_only=True):
     no_cache_filter: tuple[str, ...] = ()  # stages
     allow: tuple[str, ...] = ()  # entitlements: Scow's own parameter
     check: bool = False  # only check the Dockerfile
+    outputs: tuple[dict[str, Any], ...] = ()  # objects with Type and Attrs
+    attestations: tuple[str, ...] = ()  # `type=provenance,mode=max`: Scow's own parameter, like the next two
+    annotations: tuple[str, ...] = ()  # `index:key=value`
+    metadata: bool = False  # tell what the image's names stand for, and its provenance
 
     def host_config(self) -> HostConfig:
         """What the containers of RUN steps get of the host."""

@@ -67,3 +67,11 @@ def test_an_error_of_the_source_comes_out_and_nothing_hangs() -> None:
 
     with pytest.raises(OSError, match="gone"):
         list(deflate(broken(), Compression.GZIP))
+
+
+@pytest.mark.parametrize(("compression", "levels"), [(Compression.GZIP, (0, 1, 9)), (Compression.ZSTD, (1, 19))])
+def test_levels_give_other_bytes_of_the_same_content(compression: Compression, levels: tuple[int, ...]) -> None:
+    data = bytes(range(256)) * 12_000
+    made = {level: b"".join(deflate([data], compression, level)) for level in levels}
+    assert len(set(made.values())) == len(levels)
+    assert all(b"".join(inflate([each], compression, 1 << 30)) == data for each in made.values())

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sys
 
-from scow.cli.build_inputs import GIT, CacheTarget, fields_of, open_session, send_caches, send_contexts
+from scow.cli.build_inputs import GIT, CacheTarget, open_session, send_caches, send_contexts
+from scow.cli.build_outputs import deliver, metadata_of, output_query, outputs_of, push
 from scow.cli.build_view import BuildView
 from scow.cli.command import Command
 from scow.cli.commands.prune import confirm
@@ -20,18 +21,16 @@ from scow.cli.key_agents import KeyAgents
 from scow.cli.listing import encode_filters, parse_filter
 from scow.cli.names import parse_name
 from scow.cli.progress import ProgressView
-from scow.cli.pulling import registry_header
 from scow.cli.units import human_size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from typing import Any
+    from typing import Any, TextIO
 
     from scow.cli.http import Response
     from scow.cli.session import Session
 
-OUTPUT_TYPES = ("image", "docker", "oci", "local", "tar", "registry")
 PROGRESS = ("auto", "plain", "quiet", "rawjson", "tty")
 PIECE = 1 << 20
 
@@ -43,12 +42,12 @@ def build(session: Session, options: Options) -> None:
 
 
 def _build(session: Session, options: Options, keys: KeyAgents) -> None:
-    outputs = [_parse_output(text) for text in options.texts("output")]
+    outputs = outputs_of(options)
     if options.text("progress") not in PROGRESS:
         raise CliError(f"invalid progress mode {options.text('progress')!r}: one of {', '.join(PROGRESS)}")
     quiet = options.flag("quiet") or options.text("progress") == "quiet"
     place = options.args[0]
-    query = _query(session, options, quiet)
+    query = [*_query(session, options, quiet), *output_query(options, outputs)]
     packed = Packed(iter(()), "")
     if GIT.match(place) or place.startswith(("http://", "https://")):
         query.append(f"remote={quote(place)}")
@@ -82,21 +81,23 @@ def _build(session: Session, options: Options, keys: KeyAgents) -> None:
     if checking:
         _show_findings(session, response)
         return
-    id = _show(session, response.messages(), quiet, options.text("progress"))
+    out = sys.stderr if any(output.to_stdout for output in outputs) else sys.stdout
+    made = _show(out, response.messages(), quiet, options.text("progress"))
     session.engine.done(response)
     for target in cache_targets:
         target.fetch(session)
     if options.text("iidfile"):
-        _write(options.text("iidfile"), id.encode())
+        _write(options.text("iidfile"), str(made.get("ID", "")).encode())
+    from io import StringIO
+
+    deliver(session, made, options.texts("tag"), outputs)
+    names = [*options.texts("tag"), *(name for output in outputs for name in output.names)]
+    pushed = push(session, names, outputs, StringIO() if quiet else out)
     if options.text("metadata-file"):
-        metadata = {"containerimage.config.digest": id, "image.name": ",".join(options.texts("tag"))}
+        metadata = metadata_of(made, options.texts("tag"), outputs, pushed)
         _write(options.text("metadata-file"), dumps(metadata).encode())
-    for output in outputs:
-        _deliver(session, id, options.texts("tag"), output)
-    if options.flag("push") or any(output["type"] == "registry" for output in outputs):
-        _push(session, options.texts("tag"))
     if quiet:
-        session.print(id)
+        print(made.get("ID", ""), file=out)
 
 
 def _compressed(pieces: Iterable[bytes]) -> Iterator[bytes]:
@@ -129,7 +130,7 @@ def _query(session: Session, options: Options, quiet: bool) -> list[str]:
         "cgroupparent": options.text("cgroup-parent"),
         "networkmode": "" if options.text("network") == "default" else options.text("network"),
         "target": options.text("target"),
-        "platform": options.text("platform") or session.environment.get("DOCKER_DEFAULT_PLATFORM", ""),
+        "platform": ",".join(options.texts("platform")) or session.environment.get("DOCKER_DEFAULT_PLATFORM", ""),
     }
     words += [f"{name}={quote(str(value))}" for name, value in values.items() if value != ""]
     words += [f"extrahosts={quote(host.replace('=', ':', 1))}" for host in options.texts("add-host")]
@@ -173,27 +174,27 @@ def _write(path: str, data: bytes) -> None:
         raise CliError(f"open {path}: {(error.strerror or str(error)).lower()}") from None
 
 
-def _show(session: Session, messages: Iterator[dict[str, Any]], quiet: bool, progress: str) -> str:
-    """Show the progress; the image's ID. Raises CliError with the exit code of a command that failed."""
-    id = ""
+def _show(out: TextIO, messages: Iterator[dict[str, Any]], quiet: bool, progress: str) -> dict[str, Any]:
+    """Show the progress; what the engine tells of the result. Raises CliError with a failed command's exit code."""
+    made: dict[str, Any] = {}
     raw = progress == "rawjson"
-    view = ProgressView(sys.stdout, sys.stdout.isatty())
+    view = ProgressView(out, out.isatty())
     drawn = None
-    if not quiet and (progress == "tty" or (progress == "auto" and sys.stdout.isatty())):
-        drawn = BuildView(sys.stdout, _columns())
+    if not quiet and (progress == "tty" or (progress == "auto" and out.isatty())):
+        drawn = BuildView(out, _columns(out))
     try:
         for message in messages:
             found = message.get("aux")
             if isinstance(found, dict) and found.get("ID"):
-                id = str(found["ID"])
+                made = found
             if raw:
-                session.print(dumps(message))
+                print(dumps(message), file=out)
                 if message.get("errorDetail"):
                     view.show(message)
             elif drawn and not message.get("error"):
                 drawn.show(message)
             elif quiet and message.get("stream"):
-                id = str(message["stream"]).strip()
+                made = {"ID": str(message["stream"]).strip(), **made}
             elif not quiet or message.get("error"):
                 view.show(message)
     except BaseException as error:
@@ -204,13 +205,13 @@ def _show(session: Session, messages: Iterator[dict[str, Any]], quiet: bool, pro
         raise
     if drawn:
         drawn.close()
-    sys.stdout.flush()
-    return id
+    out.flush()
+    return made
 
 
-def _columns() -> int:
+def _columns(out: TextIO) -> int:
     try:
-        return os.get_terminal_size(sys.stdout.fileno()).columns or 80
+        return os.get_terminal_size(out.fileno()).columns or 80
     except OSError:
         return 80
 
@@ -225,74 +226,6 @@ def _show_findings(session: Session, response: Response) -> None:
     session.engine.done(response)
     if any(found.get("Findings") for found in view.auxiliary):
         raise Exit(1)
-
-
-# --- where the image goes
-
-
-def _parse_output(text: str) -> dict[str, str]:
-    fields = fields_of(text)
-    if "type" not in fields and "=" not in text:
-        fields = {"type": "tar", "dest": "-"} if text == "-" else {"type": "local", "dest": text}
-    kind = fields.get("type", "")
-    if kind not in OUTPUT_TYPES:
-        raise CliError(
-            f"type is required for output: one of {', '.join(OUTPUT_TYPES)}"
-            if not kind
-            else f"unsupported output type {kind!r}"
-        )
-    if kind in ("local", "tar", "oci") and not fields.get("dest"):
-        raise CliError(f"dest is required for {kind} output")
-    return fields
-
-
-def _deliver(session: Session, id: str, tags: list[str], output: dict[str, str]) -> None:
-    kind, destination = output["type"], output.get("dest", "")
-    if kind in ("docker", "oci") and destination:
-        names = "&".join(f"names={quote(name)}" for name in tags or [id])
-        _copy_out(session, f"/images/get?{names}", destination)
-    elif kind in ("local", "tar"):
-        made = session.engine.post("/containers/create", body={"Image": id, "Cmd": ["-"], "NetworkDisabled": True})
-        try:
-            path = f"/containers/{made['Id']}/export"
-            if kind == "tar":
-                _copy_out(session, path, destination)
-            else:
-                from scow.cli.archives import Pieces, unpack
-
-                os.makedirs(destination, exist_ok=True)
-                response = session.engine.open("GET", path)
-                unpack(Pieces(response.pieces()), destination, "", "")
-                session.engine.done(response)
-        finally:
-            session.engine.call("DELETE", f"/containers/{made['Id']}", {"force": "1", "v": "1"})
-
-
-def _copy_out(session: Session, path: str, destination: str) -> None:
-    response = session.engine.open("GET", path)
-    try:
-        if destination == "-":
-            sys.stdout.flush()
-            response.copy_to(1)
-        else:
-            with open(destination, "wb") as file:
-                response.copy_to(file.fileno())
-    except OSError as error:
-        raise CliError(f"open {destination}: {(error.strerror or str(error)).lower()}") from None
-    except HttpError as error:
-        raise CliError(str(error)) from None
-    session.engine.done(response)
-
-
-def _push(session: Session, tags: list[str]) -> None:
-    if not tags:
-        raise CliError("tag is needed when pushing to registry")
-    for tag in tags:
-        name = parse_name(tag, default_tag=True)
-        path = f"/images/{quote(name.full, '/:')}/push"
-        response = session.engine.open("POST", path, {"tag": name.tag}, headers=registry_header(session, name))
-        ProgressView(sys.stdout, sys.stdout.isatty()).show_all(response.messages())
-        session.engine.done(response)
 
 
 def prune(session: Session, options: Options) -> None:
@@ -330,6 +263,8 @@ COMMANDS = {
                 "list",
                 'Allow extra privileged entitlement (e.g., "network.host", "security.insecure")',
             ),
+            Flag("annotation", "", "list", "Add annotation to the image"),
+            Flag("attest", "", "list", 'Attestation parameters (format: "type=sbom")'),
             Flag("build-arg", "", "list", "Set build-time variables"),
             Flag("build-context", "", "list", 'Additional build contexts (e.g., "name=path")'),
             Flag(
@@ -364,7 +299,7 @@ COMMANDS = {
             Flag("force-rm", "", "bool", "Always remove intermediate containers"),
             Flag("iidfile", "", "string", "Write the image ID to the file"),
             Flag("label", "", "list", "Set metadata for an image"),
-            Flag("load", "", "bool", "Keep the image in the engine, as it always does", hidden=True),
+            Flag("load", "", "bool", 'Shorthand for "--output=type=docker"'),
             Flag("memory", "m", "bytes", "Memory limit", convert=parse_bytes),
             Flag(
                 "memory-swap",
@@ -385,7 +320,8 @@ COMMANDS = {
             Flag("no-cache", "", "bool", "Do not use cache when building the image"),
             Flag("no-cache-filter", "", "strings", "Do not cache specified stages"),
             Flag("output", "o", "list", 'Output destination (format: "type=local,dest=path")'),
-            Flag("platform", "", "string", "Set platform if server is multi-platform capable"),
+            Flag("platform", "", "strings", "Set target platforms of the build"),
+            Flag("provenance", "", "string", 'Shorthand for "--attest=type=provenance"'),
             Flag(
                 "progress",
                 "",
@@ -395,11 +331,12 @@ COMMANDS = {
                 shown='"auto"',
             ),
             Flag("pull", "", "bool", "Always attempt to pull a newer version of the image"),
-            Flag("push", "", "bool", "Push the image to its registry when it is built"),
+            Flag("push", "", "bool", 'Shorthand for "--output=type=registry"'),
             Flag("quiet", "q", "bool", "Suppress the build output and print image ID on success"),
             Flag(
                 "rm", "", "bool", "Remove intermediate containers after a successful build", default=True, shown="true"
             ),
+            Flag("sbom", "", "string", 'Shorthand for "--attest=type=sbom"'),
             Flag("secret", "", "list", 'Secret to expose to the build (format: "id=mysecret[,src=/local/secret]")'),
             Flag("security-opt", "", "list", "Security options"),
             Flag("shm-size", "", "bytes", 'Size of "/dev/shm"', convert=parse_bytes),
