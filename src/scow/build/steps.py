@@ -111,7 +111,7 @@ class Steps:
             key=key,
             diff_id=diff_id,
             description=description,
-            size=layer.size if layer else 0,
+            size=layer.files_size if layer else 0,
             created_at=created_at,
             used_at=time.time_ns(),
         )

@@ -61,7 +61,7 @@ class DiskUsages:
         wanted = set(types) or set(TYPES)
         with_images = "image" in wanted
         return DiskUsage(
-            layers_size=sum(layer.size for layer in self._store.layers.all()) if with_images else 0,
+            layers_size=sum(layer.files_size for layer in self._store.layers.all()) if with_images else 0,
             images=await self._images.list(all=True, digests=True, shared_size=True, filters={})
             if with_images
             else None,

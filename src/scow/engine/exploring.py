@@ -31,7 +31,7 @@ class Exploring:
         for number, layer in enumerate(found["Layers"]):
             step = steps[number] if len(steps) == len(found["Layers"]) else None
             layer["CreatedBy"] = step.created_by if step else ""
-            layer["Size"] = self._store.layers.get(DiffID(layer["DiffID"])).size
+            layer["Size"] = self._store.layers.get(DiffID(layer["DiffID"])).files_size
         names = self._store.images.names(image.id)
         head = {"Id": image.id, "Name": parse_reference(names[0]).familiar if names else "", "Size": image.size}
         return msgspec.json.encode({**head, **found})

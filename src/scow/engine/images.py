@@ -137,14 +137,14 @@ class Images:
         )
 
     async def history(self, ref: str, platform: Platform | None = None) -> History:
-        """GET /images/{name}/history: newest first; sizes are those of the layers' tars, of blobs if there are none."""
+        """GET /images/{name}/history: newest first; sizes are of the layers' files, of blobs if there are none."""
         images = self._store.images
         image = get_image(images, ref)
         variant = await self._manifests.variant(ref, image, platform)
         config = variant.config
         if variant.sizes is None:
             layers = [self._store.layers.find(diff_id) for diff_id in config.diff_ids]
-            remaining = [layer.size if layer is not None else 0 for layer in layers]
+            remaining = [layer.files_size if layer is not None else 0 for layer in layers]
         else:
             remaining = list(variant.sizes)
         items: History = []
@@ -269,7 +269,7 @@ class Images:
 
     def _shared(self, image: Image, counts: Mapping[str, int]) -> int:
         layers = (self._store.layers.find(diff_id) for diff_id in image.diff_ids if counts.get(diff_id, 0) > 1)
-        return sum(layer.size for layer in layers if layer is not None)
+        return sum(layer.files_size for layer in layers if layer is not None)
 
 
 def _with_tag(reference: Reference, tag: str | None) -> Reference:

@@ -66,7 +66,7 @@ async def publish(store: Store, config: ImageConfig, name: str | None = None, pa
         platform=config.platform,
         parent=parent if parent != id else None,
         diff_ids=config.diff_ids,
-        size=sum(store.layers.get(diff_id).size for diff_id in config.diff_ids),
+        size=sum(store.layers.get(diff_id).files_size for diff_id in config.diff_ids),
         created=_parse(config.created),
         stored_at=datetime.now(UTC),
     )

@@ -117,7 +117,13 @@ class Capture:
             if wait is not None:
                 wait()
         sync_directory(self._layer)
-        return {"diff_id": self._tar.digest, "size": self._tar.size, "form": form, "entries": self._tree.entries}
+        return {
+            "diff_id": self._tar.digest,
+            "size": self._tar.size,
+            "form": form,
+            "entries": self._tree.entries,
+            "files_size": self._tree.files_size(),
+        }
 
     def close(self) -> None:
         """Close the files."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from scow.errors import InvalidArgument, NotFound
-from scow.oci.digest import HEX_LENGTH, Digest, algorithm, digest_of, encoded, sha256
+from scow.oci.digest import HEX_LENGTH, Digest, digest_of, sha256
 
 INLINE_LIMIT: Final = 64 << 10  # bytes hashed in the event loop at most: 50 us
 TEMPORARY: Final = "content-"
@@ -56,12 +56,16 @@ class Content:
 
     def path(self, digest: Digest) -> Path:
         """Return where the blob is, or would be."""
-        digits = encoded(digest)
-        return self._blobs / algorithm(digest) / digits[:2] / digits
+        return Path(self._name(digest))
+
+    def _name(self, digest: Digest) -> str:
+        # Ten thousand of them are asked for at once: joining Paths takes several times as long as looking.
+        name, _, digits = digest.partition(":")
+        return f"{self._blobs}/{name}/{digits[:2]}/{digits}"
 
     def has(self, digest: Digest) -> bool:
         """Return whether the blob is there; under a lease it then stays."""
-        if digest in self._leaving or not self.path(digest).exists():
+        if digest in self._leaving or not os.path.exists(self._name(digest)):
             return False
         self._on_use(digest)
         return True
@@ -70,7 +74,7 @@ class Content:
         """Return the blob's size in bytes. Raises NoSuchContent."""
         try:
             if digest not in self._leaving:
-                size = self.path(digest).stat().st_size
+                size = os.stat(self._name(digest)).st_size
                 self._on_use(digest)
                 return size
         except FileNotFoundError:

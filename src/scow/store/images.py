@@ -45,7 +45,7 @@ class Image(msgspec.Struct, frozen=True, kw_only=True):
     parent: Digest | None = None  # the image that it was committed from, if it is here
     platform: Platform
     diff_ids: tuple[DiffID, ...] = ()  # base first
-    size: int = 0  # bytes, of the uncompressed layers
+    size: int = 0  # bytes, of the files in its layers
     created: datetime | None = None  # as its config says
     stored_at: datetime
 

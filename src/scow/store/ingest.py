@@ -218,6 +218,7 @@ class Ingest:
             "size": self._tar.size,
             "form": form,
             "entries": self._reader.tree.entries,
+            "files_size": self._reader.tree.files_size(),
             "compression": str(self._compression),
         }
 

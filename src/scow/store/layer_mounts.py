@@ -98,7 +98,7 @@ class LayerMounts:
     async def adopt(self, diff_ids: list[DiffID]) -> None:
         """Take over the mounts of these layers that an earlier life left; unmount whatever else is in the folder."""
         shown = {Path(entry.target).name: entry for entry in await asyncio.to_thread(mount.mounts, self.root)}
-        for diff_id in diff_ids:
+        for diff_id in diff_ids if shown else ():
             entry = shown.get(_short(diff_id))
             if entry is not None and entry.fs_type == "erofs":
                 self.use(diff_id).mounted = True

@@ -23,6 +23,7 @@ class Layer(msgspec.Struct, frozen=True, kw_only=True):
 
     diff_id: DiffID
     size: int  # bytes of the tar
+    files_size: int  # bytes of what is in it, without headers and padding: what people are shown
     format: Literal["erofs", "dir"]
     entries: int  # of the tar
 

@@ -70,7 +70,9 @@ MIGRATIONS: Final = [
                             entries INTEGER NOT NULL) WITHOUT ROWID;
        CREATE TABLE layer_blobs (digest TEXT PRIMARY KEY, diff_id TEXT NOT NULL, size INTEGER NOT NULL,
                                  media_type TEXT NOT NULL) WITHOUT ROWID;
-       CREATE INDEX layer_blobs_by_diff_id ON layer_blobs (diff_id);"""
+       CREATE INDEX layer_blobs_by_diff_id ON layer_blobs (diff_id);""",
+    # Of layers that came before nobody has counted it: the tar's size is near enough.
+    "ALTER TABLE layers ADD COLUMN files_size INTEGER",
 ]
 
 _MEDIA_TYPES: Final = {
@@ -373,12 +375,9 @@ class Layers:
         `unmount_idle`.
         """
         await asyncio.to_thread(self._clear_leftovers)
-        for layer in self.all():
-            directory = self.folder(layer.diff_id)
-            form = INDEX if layer.format == "erofs" else ROOT
-            if not ((directory / TAR).exists() and (directory / form).exists()):
-                log.warning("layer %s is recorded but not on disk: it is forgotten", layer.diff_id)
-                await self._forget(layer.diff_id)
+        for diff_id in await asyncio.to_thread(self._missing, self.all()):
+            log.warning("layer %s is recorded but not on disk: it is forgotten", diff_id)
+            await self._forget(diff_id)
         await self._mounts.adopt([layer.diff_id for layer in self.all() if layer.format == "erofs"])
 
     async def unmount_idle(self) -> None:
@@ -414,8 +413,11 @@ class Layers:
     # inside
 
     def _load(self, connection: sqlite3.Connection) -> None:
-        for diff_id, size, form, entries in connection.execute("SELECT diff_id, size, format, entries FROM layers"):
-            self._layers[diff_id] = Layer(diff_id=diff_id, size=size, format=form, entries=entries)
+        rows = connection.execute("SELECT diff_id, size, format, entries, coalesce(files_size, size) FROM layers")
+        for diff_id, size, form, entries, files_size in rows:
+            self._layers[diff_id] = Layer(
+                diff_id=diff_id, size=size, format=form, entries=entries, files_size=files_size
+            )
         rows = connection.execute("SELECT digest, diff_id, size, media_type FROM layer_blobs")
         for digest, diff_id, size, media_type in rows:
             self._remember_blob(diff_id, Descriptor(media_type=media_type, digest=digest, size=size))
@@ -496,6 +498,7 @@ class Layers:
             size=int(str(answer["size"])),
             format="erofs" if answer["form"] == "erofs" else "dir",
             entries=int(str(answer["entries"])),
+            files_size=int(str(answer["files_size"])),
         )
         self._on_use(diff_id)
         if blob is not None:
@@ -526,8 +529,8 @@ class Layers:
         def write(connection: sqlite3.Connection) -> None:
             if layer is not None:
                 connection.execute(
-                    "INSERT OR REPLACE INTO layers VALUES (?, ?, ?, ?)",
-                    (layer.diff_id, layer.size, layer.format, layer.entries),
+                    "INSERT OR REPLACE INTO layers (diff_id, size, format, entries, files_size) VALUES (?, ?, ?, ?, ?)",
+                    (layer.diff_id, layer.size, layer.format, layer.entries, layer.files_size),
                 )
             if blob is not None:
                 connection.execute(
@@ -569,6 +572,17 @@ class Layers:
 
         await asyncio.to_thread(delete)
         return freed
+
+    def _missing(self, layers: Collection[Layer]) -> list[DiffID]:
+        """Layers that have a record, but not their files."""
+        missing = []
+        for layer in layers:
+            # By strings: a thousand images have ten thousand layers, and the engine answers after this.
+            folder = f"{self._root}/{algorithm(layer.diff_id)}/{encoded(layer.diff_id)}"
+            form = INDEX if layer.format == "erofs" else ROOT
+            if not (os.path.exists(f"{folder}/{TAR}") and os.path.exists(f"{folder}/{form}")):
+                missing.append(layer.diff_id)
+        return missing
 
     def _clear_leftovers(self) -> None:
         for entry in os.scandir(self._ingest):

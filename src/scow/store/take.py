@@ -86,5 +86,6 @@ def _take_tar(job: Job, fd: int) -> Job:
         "size": size,
         "form": form,
         "entries": reader.tree.entries,
+        "files_size": reader.tree.files_size(),
         "compression": str(Compression.NONE),
     }

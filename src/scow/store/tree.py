@@ -187,6 +187,20 @@ class LayerTree:
             children[name] = node
         self._pending.clear()
 
+    def files_size(self) -> int:
+        """Bytes of all files and symlinks, each once however many names it has: what docker calls a layer's size."""
+        total = 0
+        linked: set[int] = set()
+        folders = [self.root.children]
+        while folders:
+            for node in folders.pop().values():
+                if type(node.payload) is dict:
+                    folders.append(node.payload)
+                elif node.size and id(node) not in linked:
+                    linked.add(id(node))
+                    total += node.size
+        return total
+
     def walk(self) -> Iterator[tuple[bytes, Node]]:
         """Yield (path, node), a directory before what is in it, names in bytewise order; the root's path is empty."""
         stack: list[tuple[bytes, Node]] = [(b"", self.root)]

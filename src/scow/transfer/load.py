@@ -363,7 +363,7 @@ async def _publish(found: _Found, store: Store, emit: Emit) -> Loaded:
         parent=before.parent if before else None,
         platform=config.platform,
         diff_ids=config.diff_ids,
-        size=sum(layer.size for layer in known),
+        size=sum(layer.files_size for layer in known),
         created=parse_created(config.created),
         stored_at=before.stored_at if before else datetime.now(UTC),
     )

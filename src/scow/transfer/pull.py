@@ -214,7 +214,7 @@ class _Pull:
             index=found.indexes[0].digest if found.indexes else None,
             platform=config.platform,
             diff_ids=config.diff_ids,
-            size=sum(layer.size for layer in known if layer is not None),
+            size=sum(layer.files_size for layer in known if layer is not None),
             created=parse_created(config.created),
             stored_at=datetime.now(UTC),
         )

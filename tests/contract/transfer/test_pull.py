@@ -58,7 +58,7 @@ async def test_an_image_is_pulled_with_its_names(
     name = f"{registry.host}/team/app"
     assert (image.id, image.manifest, image.index) == (source.id, source.digest, None)
     assert image.diff_ids == tuple(layer.diff_id for layer in layers)
-    assert image.size == sum(len(layer.tar) for layer in layers)
+    assert image.size == 2 * 50  # what is in the files, as docker counts, not of the tars
     assert image.created == datetime(2024, 5, 1, 12, 0, 0, 123456, UTC)
     assert store.images.find(image.id) == image
     assert store.images.names(image.id) == [f"{name}:latest"]

@@ -53,7 +53,7 @@ async def pull(store: Store, files: dict[str, str], *, publish: bool = True) -> 
             id=await store.content.put(config),
             platform=Platform(os="linux", architecture="amd64"),
             diff_ids=(diff_id,),
-            size=layer.size,
+            size=layer.files_size,
             stored_at=datetime.now(UTC),
         )
         if publish:
@@ -87,7 +87,7 @@ async def test_from_bytes_to_a_root_file_system_and_back_to_nothing(store: Store
     assert (await store.collect()).size == 0
     usage = await store.usage()
     assert usage.snapshots == 5
-    assert usage.layers == image.size
+    assert usage.layers > image.size == 5  # tars have headers
     assert usage.content == sum((await store.content.all()).values()) > 0
 
     await store.images.remove(image.id)

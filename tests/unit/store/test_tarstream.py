@@ -160,6 +160,19 @@ def test_names_are_resolved_inside_the_layer() -> None:
     assert paths(read(data)) == ["a", "a/c", "abs", "f", "up"]
 
 
+def test_a_layers_size_is_that_of_its_files_each_counted_once() -> None:
+    tree = read(
+        member("d/", tarfile.DIRTYPE)
+        + member("d/file", data=b"12345")
+        + member("d/same", tarfile.LNKTYPE, target="d/file")
+        + member("link", tarfile.SYMTYPE, target="d/file")
+        + member("d/twice", data=b"replaced by what follows")
+        + member("d/twice", data=b"1")
+        + member("d/.wh.gone")
+    )
+    assert tree.files_size() == 5 + len("d/file") + 1
+
+
 def test_overlay_marks_of_the_archive_are_dropped() -> None:
     marks = {"SCHILY.xattr.trusted.overlay.redirect": "/etc", "SCHILY.xattr.user.a": "b"}
     assert read(member("f", pax_headers=marks)).root.children[b"f"].xattrs == {b"user.a": b"b"}
