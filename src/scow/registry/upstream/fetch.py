@@ -18,21 +18,14 @@ from pathlib import Path
 from typing import Final
 
 from scow.oci.digest import Digest, algorithm, encoded
-from scow.registry.errors import BlobUnknown, DigestInvalid, Refusal, UpstreamUnavailable
+from scow.registry.errors import DigestInvalid, Refusal, UpstreamUnavailable
 from scow.registry.metrics import Metrics
 from scow.registry.uploads import Uploads
 from scow.registry.upstream.places import Place
+from scow.registry.upstream.source import BlobSource
 from scow.registry.upstream.upstream import Upstream
-from scow.transfer.client import BlobStream
-from scow.transfer.http import Patience
-from scow.transfer.registry_error import BadAnswer, Refused, RegistryFailure, RegistryUnreachable
 
 READ_SIZE: Final = 256 << 10
-BATCH_SIZE: Final = 256 << 10
-"""Bytes that are written to the spool at a time."""
-GOOD_PROGRESS: Final = 1 << 20
-"""Bytes after which a break counts as the first again."""
-PATIENCE: Final = Patience(attempts=6, first_s=0.25, longest_s=8.0, longest_retry_after_s=30.0)
 
 log = logging.getLogger("scow.registry.upstream")
 
@@ -159,8 +152,8 @@ class Fetch:
 
     async def _fetch(self) -> None:
         local, size_limit = self._place.local, self._uploads.size_limit
-        self._upstream.check_limit()
-        async with aclosing(self._bytes()) as body:
+        source = BlobSource(self._upstream, self._place.remote, self.digest)
+        async with aclosing(self._spooled(source)) as body:
             first = await anext(body)  # nothing is begun for what the upstream has not got
             size = self._size or 0
             if (size_limit and size > size_limit) or not await self._has_room(size):
@@ -202,73 +195,17 @@ class Fetch:
         if state.hexdigest() != encoded(self.digest):
             raise self._wrong()
 
-    async def _bytes(self) -> AsyncGenerator[bytes, None]:
-        """The blob's bytes, spooled; goes on where the upstream broke off. Raises Refusal."""
-        failures = 0
-        while True:
-            before = self._spool.size if self._spool is not None else 0
-            try:
-                async for data in self._bytes_once(before):
-                    yield data
-                return
-            except RegistryFailure as error:
-                at = self._spool.size if self._spool is not None else 0
-                failures = 1 if at - before >= GOOD_PROGRESS else failures + 1
-                if isinstance(error, RegistryUnreachable) and at and "x509" not in error.reason:
-                    error.transient = True  # it has answered: it may be about to restart
-                delay_s = PATIENCE.delay_s(error, failures)
-                refusal = self._upstream.failed(error, BlobUnknown(self.digest))
-                if delay_s is None or (not at and isinstance(error, Refused)):
-                    raise refusal from error
-                log.info("%s of %s broke off at %d bytes: %s", self.digest, self._place.remote, at, error)
-                await asyncio.sleep(delay_s)
-
-    async def _bytes_once(self, offset: int) -> AsyncIterator[bytes]:
-        if self._size is not None and offset == self._size:
-            return
-        async with self._upstream.blob(self._place.remote, self.digest, offset) as stream:
-            await self._open(stream)
-            skip = offset - stream.start  # a server that ignores ranges begins at the beginning
-            batch: list[bytes] = []
-            batched = 0
-            try:
-                async for data in stream.chunks():
-                    if skip:
-                        data, skip = data[skip:], max(skip - len(data), 0)
-                    batch.append(data)
-                    batched += len(data)
-                    if batched >= BATCH_SIZE:
-                        yield await self._add(batch)
-                        batch, batched = [], 0
-            except RegistryFailure:
-                if batched:
-                    yield await self._add(batch)
-                raise
-            yield await self._add(batch)
-        assert self._spool is not None
-        if self._size is not None and self._spool.size < self._size:
-            raise RegistryUnreachable("GET", self._upstream.url, "unexpected EOF")
-
-    async def _open(self, stream: BlobStream) -> None:
-        if self._spool is not None:
-            if self._size is not None and stream.size not in (None, self._size):
-                raise BadAnswer(self._upstream.url, f"the size of {self.digest} has changed")
-            return
-        self._size = stream.size
-        self._spool = await asyncio.to_thread(Spool, self._folder)
-        async with self._changed:
-            self._changed.notify_all()
-
-    async def _add(self, batch: list[bytes]) -> bytes:
-        data = b"".join(batch)
-        assert self._spool is not None
-        if self._size is not None and self._spool.size + len(data) > self._size:
-            raise BadAnswer(self._upstream.url, f"more than the {self._size} bytes of {self.digest}")
-        if data:
-            await self._spool.append(data)
-            async with self._changed:
-                self._changed.notify_all()
-        return data
+    async def _spooled(self, source: BlobSource) -> AsyncGenerator[bytes, None]:
+        async with aclosing(source.chunks()) as chunks:
+            async for data in chunks:
+                if self._spool is None:
+                    self._size = source.size
+                    self._spool = await asyncio.to_thread(Spool, self._folder)
+                if data:
+                    await self._spool.append(data)
+                async with self._changed:
+                    self._changed.notify_all()
+                yield data
 
 
 async def _chain(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

@@ -116,7 +116,8 @@ class UpstreamRequests:
 
     async def _blob(self, call: Call, place: Place) -> Reply:
         digest = parse_blob_digest(call.route.reference)
-        if await self._metadata.blob(place.local, digest) is not None or await self._mounted(call, place, digest):
+        here = await self._metadata.blob(place.local, digest) is not None
+        if here or (call.method == "GET" and await self._mounted(call, place, digest)):
             self._metrics.count("upstream_hits")
             return await self._ours["blob"](call)
         if place.proxy.offline:
@@ -161,8 +162,10 @@ class UpstreamRequests:
         query = "&".join(
             ([f"n={wanted}"] if wanted is not None else []) + ([f"last={quoted(after)}"] if after is not None else [])
         )
+        upstream = self._cache.upstream(place.proxy)
         try:
-            page = await self._cache.upstream(place.proxy).page(place.remote, f"tags/list{'?' if query else ''}{query}")
+            upstream.check_rest()
+            page = await upstream.page(place.remote, f"tags/list{'?' if query else ''}{query}")
         except (UpstreamBusy, UpstreamUnavailable):
             return await self._ours["tags"](call)  # those of which there are copies
         if page is None:
@@ -187,8 +190,10 @@ class UpstreamRequests:
             return await self._relay.forward(call)
         kind = (call.parameter("artifactType") or "").replace(" ", "+")
         query = f"?artifactType={quoted(kind)}" if kind else ""
+        upstream = self._cache.upstream(place.proxy)
         try:
-            page = await self._cache.upstream(place.proxy).page(place.remote, f"referrers/{digest}{query}")
+            upstream.check_rest()
+            page = await upstream.page(place.remote, f"referrers/{digest}{query}")
         except (UpstreamBusy, UpstreamUnavailable):
             return await self._ours["referrers"](call)
         if page is None:

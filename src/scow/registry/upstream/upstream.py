@@ -140,6 +140,12 @@ class Upstream:
         if time.monotonic() < self._limited_until:
             raise self._busy()
 
+    def check_rest(self) -> None:
+        """Raise UpstreamBusy or UpstreamUnavailable while the upstream should be left alone."""
+        self.check_limit()
+        if self.rests:
+            raise UpstreamUnavailable(f"{self.url} could not be asked a moment ago")
+
     def _busy(self) -> UpstreamBusy:
         return UpstreamBusy(self.url, self._limited_until - time.monotonic())
 
