@@ -88,6 +88,12 @@ def _parser() -> argparse.ArgumentParser:
     check = commands.add_parser("check", parents=[common], help="read every blob and verify its digest")
     check.set_defaults(run=_check)
 
+    sync = commands.add_parser("sync", parents=[common], help="copy now what the rules say of other registries")
+    sync.add_argument("rules", metavar="RULE", nargs="*", help="names of rules (all)")
+    sync.add_argument("--dry-run", action="store_true", help="say which tags would be copied and deleted")
+    sync.add_argument("--quiet", "-q", action="store_true", help="say nothing but the sums")
+    sync.set_defaults(run=_sync)
+
     imports = commands.add_parser("import", parents=[common], help="take over the storage folder of docker's registry")
     imports.add_argument("folder", metavar="DIR", type=Path)
     imports.add_argument("--no-verify", action="store_true", help="don't read every blob to check its digest")
@@ -257,6 +263,29 @@ def _print_plan(plan: Plan) -> None:
     print(
         f"would remove {len(plan.tags)} tags, {len(plan.manifests)} manifests, {len(plan.blobs)} blobs: {freed} bytes"
     )
+
+
+async def _sync(settings: Settings, options: argparse.Namespace) -> int:
+    registry = Registry.open(settings)
+    failed = False
+    try:
+        rules = registry.syncs.named(options.rules)
+        if not rules:
+            raise SettingsInvalid("sync", "no rules are configured: [[sync]] in the --config file")
+        for rule in rules:
+            say = (lambda _: None) if options.quiet else _say
+            counts = await registry.syncs.run(rule, say, dry_run=options.dry_run)
+            for problem in counts.problems:
+                print(f"problem: {problem}", file=sys.stderr)
+            failed |= bool(counts.problems)
+            print(f"{rule.settings.name}: {'would be ' if options.dry_run else ''}{counts}")
+    finally:
+        await registry.aclose()
+    return 1 if failed else 0
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
 
 
 async def _import(settings: Settings, options: argparse.Namespace) -> int:

@@ -227,6 +227,7 @@ class TooManyRequests(Refusal, Unavailable):
     code, status = "TOOMANYREQUESTS", HTTPStatus.TOO_MANY_REQUESTS
 
     def __init__(self, wait_s: float, message: str = "too many requests") -> None:
+        self.wait_s = wait_s
         super().__init__(message, headers=(("Retry-After", str(max(math.ceil(wait_s), 1))),))
 
 

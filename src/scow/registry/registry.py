@@ -33,6 +33,7 @@ from scow.registry.upstream.cache import Cache
 from scow.registry.upstream.places import Places
 from scow.registry.upstream.relay import RelayClient
 from scow.registry.upstream.requests import UpstreamRequests
+from scow.registry.upstream.sync import Syncs
 from scow.registry.web.pages import Pages
 
 READING: Final = frozenset({"GET", "HEAD"})
@@ -79,6 +80,7 @@ class Registry:
         self._places = Places(settings.proxy, settings.url)
         self._relay = relay
         self._cache = Cache(metadata, uploads, metrics, Path(settings.storage or os.devnull))
+        self.syncs = Syncs(settings.sync, metadata, uploads, metrics)
         self._pages = pages = Pages(metadata, objects, settings.url)
         self._endpoints: dict[str, Callable[[Call], Awaitable[Reply]]] = {
             "ping": _ping,

@@ -91,7 +91,7 @@ class Server:
     def __init__(
         self, registry: Registry, settings: Settings, *, collects: bool = True, buckets: SharedTable | None = None
     ) -> None:
-        """`collects` says that garbage collection runs here: one of several workers is enough.
+        """`collects` says that garbage collection and schedules run here: one of several workers is enough.
 
         `buckets` are those of all workers, for limits of requests.
         """
@@ -101,6 +101,7 @@ class Server:
         self._rates = Rates(settings.limits, buckets)
         self._proxies = Proxies(settings.proxies) if settings.proxies else None
         self._collects = collects and settings.gc.interval_s > 0
+        self._syncs = collects and registry.syncs.scheduled
         self._in_flight = 0
         self._draining = False
         self._idle = asyncio.Event()
@@ -131,6 +132,8 @@ class Server:
         if self._collects:
             collector = self._registry.collector
             self._tasks.append(asyncio.create_task(collector.run_every(self._settings.gc.interval_s)))
+        if self._syncs:
+            self._tasks.append(asyncio.create_task(self._registry.syncs.run_scheduled()))
         if certificates is not None:
             self._tasks.append(asyncio.create_task(certificates.watch()))
         return url_of(listener, self._settings)

@@ -105,13 +105,10 @@ class Policy(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return bool(self.keep_last or self.keep_days)
 
 
-class Proxy(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Table `[[proxy]]`: repositories of another registry, fetched when somebody pulls them, and kept."""
+class Remote(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Another registry, and how it is spoken to: part of `[[proxy]]` and `[[sync]]`."""
 
     upstream: str  # URL, or a host that is reached by https; docker.io is Docker Hub
-    namespace: str = ""  # what the repositories' names begin with here; empty: the whole registry
-    ns: list[str] = []  # values of `?ns=` that mean this upstream, beside its host
-    repositories: list[str] = []  # patterns of the upstream's repositories that may be fetched; none: all
     username: str = ""
     password: str = ""
     password_file: str = ""
@@ -119,6 +116,14 @@ class Proxy(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
     verify: bool = True  # its certificate must be one that is trusted
     certs_dir: str = "/etc/scow/certs.d"  # holds HOST[:PORT]/*.crt, *.cert and *.key
     http_proxy: str = ""  # URL of a proxy on the way to it
+
+
+class Proxy(Remote, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Table `[[proxy]]`: repositories of another registry, fetched when somebody pulls them, and kept."""
+
+    namespace: str = ""  # what the repositories' names begin with here; empty: the whole registry
+    ns: list[str] = []  # values of `?ns=` that mean this upstream, beside its host
+    repositories: list[str] = []  # patterns of the upstream's repositories that may be fetched; none: all
     ttl_s: float = 0.0  # a tag is served for so long before the upstream is asked again whether it has moved
     offline: bool = False  # serve what is here and ask nobody
 
@@ -129,6 +134,21 @@ class Names(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
     url: str = ""  # postgresql://...; empty: a SQLite file
     path: str = ""  # of that file; empty: `registry.db` in the storage folder
     connections: int = 5  # of each worker at most, besides one that listens
+
+
+class Sync(Remote, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Table `[[sync]]`: what is copied from another registry, by schedule or when told."""
+
+    name: str
+    repositories: list[str]  # of the upstream: names, or patterns if it has a catalog
+    namespace: str = ""  # what is put before their names here
+    tags: list[str] = []  # patterns, `/regular expressions/`, or versions (`>=1.2 <2`); none: all
+    exclude: list[str] = []  # the same, for tags that are left out
+    latest: int = 0  # of those that are versions, only so many, the highest; 0 is all
+    platforms: list[str] = []  # os/architecture[/variant]; none: all
+    referrers: bool = True  # signatures, SBOMs and the like of what is copied
+    delete: bool = False  # tags that the upstream has not got or that are no longer meant go
+    schedule: str = ""  # minute hour day month weekday, in UTC; or `every 6h`; empty: only when told
 
 
 class Settings(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -151,6 +171,7 @@ class Settings(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
     limits: Limits = Limits()
     policies: list[Policy] = []
     proxy: list[Proxy] = []
+    sync: list[Sync] = []
 
     def address(self) -> tuple[str, int]:
         """Host and port to listen on. Raises SettingsInvalid."""

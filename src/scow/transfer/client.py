@@ -273,20 +273,28 @@ class RegistryClient:
 
     async def tags(self) -> list[str]:
         """All tags of the repository, page by page. Raises Refused."""
+        return await self._pages(self.url("tags/list"))
+
+    async def catalog(self) -> list[str]:
+        """The names of all repositories, page by page; of a client without a repository. Raises Refused."""
+        self._scopes = frozenset(["registry:catalog:*"])
+        return await self._pages(URL(f"{self.endpoint.url}/v2/_catalog?n=1000", encoded=True))
+
+    async def _pages(self, url: URL | None) -> list[str]:
         found: list[str] = []
-        url: URL | None = self.url("tags/list")
         while url is not None:
-            page, url = await self.patience.run(lambda url=url: self._tags_page(url))  # type: ignore[misc]  # mypy can't infer a lambda's default
+            page, url = await self.patience.run(lambda url=url: self._page(url))  # type: ignore[misc]  # mypy can't infer a lambda's default
             found += page
         return found
 
-    async def _tags_page(self, url: URL) -> tuple[list[str], URL | None]:
+    async def _page(self, url: URL) -> tuple[list[str], URL | None]:
         async with self.request("GET", url, expect=(200,)) as response:
             data = await read_limited(response, _TAGS_LIMIT)
         try:
-            page = msgspec.json.decode(data, type=_Tags).tags or []
+            found = msgspec.json.decode(data, type=_Page)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise BadAnswer(str(url), f"no list of tags: {error}") from error
+            raise BadAnswer(str(url), f"no list: {error}") from error
+        page = found.tags or found.repositories or []
         link = _NEXT_LINK.search(response.headers.get("Link", ""))
         following = url.join(URL(link[1], encoded=True)) if link else None
         if following is not None and (following == url or not page):
@@ -294,8 +302,9 @@ class RegistryClient:
         return page, following
 
 
-class _Tags(msgspec.Struct, frozen=True):
+class _Page(msgspec.Struct, frozen=True):
     tags: list[str] | None = None
+    repositories: list[str] | None = None
 
 
 def _media_type(response: aiohttp.ClientResponse) -> str:

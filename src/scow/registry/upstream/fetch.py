@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Final
 
 from scow.oci.digest import Digest, algorithm, encoded
-from scow.registry.errors import DigestInvalid, Refusal, UpstreamUnavailable
+from scow.registry.errors import Refusal, UpstreamUnavailable
 from scow.registry.metrics import Metrics
 from scow.registry.uploads import Uploads
 from scow.registry.upstream.places import Place
-from scow.registry.upstream.source import BlobSource
+from scow.registry.upstream.source import BlobSource, WrongBytes, store
 from scow.registry.upstream.upstream import Upstream
 
 READ_SIZE: Final = 256 << 10
@@ -105,6 +105,8 @@ class Fetch:
                 log.exception("fetching %s of %s failed", self.digest, self._place.local)
             else:
                 log.warning("fetching %s of %s failed: %s", self.digest, self._place.local, error)
+            if isinstance(error, WrongBytes):
+                self._metrics.count("upstream_failures")
             self._failure = error
         finally:
             async with self._changed:
@@ -160,26 +162,11 @@ class Fetch:
                 log.warning("%s has no room for %s: it is passed on and not kept", local, self.digest)
                 await self._pass_on(_chain(first, body))
             else:
-                await self._keep(_chain(first, body))
+                await store(self._uploads, local, self.digest, _chain(first, body))
         assert self._spool is not None
         self._metrics.count("upstream_bytes", self._spool.size)
         self._size = self._spool.size
         self._done = True
-
-    async def _keep(self, body: AsyncIterator[bytes]) -> None:
-        async with self._uploads.begin(self._place.local, algorithm(self.digest)) as receiver:
-            try:
-                await receiver.receive(body, None)
-                await receiver.finish(self.digest)
-            except DigestInvalid as error:
-                raise self._wrong() from error
-            except BaseException:
-                await self._uploads.drop(receiver.upload.upload_id)
-                raise
-
-    def _wrong(self) -> UpstreamUnavailable:
-        self._metrics.count("upstream_failures")
-        return UpstreamUnavailable(f"{self._upstream.url} sent other bytes than those of {self.digest}")
 
     async def _has_room(self, size: int) -> bool:
         try:
@@ -193,7 +180,7 @@ class Fetch:
         async for data in body:
             await asyncio.to_thread(state.update, data)
         if state.hexdigest() != encoded(self.digest):
-            raise self._wrong()
+            raise WrongBytes(f"{self._upstream.url} sent other bytes than those of {self.digest}")
 
     async def _spooled(self, source: BlobSource) -> AsyncGenerator[bytes, None]:
         async with aclosing(source.chunks()) as chunks:

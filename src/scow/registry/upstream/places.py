@@ -6,9 +6,10 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from scow.registry.errors import NameInvalid
 from scow.registry.names import parse_repository
 from scow.registry.patterns import matches_any
-from scow.registry.settings import Proxy, SettingsInvalid
+from scow.registry.settings import Proxy, Remote, SettingsInvalid
 
 HUB: Final = "docker.io"
 HUB_URL: Final = "https://registry-1.docker.io"
@@ -37,7 +38,8 @@ class Places:
         self._by_ns: dict[str, Proxy] = {}
         self._own = {urlsplit(url).netloc.lower()} - {""}
         for proxy in proxies:
-            _check(proxy)
+            check_remote(proxy, f"proxy {proxy.namespace or proxy.upstream}")
+            _check_namespace(proxy)
             if proxy.namespace in self._by_namespace:
                 raise SettingsInvalid("proxy", f"namespace {proxy.namespace or '(the whole registry)'} is there twice")
             self._by_namespace[proxy.namespace] = proxy
@@ -56,7 +58,7 @@ class Places:
             namespace, _, last = namespace.rpartition("/")
             rest = f"{last}/{rest}" if rest else last
             if (proxy := self._by_namespace.get(namespace)) is not None:
-                return Place(proxy, repository, _remote(proxy, rest))
+                return Place(proxy, repository, remote_name(proxy, rest))
         return None
 
     def named(self, ns: str, repository: str, host: str) -> str | None:
@@ -73,39 +75,41 @@ class Places:
         return f"{proxy.namespace}/{repository}" if proxy.namespace else repository
 
 
-def host_of(proxy: Proxy) -> str:
+def host_of(proxy: Remote) -> str:
     """The host that names the upstream, `docker.io` for Docker Hub."""
     host = (urlsplit(proxy.upstream).netloc if "://" in proxy.upstream else proxy.upstream.rstrip("/")).lower()
     return HUB if host in _HUB_NAMES else host
 
 
-def url_of(proxy: Proxy) -> str:
+def url_of(proxy: Remote) -> str:
     """The URL to which `/v2/` is added."""
     if host_of(proxy) == HUB and "://" not in proxy.upstream:
         return HUB_URL
     return (proxy.upstream if "://" in proxy.upstream else f"https://{proxy.upstream}").rstrip("/")
 
 
-def _remote(proxy: Proxy, name: str) -> str:
-    # Docker Hub's official images have no namespace in their everyday names.
+def remote_name(proxy: Remote, name: str) -> str:
+    """What a repository is called at the upstream: Docker Hub's official images have short everyday names."""
     return f"library/{name}" if "/" not in name and host_of(proxy) == HUB else name
 
 
-def _check(proxy: Proxy) -> None:
-    where = f"proxy {proxy.namespace or proxy.upstream}"
-    parts = urlsplit(url_of(proxy))
+def check_remote(remote: Remote, where: str) -> None:
+    """Raise SettingsInvalid if an upstream cannot be spoken to as it is described."""
+    parts = urlsplit(url_of(remote))
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.path or parts.query or parts.fragment:
-        raise SettingsInvalid(where, f"upstream {proxy.upstream!r} is neither a host nor a URL without a path")
+        raise SettingsInvalid(where, f"upstream {remote.upstream!r} is neither a host nor a URL without a path")
     if "@" in parts.netloc:
         raise SettingsInvalid(where, "credentials belong into username and password, not into the URL")
+    if sum(map(bool, (remote.password, remote.password_file, remote.password_env))) > 1:
+        raise SettingsInvalid(where, "only one of password, password_file and password_env can be there")
+    if (remote.password or remote.password_file or remote.password_env) and not remote.username:
+        raise SettingsInvalid(where, "a password without a username")
+
+
+def _check_namespace(proxy: Proxy) -> None:
     if proxy.namespace:
         try:
             parse_repository(proxy.namespace)
-        except Exception as error:
-            raise SettingsInvalid(
-                where, "a namespace is the beginning of repository names, without a slash at its end"
-            ) from error
-    if sum(map(bool, (proxy.password, proxy.password_file, proxy.password_env))) > 1:
-        raise SettingsInvalid(where, "only one of password, password_file and password_env can be there")
-    if (proxy.password or proxy.password_file or proxy.password_env) and not proxy.username:
-        raise SettingsInvalid(where, "a password without a username")
+        except NameInvalid as error:
+            where = f"proxy {proxy.namespace}"
+            raise SettingsInvalid(where, "a namespace is the beginning of names, without a slash at its end") from error

@@ -2,11 +2,12 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Final
 
-from scow.oci.digest import Digest
-from scow.registry.errors import BlobUnknown
+from scow.oci.digest import Digest, algorithm
+from scow.registry.errors import BlobUnknown, DigestInvalid, UpstreamUnavailable
+from scow.registry.uploads import Uploads
 from scow.registry.upstream.upstream import Upstream
 from scow.transfer.client import BlobStream
 from scow.transfer.http import Patience
@@ -19,6 +20,23 @@ GOOD_PROGRESS: Final = 1 << 20
 PATIENCE: Final = Patience(attempts=6, first_s=0.25, longest_s=8.0, longest_retry_after_s=30.0)
 
 log = logging.getLogger("scow.registry.upstream")
+
+
+async def store(uploads: Uploads, repository: str, digest: Digest, chunks: AsyncIterator[bytes]) -> None:
+    """Make bytes from elsewhere a blob of a repository. Raises WrongBytes and what uploads raise."""
+    async with uploads.begin(repository, algorithm(digest)) as receiver:
+        try:
+            await receiver.receive(chunks, None)
+            await receiver.finish(digest)
+        except DigestInvalid as error:
+            raise WrongBytes(f"other bytes came than those of {digest}") from error
+        except BaseException:
+            await uploads.drop(receiver.upload.upload_id)
+            raise
+
+
+class WrongBytes(UpstreamUnavailable):
+    """An upstream's answer is not what its digest says."""
 
 
 class BlobSource:

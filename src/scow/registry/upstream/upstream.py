@@ -17,9 +17,16 @@ from typing import Final, TypeVar
 
 from scow.oci.descriptor import Descriptor
 from scow.oci.digest import Digest, is_digest
-from scow.registry.errors import ManifestUnknown, Refusal, UpstreamBusy, UpstreamDenied, UpstreamUnavailable
+from scow.registry.errors import (
+    ManifestUnknown,
+    NameUnknown,
+    Refusal,
+    UpstreamBusy,
+    UpstreamDenied,
+    UpstreamUnavailable,
+)
 from scow.registry.metrics import Metrics
-from scow.registry.settings import Proxy
+from scow.registry.settings import Remote
 from scow.registry.upstream.places import url_of
 from scow.transfer.client import ACCEPT, BlobStream, Document, RegistryClient
 from scow.transfer.credentials import Credentials
@@ -33,6 +40,8 @@ CLIENTS_LIMIT: Final = 1000
 CONNECT_S: Final = 5.0
 ASK_S: Final = 20.0
 """A small question that takes longer is given up: a client waits for us meanwhile."""
+LIST_S: Final = 300.0
+"""All pages of a list."""
 READ_S: Final = 60.0
 REST_S: Final = (1.0, 60.0)
 """How long an upstream that fails is left alone where there is a copy: doubling from the first to the second."""
@@ -47,7 +56,7 @@ log = logging.getLogger("scow.registry.upstream")
 class Upstream:
     """Whoever made it closes it."""
 
-    def __init__(self, proxy: Proxy, metrics: Metrics) -> None:
+    def __init__(self, proxy: Remote, metrics: Metrics) -> None:
         self.url = url_of(proxy)
         self._proxy = proxy
         self._metrics = metrics
@@ -106,6 +115,26 @@ class Upstream:
 
         return await self._ask(repository, ask, None)
 
+    async def tags(self, repository: str) -> list[str]:
+        """All tags of a repository, none if it is unknown. Raises as above."""
+
+        async def ask(client: RegistryClient) -> list[str]:
+            return await client.tags()
+
+        try:
+            return await self._ask(repository, ask, NameUnknown(repository), LIST_S)
+        except NameUnknown:
+            return []
+
+    async def repositories(self) -> list[str]:
+        """The names of all repositories, where the upstream has a catalog. Raises UpstreamDenied and as above."""
+
+        async def ask(client: RegistryClient) -> list[str]:
+            return await client.catalog()
+
+        missing = UpstreamDenied(f"{self.url} has no catalog: its repositories have to be named")
+        return await self._ask("", ask, missing, LIST_S)
+
     @asynccontextmanager
     async def blob(self, repository: str, digest: Digest, offset: int) -> AsyncIterator[BlobStream]:
         """A blob from `offset` on. Raises RegistryFailure: the reader resumes."""
@@ -149,14 +178,20 @@ class Upstream:
     def _busy(self) -> UpstreamBusy:
         return UpstreamBusy(self.url, self._limited_until - time.monotonic())
 
-    async def _ask(self, repository: str, ask: Callable[[RegistryClient], Awaitable[T]], missing: Refusal | None) -> T:
+    async def _ask(
+        self,
+        repository: str,
+        ask: Callable[[RegistryClient], Awaitable[T]],
+        missing: Refusal | None,
+        limit_s: float = ASK_S,
+    ) -> T:
         self.check_limit()
         self._metrics.count("upstream_requests")
         try:
-            async with asyncio.timeout(ASK_S):
+            async with asyncio.timeout(limit_s):
                 answer = await ask(self._client(repository))
         except TimeoutError as error:
-            failure = RegistryFailure(f"no answer within {ASK_S:.0f} s")
+            failure = RegistryFailure(f"no answer within {limit_s:.0f} s")
             raise self.failed(failure, None) from error
         except RegistryFailure as error:
             if not isinstance(error, Refused) or error.status in (401, 403):
@@ -181,7 +216,7 @@ class Upstream:
         return found
 
 
-def read_credentials(proxy: Proxy) -> Credentials | None:
+def read_credentials(proxy: Remote) -> Credentials | None:
     """The credentials that the configuration names, None if it names none. Raises UpstreamUnavailable."""
     if not proxy.username:
         return None
