@@ -13,8 +13,10 @@ _ADD_MEMBERSHIP: Final = 1
 _GROUP: Final = 7  # NFNLGRP_NFTABLES
 _SUBSYSTEM: Final = 10  # NFNL_SUBSYS_NFTABLES
 _NEW_TABLE: Final = 0
+_NEW_CHAIN: Final = 3
 _DELETE_TABLE: Final = 2
 _DELETIONS: Final = (2, 5, 8, 11, 14)  # table, chain, rule, set, set element
+_OTHERS: Final = (_DELETE_TABLE, _NEW_CHAIN, 5, 8)  # a new chain, or one with another policy; chains and rules that go
 _TABLE: Final = 1  # the attribute that names the table, in all of these messages
 _FAMILIES: Final = {1: "inet", 2: "ip", 3: "arp", 5: "netdev", 7: "bridge", 10: "ip6"}
 _HEADER = struct.Struct("=IHHII")
@@ -39,26 +41,29 @@ class RulesetEvents:
     def close(self) -> None:
         self._socket.close()
 
-    def losses(self, table: str) -> tuple[bool, bool]:
-        """Read what was told since the last call: whether `table` ("inet x") lost something, and whether it is gone.
+    def changes(self, table: str) -> tuple[bool, bool, bool]:
+        """Read what was told since the last call: whether `table` ("inet x") lost something, whether it is gone, and
+        whether chains came or anything went in other tables.
 
-        If the kernel had more to tell than the socket could hold, something may have been lost.
+        If the kernel had more to tell than the socket could hold, all of it may have been.
         """
-        lost = gone = False
+        lost = gone = others = False
         while True:
             try:
                 data = self._socket.recv(1 << 17)
             except BlockingIOError:
-                return lost, gone
+                return lost, gone, others
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     raise
-                lost = True
+                lost = others = True
                 continue
             for message, name in _messages(data):
                 if name == table:
                     lost = lost or message in _DELETIONS
                     gone = message == _DELETE_TABLE or (gone and message != _NEW_TABLE)
+                else:
+                    others = others or message in _OTHERS
 
 
 def _messages(data: bytes) -> list[tuple[int, str]]:
@@ -68,7 +73,7 @@ def _messages(data: bytes) -> list[tuple[int, str]]:
         length, kind, _, _, _ = _HEADER.unpack_from(data, offset)
         if length < 16:
             break
-        if kind >> 8 == _SUBSYSTEM and kind & 0xFF in (_NEW_TABLE, *_DELETIONS):
+        if kind >> 8 == _SUBSYSTEM and kind & 0xFF in (_NEW_TABLE, _NEW_CHAIN, *_DELETIONS):
             name = dict(attributes(data[offset + 20 : offset + length])).get(_TABLE, b"")
             family = _FAMILIES.get(data[offset + 16], "")
             found.append((kind & 0xFF, f"{family} {os.fsdecode(name.rstrip(bytes(1)))}"))

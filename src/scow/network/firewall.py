@@ -8,25 +8,26 @@ in one transaction, whatever was there before; `publish` and `unpublish` change 
 What the rules say: to a container's bridge goes what belongs to a connection it began, what a published port led
 there, and what comes from the same bridge (unless inter-container traffic is off); nothing goes in or out of an
 internal network, which reaches nothing of the machine either.
-An accept here can't overrule a drop in another table: `obstacles` names those.
+An accept here can't overrule a drop in another table: `passages` says what is done about those.
 """
 
 import asyncio
 import ipaddress
-import json
 import logging
 from collections.abc import Iterable, Sequence
-from typing import Any, Final
+from typing import Final
 
 from scow.linux.nftables import Nftables, NftablesCrashed, NftablesFailed
 from scow.linux.ruleset_events import RulesetEvents
 from scow.network import addresses
 from scow.network.model import Endpoint, Network
+from scow.network.passages import Chain, changes, forward_chains, our_rules
 from scow.network.threads import Threads
 
 _log = logging.getLogger(__name__)
 _RESTORE_DELAY_S: Final = 0.05
 _RETRY_DELAY_S: Final = 1.0
+_LOOK_DELAY_S: Final = 0.3  # others change many rules in a row
 
 
 class Firewall:
@@ -41,6 +42,9 @@ class Firewall:
         self._lock = asyncio.Lock()  # a script is written and run before the next is written
         self._events: RulesetEvents | None = None
         self._restoring: asyncio.Task[None] | None = None
+        self._passages: set[Chain] = set()  # others' chains that drop, in which we have rules
+        self._looked = False  # at all chains, in which an earlier engine process may have left rules
+        self._looking: asyncio.Task[None] | None = None
 
     async def install(self, networks: Iterable[Network], endpoints: Iterable[Endpoint] | None = None) -> None:
         """Make the table say exactly this; without `endpoints`, what is published stays. Raises NftablesFailed."""
@@ -49,11 +53,15 @@ class Firewall:
             self._published = {endpoint.id: elements(endpoint) for endpoint in endpoints if endpoint.ports}
         async with self._lock:
             await self._reinstall()
+        if self._passages or not self._looked:
+            await self._look()
 
     async def add(self, network: Network) -> None:
         """Add one network to what the table says: a tenth of the time that `install` takes. Raises NftablesFailed."""
         self._networks = (*self._networks, network)
         await self._change("add", additions(network))
+        if self._passages:
+            await self._look()
 
     async def publish(self, endpoint: Endpoint) -> None:
         """Lead the endpoint's published ports to it. Raises NftablesFailed; then nothing is published."""
@@ -80,10 +88,28 @@ class Firewall:
 
     def _changed(self) -> None:
         assert self._events is not None
-        lost, gone = self._events.losses(self.table)
+        lost, gone, others = self._events.changes(self.table)
         # While a script of ours runs, what goes is what it takes away; but it never ends without the table.
-        if gone or (lost and not self._lock.locked()):
+        self._react(lost=lost and not self._lock.locked(), gone=gone, others=others)
+
+    def _react(self, *, lost: bool, gone: bool, others: bool) -> None:
+        if lost or gone:
             self._restore_soon()
+        if others:
+            self._look_soon()
+
+    def _look_soon(self) -> None:
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.create_task(self._look(_LOOK_DELAY_S), name="firewall-passages")
+
+    async def _look(self, delay_s: float = 0) -> None:
+        """Look at others' tables, and open what is in the way; what can't be is in the log."""
+        await asyncio.sleep(delay_s)
+        try:
+            async with self._lock:
+                await self._open_passages()
+        except NftablesFailed as failure:
+            _log.warning("containers may be cut off by another firewall: %s", failure)
 
     def _restore_soon(self) -> None:
         if self._restoring is None or self._restoring.done():
@@ -108,14 +134,17 @@ class Firewall:
             asyncio.get_running_loop().remove_reader(self._events)
             self._events.close()
             self._events = None
-        if self._restoring is not None:
-            self._restoring.cancel()
-            await asyncio.gather(self._restoring, return_exceptions=True)
+        for task in (self._restoring, self._looking):
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
 
     async def destroy(self) -> None:
         """Remove the table, if it is there, and the context."""
         await self._unwatch()
         self._published.clear()
+        self._networks = ()
+        await self._look()
         await self._run(f"add table {self.table}\ndelete table {self.table}\n")
         await self.aclose()
 
@@ -152,33 +181,36 @@ class Firewall:
             self._nft.run(script)
 
         await self._threads(job)
-        if self._events is not None and self._events.losses(self.table)[1]:
-            self._restore_soon()
+        if self._events is not None:
+            _, gone, others = self._events.changes(self.table)
+            self._react(lost=False, gone=gone, others=others)
 
-    async def obstacles(self) -> list[str]:
-        """Name base chains of other tables that drop forwarded packets by policy: they stop containers' traffic too."""
+    async def _open_passages(self) -> None:
+        """Let our packets through other tables that drop by policy what they don't know."""
+        mark = f"scow {self.table.rpartition('_')[2]}"
+        bridges = [network.bridge for network in self._networks]
+        chains = forward_chains(await self._ask("list chains"), self.table)
+        watched = [chain for chain, drops in chains.items() if drops or chain in self._passages or not self._looked]
+        listings = [await self._ask(f"list chain {chain}") for chain in watched]
+        rules = [rule for listing in listings for rule in our_rules(listing, mark)]
+        script = changes(chains, rules, bridges, mark)
+        if script:
+            await self._run(script)
+        self._passages = {chain for chain, drops in chains.items() if drops}
+        self._looked = True
+
+    async def _ask(self, question: str) -> str:
+        """What nft says, in JSON. Raises NftablesFailed."""
 
         def job() -> str:
             if self._nft is None:
                 self._nft = Nftables()
             try:
-                return self._nft.run("list chains", json=True)
+                return self._nft.run(question, json=True)
             except NftablesCrashed:  # others change the ruleset just now
-                return self._nft.run("list chains", json=True)
+                return self._nft.run(question, json=True)
 
-        return obstacles_in(await self._threads(job), self.table)
-
-
-def obstacles_in(listing: str, own_table: str) -> list[str]:
-    """Read `nft -j list chains`: chains outside `own_table` on the forward hook whose policy is drop."""
-    found = []
-    items: list[dict[str, Any]] = json.loads(listing)["nftables"] if listing.strip() else []
-    for item in items:
-        chain = item.get("chain", {})
-        name = f"{chain.get('family')} {chain.get('table')}"
-        if chain.get("hook") == "forward" and chain.get("policy") == "drop" and name != own_table:
-            found.append(f"{name} {chain['name']}")
-    return found
+        return await self._threads(job)
 
 
 def elements(endpoint: Endpoint) -> list[str]:

@@ -115,8 +115,6 @@ class Networks:
         await self._firewall.install(self._networks.values(), self._endpoints.values())
         await self._drop_unrecorded()
         await self._finish_removals()
-        for obstacle in await self._firewall.obstacles():
-            _log.warning("chain %s drops forwarded packets by policy: containers may be cut off", obstacle)
         default = self.get(BRIDGE)
         self._sandboxes.warm_up(lambda: (self._bridges[default.id], default.mtu))
 

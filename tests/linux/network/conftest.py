@@ -107,6 +107,13 @@ class Host:
 
 @pytest.fixture
 def outside() -> Iterator[Host]:
+    with outside_host() as host:
+        yield host
+
+
+@contextmanager
+def outside_host() -> Iterator[Host]:
+    """Connect a machine outside to the calling thread's namespace."""
     machine = Netlink()
     inside = new_inside()
     name, base = f"out{secrets.token_hex(3)}", f"172.{secrets.randbelow(8) + 40}.{secrets.randbelow(250)}"

@@ -1,9 +1,8 @@
 """The text of the firewall table; what it does is tested with packets in tests/linux."""
 
-import json
 from datetime import UTC, datetime
 
-from scow.network.firewall import elements, obstacles_in, render
+from scow.network.firewall import elements, render
 from scow.network.model import OPTION_ICC, Endpoint, Network, Pool, PublishedPort
 
 POOL = Pool(subnet="10.1.0.0/24", gateway="10.1.0.1")
@@ -42,13 +41,3 @@ def test_an_internal_network_is_neither_translated_nor_let_out() -> None:
 def test_containers_are_kept_apart_where_inter_container_traffic_is_off() -> None:
     assert '"b0" . "b0"' in render("inet t", [network()])
     assert '"b0" . "b0"' not in render("inet t", [network(options={OPTION_ICC: "false"})])
-
-
-def test_other_tables_that_drop_forwarded_packets_are_named() -> None:
-    chains = [
-        {"chain": {"family": "ip", "table": "filter", "name": "FORWARD", "hook": "forward", "policy": "drop"}},
-        {"chain": {"family": "ip", "table": "other", "name": "forward", "hook": "forward", "policy": "accept"}},
-        {"chain": {"family": "inet", "table": "own", "name": "forward", "hook": "forward", "policy": "drop"}},
-        {"chain": {"family": "ip", "table": "filter", "name": "DOCKER"}},
-    ]
-    assert obstacles_in(json.dumps({"nftables": chains}), "inet own") == ["ip filter FORWARD"]
