@@ -14,9 +14,10 @@ _GROUP: Final = 7  # NFNLGRP_NFTABLES
 _SUBSYSTEM: Final = 10  # NFNL_SUBSYS_NFTABLES
 _NEW_TABLE: Final = 0
 _NEW_CHAIN: Final = 3
+_NEW_RULE: Final = 6
 _DELETE_TABLE: Final = 2
 _DELETIONS: Final = (2, 5, 8, 11, 14)  # table, chain, rule, set, set element
-_OTHERS: Final = (_DELETE_TABLE, _NEW_CHAIN, 5, 8)  # a new chain, or one with another policy; chains and rules that go
+_OTHERS: Final = (_DELETE_TABLE, _NEW_CHAIN, 5, _NEW_RULE, 8)  # of chains and rules whatever comes, goes or changes
 _TABLE: Final = 1  # the attribute that names the table, in all of these messages
 _FAMILIES: Final = {1: "inet", 2: "ip", 3: "arp", 5: "netdev", 7: "bridge", 10: "ip6"}
 _HEADER = struct.Struct("=IHHII")
@@ -41,9 +42,9 @@ class RulesetEvents:
     def close(self) -> None:
         self._socket.close()
 
-    def changes(self, table: str) -> tuple[bool, bool, bool]:
+    def changes(self, table: str, kin: str) -> tuple[bool, bool, bool]:
         """Read what was told since the last call: whether `table` ("inet x") lost something, whether it is gone, and
-        whether chains came or anything went in other tables.
+        whether chains or rules of other tables changed, but for those whose names begin with `kin`.
 
         If the kernel had more to tell than the socket could hold, all of it may have been.
         """
@@ -62,7 +63,7 @@ class RulesetEvents:
                 if name == table:
                     lost = lost or message in _DELETIONS
                     gone = message == _DELETE_TABLE or (gone and message != _NEW_TABLE)
-                else:
+                elif not name.startswith(kin):
                     others = others or message in _OTHERS
 
 
@@ -73,7 +74,7 @@ def _messages(data: bytes) -> list[tuple[int, str]]:
         length, kind, _, _, _ = _HEADER.unpack_from(data, offset)
         if length < 16:
             break
-        if kind >> 8 == _SUBSYSTEM and kind & 0xFF in (_NEW_TABLE, _NEW_CHAIN, *_DELETIONS):
+        if kind >> 8 == _SUBSYSTEM and kind & 0xFF in (_NEW_TABLE, _NEW_CHAIN, _NEW_RULE, *_DELETIONS):
             name = dict(attributes(data[offset + 20 : offset + length])).get(_TABLE, b"")
             family = _FAMILIES.get(data[offset + 16], "")
             found.append((kind & 0xFF, f"{family} {os.fsdecode(name.rstrip(bytes(1)))}"))

@@ -19,14 +19,15 @@ from typing import Final
 
 from scow.linux.nftables import Nftables, NftablesCrashed, NftablesFailed
 from scow.linux.ruleset_events import RulesetEvents
-from scow.network import addresses
+from scow.network import addresses, firewalld
 from scow.network.model import Endpoint, Network
-from scow.network.passages import Chain, changes, forward_chains, our_rules
+from scow.network.passages import changes, end_of, forward_chains, our_rules
 from scow.network.threads import Threads
 
 _log = logging.getLogger(__name__)
 _RESTORE_DELAY_S: Final = 0.05
 _RETRY_DELAY_S: Final = 1.0
+_KIN: Final = "inet scow_"  # other engines', which never refuse what isn't theirs
 _LOOK_DELAY_S: Final = 0.3  # others change many rules in a row
 
 
@@ -42,8 +43,9 @@ class Firewall:
         self._lock = asyncio.Lock()  # a script is written and run before the next is written
         self._events: RulesetEvents | None = None
         self._restoring: asyncio.Task[None] | None = None
-        self._passages: set[Chain] = set()  # others' chains that drop, in which we have rules
-        self._looked = False  # at all chains, in which an earlier engine process may have left rules
+        self._firewalld = firewalld.Firewalld()
+        self._trusted: set[str] = set()  # bridges that we put into its zone
+        self._obstructed = True  # others' tables refuse what they don't know, or may, since nobody has looked yet
         self._looking: asyncio.Task[None] | None = None
 
     async def install(self, networks: Iterable[Network], endpoints: Iterable[Endpoint] | None = None) -> None:
@@ -53,14 +55,14 @@ class Firewall:
             self._published = {endpoint.id: elements(endpoint) for endpoint in endpoints if endpoint.ports}
         async with self._lock:
             await self._reinstall()
-        if self._passages or not self._looked:
+        if self._obstructed:
             await self._look()
 
     async def add(self, network: Network) -> None:
         """Add one network to what the table says: a tenth of the time that `install` takes. Raises NftablesFailed."""
         self._networks = (*self._networks, network)
         await self._change("add", additions(network))
-        if self._passages:
+        if self._obstructed:
             await self._look()
 
     async def publish(self, endpoint: Endpoint) -> None:
@@ -88,7 +90,7 @@ class Firewall:
 
     def _changed(self) -> None:
         assert self._events is not None
-        lost, gone, others = self._events.changes(self.table)
+        lost, gone, others = self._events.changes(self.table, _KIN)
         # While a script of ours runs, what goes is what it takes away; but it never ends without the table.
         self._react(lost=lost and not self._lock.locked(), gone=gone, others=others)
 
@@ -107,7 +109,9 @@ class Firewall:
         await asyncio.sleep(delay_s)
         try:
             async with self._lock:
-                await self._open_passages()
+                managed = await self._open_passages()
+            if managed:
+                await self._tell_firewalld()
         except NftablesFailed as failure:
             _log.warning("containers may be cut off by another firewall: %s", failure)
 
@@ -182,22 +186,35 @@ class Firewall:
 
         await self._threads(job)
         if self._events is not None:
-            _, gone, others = self._events.changes(self.table)
+            _, gone, others = self._events.changes(self.table, _KIN)
             self._react(lost=False, gone=gone, others=others)
 
-    async def _open_passages(self) -> None:
-        """Let our packets through other tables that drop by policy what they don't know."""
+    async def _open_passages(self) -> bool:
+        """Let our packets through other tables that refuse what they don't know; whether firewalld has one."""
         mark = f"scow {self.table.rpartition('_')[2]}"
-        bridges = [network.bridge for network in self._networks]
-        chains = forward_chains(await self._ask("list chains"), self.table)
-        watched = [chain for chain, drops in chains.items() if drops or chain in self._passages or not self._looked]
-        listings = [await self._ask(f"list chain {chain}") for chain in watched]
-        rules = [rule for listing in listings for rule in our_rules(listing, mark)]
-        script = changes(chains, rules, bridges, mark)
+        chains, rules = {}, []
+        found = forward_chains(await self._ask("list chains"))
+        for chain, drops in found.items():
+            if chain.table == firewalld.TABLE:
+                continue
+            listing = await self._ask(f"list chain {chain}")
+            chains[chain] = end_of(listing, drops=drops)
+            rules += our_rules(listing, mark)
+        script = changes(chains, rules, [network.bridge for network in self._networks], mark)
         if script:
             await self._run(script)
-        self._passages = {chain for chain, drops in chains.items() if drops}
-        self._looked = True
+        managed = any(chain.table == firewalld.TABLE for chain in found)
+        self._obstructed = managed or any(end.refuses for end in chains.values())
+        return managed
+
+    async def _tell_firewalld(self) -> None:
+        bridges = {network.bridge for network in self._networks}
+        try:
+            await self._firewalld.release(self._trusted - bridges)
+            self._trusted &= bridges
+            self._trusted |= set(await self._firewalld.trust(sorted(bridges)))
+        except firewalld.FirewalldFailed as failure:
+            _log.warning("containers may be cut off by firewalld: %s", failure)
 
     async def _ask(self, question: str) -> str:
         """What nft says, in JSON. Raises NftablesFailed."""

@@ -1,9 +1,9 @@
-"""Other firewalls whose forward chains drop by policy (dockerd's, ufw's), and a way through them for our bridges.
+"""Other firewalls that let nothing be forwarded but what they know (dockerd, ufw, firewalld), and a way through them.
 
-A packet has to pass every table's chain, so an accept in our table can't overrule their policy. Two rules for each of
-our bridges at the end of such a chain do: what its owner's rules decide comes before, and what may pass at all is
-decided in our table all the same. The rules carry our mark; nothing else in the chain is touched, and they go with the
-network, with the policy, or with the engine.
+A packet has to pass every table's chain, so an accept in our table can't overrule their policy, or a last rule that
+refuses everything. Two rules for each of our bridges at the end of such a chain, or before that last rule, do: what the
+owner's rules decide comes before, and what may pass at all is decided in our table all the same. The rules carry our
+mark; nothing else in the chain is touched, and they go with the network, with the need, or with the engine.
 """
 
 import json
@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 
 _FAMILIES: Final = ("ip", "ip6", "inet")
 _PLAIN: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
+_WITHOUT_EFFECT: Final = ("counter", "log")
 _DIRECTIONS: Final = ("iifname", "oifname")
 
 
@@ -36,18 +37,40 @@ class Rule(NamedTuple):
     bridge: str
 
 
-def forward_chains(listing: str, own_table: str) -> dict[Chain, bool]:
+class End(NamedTuple):
+    """What becomes of a packet at the end of a chain: whether it is refused, and by which rule if not by the policy."""
+
+    refuses: bool
+    rule: int = 0
+
+
+def forward_chains(listing: str) -> dict[Chain, bool]:
     """Read `nft -j list chains`: others' chains on the forward hook, and whether their policy is drop."""
     found = {}
     for item in _items(listing):
         said = item.get("chain", {})
         chain = Chain(str(said.get("family")), str(said.get("table")), str(said.get("name")))
-        if said.get("hook") != "forward" or f"{chain.family} {chain.table}" == own_table:
+        if said.get("hook") != "forward" or chain.table.startswith("scow_"):
             continue
         # A name that nft can't read back can't be asked about: it is no program's that we know of.
         if chain.family in _FAMILIES and _PLAIN.fullmatch(chain.table) and _PLAIN.fullmatch(chain.name):
             found[chain] = said.get("policy") == "drop"
     return found
+
+
+def end_of(listing: str, *, drops: bool) -> End:
+    """Read `nft -j list chain`: how it ends, `drops` being its policy."""
+    rules = [item["rule"] for item in _items(listing) if "rule" in item]
+    last = rules[-1] if rules else {}
+    said = [_verdict(expression) for expression in last.get("expr", [])]
+    said = [name for name in said if name not in _WITHOUT_EFFECT]
+    return End(True, last["handle"]) if said in (["drop"], ["reject"]) else End(drops)
+
+
+def _verdict(expression: dict[str, Any]) -> str:
+    """What an expression is called; REJECT and others are still iptables' own where that wrote them."""
+    name, value = next(iter(expression.items()))
+    return str(value.get("name", "")).lower() if name == "xt" and isinstance(value, dict) else name
 
 
 def our_rules(listing: str, mark: str) -> list[Rule]:
@@ -64,12 +87,12 @@ def our_rules(listing: str, mark: str) -> list[Rule]:
     return found
 
 
-def changes(chains: Mapping[Chain, bool], rules: Iterable[Rule], bridges: Iterable[str], mark: str) -> str:
-    """Write the script that gives each of the bridges its rules in every chain that drops, and no other ones."""
+def changes(chains: Mapping[Chain, End], rules: Iterable[Rule], bridges: Iterable[str], mark: str) -> str:
+    """Write the script that gives each of the bridges its rules in every chain that refuses, and no other ones."""
     wanted = {
         (chain, direction, bridge)
-        for chain, drops in chains.items()
-        if drops
+        for chain, end in chains.items()
+        if end.refuses
         for bridge in bridges
         for direction in _DIRECTIONS
     }
@@ -79,11 +102,11 @@ def changes(chains: Mapping[Chain, bool], rules: Iterable[Rule], bridges: Iterab
             wanted.discard((rule.chain, rule.direction, rule.bridge))
         else:
             script.append(f"delete rule {rule.chain} handle {rule.handle}\n")
-    # As iptables writes them, which reads this table too: an interface, a counter, a verdict.
-    script += [
-        f'add rule {chain} {direction} "{bridge}" counter accept comment "{mark}"\n'
-        for chain, direction, bridge in sorted(wanted)
-    ]
+    for chain, direction, bridge in sorted(wanted):
+        last = chains[chain].rule
+        where = f"insert rule {chain} handle {last}" if last else f"add rule {chain}"
+        # As iptables writes them, which reads its table too: an interface, a counter, a verdict.
+        script.append(f'{where} {direction} "{bridge}" counter accept comment "{mark}"\n')
     return "".join(script)
 
 

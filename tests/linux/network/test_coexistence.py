@@ -27,8 +27,10 @@ def on_a_machine_of_its_own(
     async def whole() -> None:
         rig = Rig(folder)
         with outside_host() as outside:
-            await scenario(rig, outside)
-            await rig.finish()
+            try:
+                await scenario(rig, outside)
+            finally:
+                await rig.finish()
 
     def job(fd: int) -> None:
         machine = Netlink()
@@ -70,9 +72,17 @@ def test_a_policy_of_dropping_stops_neither_what_is_published_nor_the_way_out(tm
         bridges = {network.bridge for network in networks.all() if network.bridge}
         ours = [line for line in iptables("-S", "FORWARD") if line not in theirs]
         assert sorted(line.split()[3] for line in ours) == sorted([*bridges, *bridges])
-        # It goes when it isn't needed, and comes when it is.
+        # They go when they aren't needed, and come when they are.
         iptables("-P", "FORWARD", "ACCEPT")
         await eventually(lambda: len(iptables("-S", "FORWARD")) == len(theirs))
+        iptables("-P", "FORWARD", "DROP")
+        await eventually(lambda: len(iptables("-S", "FORWARD")) == len(theirs) + len(ours))
+        iptables("-P", "FORWARD", "ACCEPT")
+        await eventually(lambda: len(iptables("-S", "FORWARD")) == len(theirs))
+        iptables("-A", "FORWARD", "-j", "REJECT")  # as firewalld has it
+        await eventually(lambda: len(iptables("-S", "FORWARD")) == len(theirs) + len(ours) + 1)
+        assert iptables("-S", "FORWARD")[-1].startswith("-A FORWARD -j REJECT")
+        iptables("-D", "FORWARD", "-j", "REJECT")
         iptables("-P", "FORWARD", "DROP")
         await eventually(lambda: len(iptables("-S", "FORWARD")) == len(theirs) + len(ours))
         # After a kill too, and when it is removed.
