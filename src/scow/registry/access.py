@@ -10,9 +10,11 @@ from typing import Final
 from scow.registry.accounts import Accounts
 from scow.registry.calls import Call, Route
 from scow.registry.errors import AccessDenied, AuthenticationRequired
+from scow.registry.keys import Keys
 from scow.registry.passwords import Passwords
-from scow.registry.rules import ACTIONS, Rules
-from scow.registry.settings import Settings
+from scow.registry.rules import ACTIONS, Identity, Rules
+from scow.registry.sessions import Sessions
+from scow.registry.settings import Settings, Token
 from scow.registry.tls import peer_name
 from scow.registry.tokens import Claims, Tokens
 
@@ -24,10 +26,20 @@ _READING: Final = ("GET", "HEAD")
 class Caller:
     """Who asks, and what they may do."""
 
-    def __init__(self, name: str | None, rules: Rules, *, claims: Claims | None = None, free: bool = False) -> None:
-        """`claims` are a token's; `free` says that the registry has no access control."""
-        self.name = name
+    def __init__(
+        self,
+        who: Identity | None,
+        rules: Rules,
+        *,
+        claims: Claims | None = None,
+        free: bool = False,
+        session: bool = False,
+    ) -> None:
+        """`claims` are a token's; `free` says that the registry has no access control; `session` is a browser's."""
+        self.who = who
+        self.name = who.name if who is not None else None
         self.claims = claims
+        self.session = session
         self._rules = rules
         self._free = free
 
@@ -39,11 +51,11 @@ class Caller:
         if granted is not None and (action in granted or "*" in granted):
             return True
         # What anybody may do needs no grant. A token otherwise counts for what it says, not for who asked for it.
-        return action in self._rules.actions(None if self.claims is not None else self.name, repository)
+        return action in self._rules.actions(None if self.claims is not None else self.who, repository)
 
     def sees(self, repository: str) -> bool:
         """Whether the catalog shows it."""
-        return self._free or "pull" in self._rules.actions(self.name, repository)
+        return self._free or "pull" in self._rules.actions(self.who, repository)
 
     @property
     def free(self) -> bool:
@@ -73,7 +85,10 @@ class Access:
         )
         self.rules = Rules(auth)
         self._anybody = Caller(None, self.rules, free=True)
-        self.tokens = Tokens(accounts, settings.auth.token) if settings.auth.token is not None else None
+        token = auth.token or Token()
+        keys = Keys(accounts, token.algorithm, token.key_life_s, max(token.life_s, auth.session_life_s))
+        self.tokens = Tokens(accounts, keys, token) if auth.token is not None else None
+        self.sessions = Sessions(keys, passwords, auth.session_life_s)
 
     async def admit(self, call: Call) -> Caller:
         """Who asks, if they may. Raises AuthenticationRequired, AccessDenied and TooManyRequests."""
@@ -83,8 +98,6 @@ class Access:
         action = needed_action(call.route, call.method)
         if action is not None:
             allowed = caller.may(repository, action)
-        elif kind == "web-login":
-            allowed = caller.free or caller.name is not None
         elif kind in ("catalog", "web-home"):
             allowed = caller.may_list
         else:
@@ -105,36 +118,44 @@ class Access:
         """Who asks. Raises AuthenticationRequired where credentials are given and wrong."""
         authorization = call.headers.get("Authorization")
         if authorization is None:
-            if not self._guarded and not await self._passwords.known():
+            if not await self._is_guarded():
                 return self._anybody
+            if call.route.kind.startswith("web-") and (who := await self.sessions.find(call)) is not None:
+                return Caller(who, self.rules, session=True)
             return Caller(self._certified(call), self.rules)
         scheme, _, value = authorization.partition(" ")
         if scheme.lower() == "bearer" and self.tokens is not None:
             claims = await self.tokens.verify(value.strip())
             if claims is None:
                 raise self.challenge(call, "invalid_token")
-            return Caller(claims.subject or None, self.rules, claims=claims)
+            return Caller(Identity(claims.subject) if claims.subject else None, self.rules, claims=claims)
         if not await self._is_guarded():
             return self._anybody
         name, password = self._parse_basic(call, scheme, value)
-        if not await self._passwords.check(name, password, call.remote):
+        who = await self.log_in(name, password, call.remote)
+        if who is None:
             raise self.challenge(call)
-        return Caller(name, self.rules)
+        return Caller(who, self.rules)
+
+    def caller(self, who: Identity) -> Caller:
+        """Somebody who has just logged in on a page."""
+        return Caller(who, self.rules, session=True)
 
     async def exists(self, name: str) -> bool:
         """Whether an account is still there."""
         return await self._passwords.exists(name)
 
-    async def check_password(self, name: str, password: str, remote: str) -> bool:
-        """Whether it is the password of an account. Raises TooManyRequests."""
-        return await self._passwords.check(name, password, remote)
+    async def log_in(self, name: str, password: str, remote: str) -> Identity | None:
+        """Who has this name and password; None if nobody has. Raises TooManyRequests."""
+        return Identity(name) if await self._passwords.check(name, password, remote) else None
 
     async def _is_guarded(self) -> bool:
         return self._guarded or bool(await self._passwords.known())
 
-    def _certified(self, call: Call) -> str | None:
+    def _certified(self, call: Call) -> Identity | None:
         tls = self._settings.tls
-        return peer_name(call.peer_certificate) if tls is not None and tls.client_names else None
+        name = peer_name(call.peer_certificate) if tls is not None and tls.client_names else None
+        return Identity(name) if name else None
 
     def _parse_basic(self, call: Call, scheme: str, value: str) -> tuple[str, str]:
         try:
@@ -166,7 +187,7 @@ class Access:
             return self._settings.url.rstrip("/") + TOKEN_PATH
         return call.base_url + TOKEN_PATH
 
-    async def granted(self, name: str | None, scopes: list[str]) -> list[dict[str, object]]:
+    async def granted(self, who: Identity | None, scopes: list[str]) -> list[dict[str, object]]:
         """What an account gets of the scopes that were asked for; the rest is left out."""
         free = not await self._is_guarded()
         access: list[dict[str, object]] = []
@@ -175,13 +196,13 @@ class Access:
             resource, _, asked = rest.rpartition(":")
             wanted = {action for action in asked.split(",") if action}
             if kind.partition("(")[0] == "repository":
-                allowed = ACTIONS if free else self.rules.actions(name, resource)
+                allowed = ACTIONS if free else self.rules.actions(who, resource)
                 granted = allowed & (ACTIONS if "*" in wanted else wanted)
                 if "*" in wanted and granted == ACTIONS:
                     granted = granted | {"*"}
                 if granted:
                     access.append({"type": "repository", "name": resource, "actions": sorted(granted)})
-            elif (kind, resource) == ("registry", "catalog") and Caller(name, self.rules, free=free).may_list:
+            elif (kind, resource) == ("registry", "catalog") and Caller(who, self.rules, free=free).may_list:
                 access.append({"type": "registry", "name": "catalog", "actions": ["*"]})
         return access
 

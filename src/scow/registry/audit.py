@@ -13,7 +13,7 @@ from typing import Final
 
 from scow.registry.calls import Call
 
-_KINDS: Final = {"uploads", "upload", "manifest", "blob", "token"}
+_KINDS: Final = {"uploads", "upload", "manifest", "blob", "token", "web-image", "web-login"}
 
 
 class Audit:

@@ -25,7 +25,7 @@ class Route(msgspec.Struct, frozen=True):
     """What a path names.
 
     `kind` is one of ping, catalog, manifest, blob, uploads, upload, tags, referrers, token, keys, metrics, and for
-    browsers web-home, web-repository, web-image, web-asset and web-login.
+    browsers web-home, web-repository, web-image, web-asset, web-login and web-logout.
     """
 
     kind: str
@@ -40,6 +40,7 @@ _OTHERS: Final = {
     "/metrics": Route("metrics"),
     "/": Route("web-home"),
     "/-/login": Route("web-login"),
+    "/-/logout": Route("web-logout"),
 }
 
 
@@ -108,6 +109,7 @@ class Call:
         self.received = 0  # bytes of the body so far
         self.caller: Caller | None = None  # known once the call was admitted
         self.query = _parse_query(query) if query else {}
+        self.raw_path = request.raw_path  # with its query, as the client sent it
 
     def parameter(self, name: str) -> str | None:
         """The first value of a query parameter; None if it is absent."""

@@ -138,9 +138,17 @@ class Passwords:
         self._read_at, self._version = now, version
         return self._known
 
+    def forget(self) -> None:
+        """Read the accounts anew for the next request."""
+        self._read_at = -FRESH_S
+
     async def exists(self, name: str) -> bool:
         """Whether the account is there and has not expired."""
         return await self._stored(name, fresh=True) is not None
+
+    async def secret(self, name: str) -> str | None:
+        """What is kept of an account's password, which changes with it; None without such an account."""
+        return await self._stored(name)
 
     async def check(self, name: str, password: str, remote: str) -> bool:
         """Whether it is the password of an account. Waits after wrong ones. Raises TooManyRequests."""

@@ -34,11 +34,12 @@ from scow.registry.upstream.places import Places
 from scow.registry.upstream.relay import RelayClient
 from scow.registry.upstream.requests import UpstreamRequests
 from scow.registry.upstream.sync import Syncs
+from scow.registry.web.login import Login
 from scow.registry.web.pages import Pages
 
 READING: Final = frozenset({"GET", "HEAD"})
 UNLIMITED: Final = 1 << 62
-OPEN: Final = frozenset({"token", "keys", "web-asset"})
+OPEN: Final = frozenset({"token", "keys", "web-asset", "web-login", "web-logout"})
 """Endpoints that see to their callers themselves."""
 
 
@@ -68,6 +69,7 @@ class Registry:
         self.objects = objects
         self.metadata = metadata
         self.accounts = accounts
+        self.passwords = passwords
         self.metrics = metrics
         self._database = database
         self._settings = settings
@@ -82,6 +84,7 @@ class Registry:
         self._cache = Cache(metadata, uploads, metrics, Path(settings.storage or os.devnull))
         self.syncs = Syncs(settings.sync, metadata, uploads, metrics)
         self._pages = pages = Pages(metadata, objects, settings.url)
+        login = Login(self._access, metrics, settings.url)
         self._endpoints: dict[str, Callable[[Call], Awaitable[Reply]]] = {
             "ping": _ping,
             "manifest": ManifestRequests(metadata, settings.limits.manifest_size or UNLIMITED).answer,
@@ -94,7 +97,9 @@ class Registry:
             "metrics": self._show_metrics,
             "token": token_requests.answer,
             "keys": token_requests.answer_keys,
-            **{f"web-{page}": pages.answer for page in ("home", "repository", "image", "asset", "login")},
+            **{f"web-{page}": pages.answer for page in ("home", "repository", "image", "asset")},
+            "web-login": login.answer,
+            "web-logout": login.answer_end,
         }
         self._upstream_requests = UpstreamRequests(self._cache, metadata, metrics, self._endpoints, relay)
 

@@ -2,6 +2,8 @@
 
 from typing import Final
 
+import msgspec
+
 from scow.registry.patterns import matches
 from scow.registry.settings import Auth, Rule
 
@@ -12,48 +14,57 @@ ROBOT: Final = "robot+"
 _KEPT_LIMIT: Final = 20_000
 
 
+class Identity(msgspec.Struct, frozen=True):
+    """Who somebody is, as a password or an issuer says."""
+
+    name: str
+    groups: frozenset[str] = NOTHING  # that an issuer names; those of the settings come besides
+
+
 class Rules:
     """Decides. Without rules whoever has logged in may do everything."""
 
     def __init__(self, auth: Auth) -> None:
         self._auth = auth
         self._groups = {name: frozenset(members) for name, members in auth.groups.items()}
-        self._kept: dict[tuple[str | None, str], frozenset[str]] = {}
+        self._kept: dict[tuple[Identity | None, str], frozenset[str]] = {}
 
     @property
     def anonymous_may_pull(self) -> bool:
         """Whether there is anything that somebody without a name may read."""
         return self._auth.anonymous_pull or any(rule.anonymous and _grants(rule, "pull") for rule in self._auth.rules)
 
-    def actions(self, name: str | None, repository: str) -> frozenset[str]:
+    def actions(self, who: Identity | None, repository: str) -> frozenset[str]:
         """What a caller, None for one without a name, may do in a repository."""
-        key = (name, repository)
+        key = (who, repository)
         found = self._kept.get(key)
         if found is None:
             if len(self._kept) >= _KEPT_LIMIT:
                 self._kept.clear()
-            found = self._kept[key] = self._decide(name, repository)
+            found = self._kept[key] = self._decide(who, repository)
         return found
 
-    def _decide(self, name: str | None, repository: str) -> frozenset[str]:
-        if not self._auth.rules and name is not None:
+    def _decide(self, who: Identity | None, repository: str) -> frozenset[str]:
+        if not self._auth.rules and who is not None:
             return ACTIONS
+        name = who.name if who is not None else None
         found: set[str] = {"pull"} if self._auth.anonymous_pull else set()
         for rule in self._auth.rules:
-            if self._concerns(rule, name) and any(_covers(p, repository, name) for p in rule.repositories):
+            if self._concerns(rule, who) and any(_covers(p, repository, name) for p in rule.repositories):
                 found |= ACTIONS if "*" in rule.actions else set(rule.actions)
         return frozenset(found)
 
-    def _concerns(self, rule: Rule, name: str | None) -> bool:
+    def _concerns(self, rule: Rule, who: Identity | None) -> bool:
         if rule.anonymous:
             return True
-        if name is None:
+        if who is None:
             return False
+        name = who.name
         if name.startswith(ROBOT):  # named explicitly, so that a rule for everybody is one for people
             return name.removeprefix(ROBOT) in rule.robots or name in rule.users
         if name in rule.users or "*" in rule.users:
             return True
-        return any(name in self._groups.get(group, ()) for group in rule.groups)
+        return any(group in who.groups or name in self._groups.get(group, ()) for group in rule.groups)
 
 
 def _grants(rule: Rule, action: str) -> bool:

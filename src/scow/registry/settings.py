@@ -58,6 +58,7 @@ class Auth(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
     rules: list[Rule] = []
     groups: dict[str, list[str]] = {}
     audit_log: str | None = None  # file of JSON lines
+    session_life_s: int = 8 * 3600  # who logs in on the page stays so for so long
 
 
 class Gc(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -10,6 +10,7 @@ from scow.registry.calls import Call
 from scow.registry.errors import MethodUnsupported, PageUnknown, QueryInvalid
 from scow.registry.metrics import Metrics
 from scow.registry.replies import Reply, json_reply
+from scow.registry.rules import Identity
 from scow.registry.settings import Token
 from scow.registry.tokens import Tokens
 
@@ -52,7 +53,7 @@ class TokenRequests:
         self._check_service(call.parameter("service"))
         offline = call.parameter("offline_token") == "true" and caller.name is not None
         client = call.parameter("client_id") or ""
-        return await self._issue(tokens, caller.name, call.query.get("scope", []), client if offline else None)
+        return await self._issue(tokens, caller.who, call.query.get("scope", []), client if offline else None)
 
     async def _answer_post(self, call: Call, tokens: Tokens) -> Reply:
         form = await _read_form(call)
@@ -61,16 +62,17 @@ class TokenRequests:
         match form.get("grant_type", [""])[0]:
             case "password":
                 name, password = form.get("username", [""])[0], form.get("password", [""])[0]
-                if not await self._access.check_password(name, password, call.remote):
+                who = await self._access.log_in(name, password, call.remote)
+                if who is None:
                     raise self._access.challenge(call)
                 offline = form.get("access_type", [""])[0] == "offline"
-                return await self._issue(tokens, name, scopes, client if offline else None)
+                return await self._issue(tokens, who, scopes, client if offline else None)
             case "refresh_token":
                 text = form.get("refresh_token", [""])[0]
                 user = await tokens.verify_refresh(text)
                 if user is None or not await self._access.exists(user):
                     raise self._access.challenge(call)
-                return await self._issue(tokens, user, scopes, None, text)
+                return await self._issue(tokens, Identity(user), scopes, None, text)
             case other:
                 raise QueryInvalid("unsupported grant_type", {"grant_type": other[:100]})
 
@@ -80,15 +82,20 @@ class TokenRequests:
             raise QueryInvalid("this token server does not serve that service", {"service": service[:200]})
 
     async def _issue(
-        self, tokens: Tokens, name: str | None, scopes: list[str], refresh_for: str | None, refresh: str | None = None
+        self,
+        tokens: Tokens,
+        who: Identity | None,
+        scopes: list[str],
+        refresh_for: str | None,
+        refresh: str | None = None,
     ) -> Reply:
         assert self._settings is not None
         asked = [scope for value in scopes for scope in value.split(" ") if scope]
         if len(asked) > SCOPES_LIMIT:
             raise QueryInvalid(f"at most {SCOPES_LIMIT} scopes in one request")
-        text, made_at = await tokens.issue(name or "", await self._access.granted(name, asked))
-        if refresh_for is not None and name is not None:
-            refresh = await tokens.issue_refresh(name, refresh_for)
+        text, made_at = await tokens.issue(who.name if who else "", await self._access.granted(who, asked))
+        if refresh_for is not None and who is not None:
+            refresh = await tokens.issue_refresh(who.name, refresh_for)
         self._metrics.count("tokens_issued")
         document = {
             "token": text,

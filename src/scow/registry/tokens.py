@@ -1,43 +1,23 @@
-"""Bearer tokens: JWTs signed with ES256 or EdDSA by keys that rotate, and opaque refresh tokens.
+"""Tokens of docker's token specification: signed ones that say what their bearer may do, and opaque refresh tokens.
 
-Claims are those of docker's token specification (distribution's docs, spec/auth/jwt.md). Keys lie in the database, so
-every worker signs with the newest and accepts all that may still have valid tokens.
+Claims are those of docker's token specification (distribution's docs, spec/auth/jwt.md).
 """
 
 import hashlib
-import json
 import secrets
 import time
 from typing import Any, Final
 
 import msgspec
-from joserfc import jwt
-from joserfc.errors import JoseError
-from joserfc.jwk import ECKey, KeySet, OKPKey
-from joserfc.jws import JWSRegistry
 
-from scow.registry.accounts import Accounts, RefreshToken, SigningKey
+from scow.registry.accounts import Accounts, RefreshToken
+from scow.registry.keys import EARLY_S, Keys
 from scow.registry.settings import Token
 
 ISSUER: Final = "scow-registry"
-ALGORITHMS: Final = ("ES256", "EdDSA")
-KEYS_FRESH_S: Final = 60.0
-EARLY_S: Final = 10
-"""A token is valid from so long before it was made: clocks differ."""
 VERIFIED_LIMIT: Final = 10_000
 
 Grants = dict[str, frozenset[str]]
-Key = ECKey | OKPKey
-
-
-class _Registry(JWSRegistry):
-    """Knows two algorithms. The library warns of EdDSA, renamed by RFC 9864; but other registries know that name."""
-
-    def get_alg(self, name: str) -> Any:  # its type is not exported
-        return self.algorithms[name] if name in ALGORITHMS else super().get_alg(name)
-
-
-_REGISTRY: Final = _Registry(algorithms=ALGORITHMS)
 
 
 class Claims(msgspec.Struct, frozen=True):
@@ -52,16 +32,14 @@ class Claims(msgspec.Struct, frozen=True):
 class Tokens:
     """Issues and verifies tokens of one registry."""
 
-    def __init__(self, accounts: Accounts, settings: Token) -> None:
+    def __init__(self, accounts: Accounts, keys: Keys, settings: Token) -> None:
         self._accounts = accounts
         self._settings = settings
-        self._keys: list[tuple[SigningKey, Key]] = []
-        self._keys_read_at = -KEYS_FRESH_S
+        self._keys = keys
         self._verified: dict[str, Claims] = {}
 
     async def issue(self, subject: str, access: list[dict[str, Any]]) -> tuple[str, int]:
         """A token for what is granted, and the time of its making (seconds since the epoch)."""
-        made, key = await self._signing_key()
         now = int(time.time())
         claims = {
             "iss": ISSUER,
@@ -73,9 +51,7 @@ class Tokens:
             "jti": secrets.token_hex(16),
             "access": access,
         }
-        algorithm = _algorithm(key)
-        header = {"typ": "JWT", "alg": algorithm, "kid": made.key_id}
-        return jwt.encode(header, claims, key, registry=_REGISTRY), now
+        return await self._keys.sign(claims), now
 
     async def verify(self, text: str) -> Claims | None:
         """What a token says; None if it is not ours, was changed, or has expired."""
@@ -83,12 +59,8 @@ class Tokens:
         found = self._verified.get(text)
         if found is not None:
             return found if now < found.expires_at else None
-        await self._read_keys()
-        claims = self._decode(text)
-        if claims is None:
-            # Another worker may have begun to sign with a new key.
-            await self._read_keys(fresh=True)
-            claims = self._decode(text)
+        said = await self._keys.verify(text)
+        claims = read_claims(said, ISSUER, self._settings.service) if said is not None else None
         if claims is None or now >= claims.expires_at:
             return None
         if len(self._verified) >= VERIFIED_LIMIT:
@@ -96,47 +68,9 @@ class Tokens:
         self._verified[text] = claims
         return claims
 
-    def _decode(self, text: str) -> Claims | None:
-        if not self._keys:
-            return None
-        try:
-            token = jwt.decode(text, KeySet([key for _, key in self._keys]), registry=_REGISTRY)
-            said = token.claims
-            if said["iss"] != ISSUER or said["aud"] != self._settings.service or said["nbf"] > time.time():
-                return None
-            repositories: Grants = {}
-            for entry in said["access"]:
-                if entry["type"] == "repository":
-                    repositories[entry["name"]] = frozenset(entry["actions"])
-            catalog = any(entry["type"] == "registry" and entry["name"] == "catalog" for entry in said["access"])
-            return Claims(str(said["sub"]), float(said["exp"]), repositories, catalog)
-        except (JoseError, ValueError, KeyError, TypeError):
-            return None
-
     async def public_keys(self) -> bytes:
         """The keys that verify our tokens, as a JWKS document."""
-        await self._signing_key()
-        return json.dumps({"keys": [key.as_dict(private=False) for _, key in self._keys]}).encode()
-
-    async def _signing_key(self) -> tuple[SigningKey, Key]:
-        await self._read_keys()
-        now, algorithm = time.time(), self._settings.algorithm
-        newest = self._keys[0] if self._keys else None
-        if newest is None or newest[0].made_at + self._settings.key_life_s < now or _algorithm(newest[1]) != algorithm:
-            made = _generate(algorithm)
-            known = SigningKey(str(made.kid), json.dumps(made.as_dict(private=True)), now)
-            keep_s = self._settings.key_life_s + self._settings.life_s + EARLY_S
-            await self._accounts.put_signing_key(known, now - keep_s)
-            await self._read_keys(fresh=True)
-        return self._keys[0]
-
-    async def _read_keys(self, *, fresh: bool = False) -> None:
-        if not fresh and time.monotonic() - self._keys_read_at < KEYS_FRESH_S:
-            return
-        known = {made.key_id: key for made, key in self._keys}
-        keys = await self._accounts.signing_keys()
-        self._keys = [(made, known.get(made.key_id) or _import(made.data)) for made in keys]
-        self._keys_read_at = time.monotonic()
+        return await self._keys.public()
 
     # Refresh tokens are random and kept as hashes: what is read from the database logs nobody in.
 
@@ -153,19 +87,22 @@ class Tokens:
         return found.user if found is not None else None
 
 
-def _generate(algorithm: str) -> Key:
-    if algorithm == "EdDSA":
-        return OKPKey.generate_key("Ed25519", {"use": "sig", "alg": algorithm}, private=True, auto_kid=True)
-    return ECKey.generate_key("P-256", {"use": "sig", "alg": algorithm}, private=True, auto_kid=True)
-
-
-def _import(data: str) -> Key:
-    document = json.loads(data)
-    return OKPKey.import_key(document) if document["kty"] == "OKP" else ECKey.import_key(document)
-
-
-def _algorithm(key: Key) -> str:
-    return "EdDSA" if isinstance(key, OKPKey) else "ES256"
+def read_claims(said: dict[str, Any], issuer: str, service: str) -> Claims | None:
+    """What the claims of a verified signature grant; None if they are not for this service or not good yet."""
+    try:
+        audience = said["aud"]
+        if said["iss"] != issuer or service not in (audience if isinstance(audience, list) else [audience]):
+            return None
+        if said.get("nbf", 0) > time.time():
+            return None
+        repositories: Grants = {}
+        for entry in said["access"] or ():
+            if entry["type"] == "repository":
+                repositories[entry["name"]] = frozenset(entry["actions"]) | repositories.get(entry["name"], frozenset())
+        catalog = any(entry["type"] == "registry" and entry["name"] == "catalog" for entry in said["access"] or ())
+        return Claims(str(said["sub"]), float(said["exp"]), repositories, catalog)
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def _hashed(text: str) -> bytes:

@@ -5,6 +5,8 @@ from html import escape
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from scow.registry.replies import Reply
 
 _HERE: Final = Path(__file__).parent
@@ -23,6 +25,14 @@ SECURITY: Final = (
     ("Referrer-Policy", "same-origin"),
     ("Cross-Origin-Opener-Policy", "same-origin"),
 )
+
+
+class Viewer(msgspec.Struct, frozen=True):
+    """Who looks at a page, as its head shows it."""
+
+    name: str | None = None  # None for nobody; empty where nobody has to log in
+    can_log_out: bool = False
+    on_login: bool = False  # on the very page to log in
 
 
 def e(value: object) -> str:
@@ -61,10 +71,10 @@ def asset_reply(name: str, known: str | None) -> Reply | None:
 
 
 def page_reply(
-    title: str, content: str, *, user: str | None, status: int = 200, headers: tuple[tuple[str, str], ...] = ()
+    title: str, content: str, *, viewer: Viewer, status: int = 200, headers: tuple[tuple[str, str], ...] = ()
 ) -> Reply:
-    """A whole page. `content` is HTML; `user` is who has logged in, empty if nobody has to."""
-    who = f'<span class="who">{e(user)}</span>' if user is not None else '<a class="who" href="/-/login">Log in</a>'
+    """A whole page. `content` is HTML."""
+    who = _who(viewer)
     text = f"""<!doctype html>
 <html lang="en">
 <head>
@@ -86,3 +96,14 @@ def page_reply(
 """
     kind = ("Content-Type", "text/html; charset=utf-8")
     return Reply(status, (kind, ("Cache-Control", "no-store"), *SECURITY, *headers), text.encode("utf-8", "replace"))
+
+
+def _who(viewer: Viewer) -> str:
+    if viewer.on_login or viewer.name == "":
+        return ""
+    if viewer.name is None:
+        return '<a class="who" href="/-/login">Log in</a>'
+    name = f"<span>{e(viewer.name)}</span>"
+    if not viewer.can_log_out:  # a certificate or a password of the browser's own
+        return f'<div class="who">{name}</div>'
+    return f'<form class="who" method="post" action="/-/logout">{name}<button>Log out</button></form>'

@@ -9,13 +9,23 @@ from urllib.parse import quote, urlsplit
 
 from scow.oci.digest import Digest
 from scow.registry.calls import Call, quoted
-from scow.registry.errors import AccessDenied, ManifestUnknown, MethodUnsupported, NameUnknown, PageUnknown, Refusal
+from scow.registry.errors import (
+    AccessDenied,
+    AuthenticationRequired,
+    ManifestUnknown,
+    MethodUnsupported,
+    NameUnknown,
+    PageUnknown,
+    Refusal,
+)
 from scow.registry.metadata import Metadata, ShownRepository, ShownTag
 from scow.registry.names import parse_reference
 from scow.registry.objects import Objects
 from scow.registry.replies import Reply
 from scow.registry.web.documents import Document, Image, Part, is_image_config, read_document, read_image
-from scow.registry.web.html import SECURITY, age_text, asset_reply, e, page_reply, size_text
+from scow.registry.web.forms import read_form
+from scow.registry.web.html import Viewer, age_text, asset_reply, e, page_reply, size_text
+from scow.registry.web.login import login_path, went
 
 PAGE: Final = 50
 CONFIG_LIMIT: Final = 1 << 20
@@ -49,8 +59,6 @@ class Pages:
                 if found is None:
                     raise PageUnknown(call.route.reference)
                 return found
-            case "web-login":
-                return Reply(HTTPStatus.SEE_OTHER, (("Location", "/"), ("Cache-Control", "no-store"), *SECURITY))
             case "web-repository":
                 return await self._repository(call)
             case "web-image":
@@ -59,10 +67,12 @@ class Pages:
                 return await self._home(call)
 
     def refusal(self, call: Call, refusal: Refusal) -> Reply:
-        """A refusal as a page."""
+        """A refusal as a page; for who has not said who it is, the page to do so."""
+        if isinstance(refusal, AuthenticationRequired) and "Authorization" not in call.headers:
+            return went(login_path(call))
         title = HTTPStatus(refusal.status).phrase
         content = f'<h1>{e(title)}</h1><p>{e(refusal)}</p><p><a href="/">All repositories</a></p>'
-        return page_reply(title, content, user=_user(call), status=refusal.status, headers=refusal.headers)
+        return page_reply(title, content, viewer=_viewer(call), status=refusal.status, headers=refusal.headers)
 
     async def _home(self, call: Call) -> Reply:
         search, after = (call.parameter("q") or "").strip()[:255], call.parameter("last") or ""
@@ -86,7 +96,7 @@ class Pages:
             + _table(heads, rows, nothing)
             + (_next("/", search, found[PAGE - 1].name) if len(found) > PAGE else "")
         )
-        return page_reply("Repositories", content, user=_user(call))
+        return page_reply("Repositories", content, viewer=_viewer(call))
 
     async def _repository(self, call: Call) -> Reply:
         name = call.repository
@@ -106,7 +116,7 @@ class Pages:
             + _table(heads, rows, "No tag matches." if search else "No tags.")
             + (_next(url, search, found[PAGE - 1].name) if len(found) > PAGE else "")
         )
-        return page_reply(name, content, user=_user(call))
+        return page_reply(name, content, viewer=_viewer(call))
 
     async def _tag_row(self, name: str, tag: ShownTag) -> str:
         document = read_document(tag.data)
@@ -169,7 +179,7 @@ class Pages:
                 f'<label><input type="checkbox" name="confirm" value="yes" required> Yes, delete {what}</label>'
                 '<button class="danger">Delete</button></form></details>'
             )
-        return page_reply(shown, "".join(parts), user=_user(call))
+        return page_reply(shown, "".join(parts), viewer=_viewer(call))
 
     async def _referrers(self, name: str, digest: Digest) -> str:
         found = await self._metadata.referrers(name, digest, None, "", REFERRERS)
@@ -207,19 +217,7 @@ class Pages:
         return image
 
     async def _delete(self, call: Call) -> Reply:
-        # The browser sends a password by itself, so a page elsewhere must not be able to post this form.
-        origin = urlsplit(call.headers.get("Origin", "")).netloc
-        if (
-            call.headers.get("Sec-Fetch-Site", "same-origin") != "same-origin"
-            or origin != urlsplit(call.base_url).netloc
-        ):
-            raise AccessDenied("deletion must be asked for on the registry's own page")
-        data = b""
-        async for piece in call.body():
-            data += piece
-            if len(data) > 1024:
-                break
-        if data != b"confirm=yes":
+        if (await read_form(call, self._url)).get("confirm") != "yes":
             raise AccessDenied("the deletion was not confirmed")
         name = call.repository
         reference, is_digest = parse_reference(call.route.reference)
@@ -229,14 +227,14 @@ class Pages:
             gone = await self._metadata.delete_tag(name, reference)
         if not gone:
             raise ManifestUnknown(name, reference)
-        return Reply(HTTPStatus.SEE_OTHER, (("Location", _repository_url(name)), *SECURITY))
+        return went(_repository_url(name))
 
 
-def _user(call: Call) -> str | None:
-    """Who has logged in; empty where there are no accounts."""
-    if call.caller is None:
-        return None
-    return "" if call.caller.free else call.caller.name
+def _viewer(call: Call) -> Viewer:
+    caller = call.caller
+    if caller is None:
+        return Viewer()
+    return Viewer("" if caller.free else caller.name, caller.session)
 
 
 def _repository_url(name: str) -> str:
