@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack
 from scow.build.compose import Composer
 from scow.oci.digest import DiffID
 from scow.oci.media_types import Compression
-from scow.store.layer_writer import Layer
+from scow.store.layer_records import Layer
 from scow.store.store import Store
 
 

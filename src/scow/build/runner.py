@@ -8,7 +8,7 @@ import msgspec
 
 from scow.errors import ScowError
 from scow.oci.digest import DiffID
-from scow.store.layer_writer import Layer
+from scow.store.layer_records import Layer
 
 Output = Callable[[int, bytes], None]
 """Hears what a command writes: stream number (1 or 2) and bytes."""

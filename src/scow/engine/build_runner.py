@@ -24,7 +24,7 @@ from scow.linux.cgroup import is_unified
 from scow.runtime.attach import AttachStream
 from scow.runtime.monitor import Exit
 from scow.runtime.profile import MASKED_PATHS, READONLY_PATHS
-from scow.store.layer_writer import Layer
+from scow.store.layer_records import Layer
 from scow.store.store import Store
 from scow.wire.container import ContainerConfig
 from scow.wire.host_config import HostConfig, LogConfig, RestartPolicy

@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from typing import Final
 
 from scow.store.ingest import Job
@@ -20,6 +21,7 @@ MESSAGE_LIMIT: Final = 1 << 16
 FAT_KIB: Final = 64 << 10  # resident size after which a worker ends instead of waiting for another job
 _PR_SET_NAME: Final = 15
 _PR_SET_PDEATHSIG: Final = 1
+_TELL_EVERY_S: Final = 0.1
 _SWITCH_INTERVAL_S: Final = 0.0005  # a stage that comes back from C waits at most so long for the one in Python
 
 _libc = ctypes.CDLL(None)
@@ -70,9 +72,17 @@ def work(control: socket.socket) -> None:
             if control.recv(64) != b'"finish"':
                 raise _Abandoned
 
+        told_at = time.monotonic()
+
+        def tell(done: int) -> None:
+            nonlocal told_at
+            if (now := time.monotonic()) - told_at >= _TELL_EVERY_S:
+                told_at = now
+                control.send(json.dumps({"progress": done}).encode())
+
         source = fds[0] if fds else None
         try:
-            answer = perform(job, source, finished)
+            answer = perform(job, source, finished, tell)
         except _Abandoned:
             return
         finally:

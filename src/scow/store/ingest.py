@@ -169,9 +169,10 @@ class Ingest:
     `diff_id`: expected, or None; `form`: "erofs" or "dir"; `limit`: of bytes inflated.
     """
 
-    def __init__(self, job: Job, source: int) -> None:
+    def __init__(self, job: Job, source: int, tell: Callable[[int], None] | None = None) -> None:
         self._job = job
         self._source = source
+        self._tell = tell
         self._directory: str = job["directory"]
         self._blob: str | None = job["blob"]
         self._compression = Compression(job["compression"]) if job["compression"] else None
@@ -247,6 +248,8 @@ class Ingest:
             raise Mismatch("size", str(self._job["blob_size"]), f"more than {self._received - len(data)} bytes")
         if self._blob_file is not None:
             self._blob_file.write(data)
+        if self._tell is not None:
+            self._tell(self._received)
 
     def _check_blob(self) -> None:
         if self._blob is None:
@@ -391,12 +394,15 @@ class Mismatch(Exception):
         self.found = found
 
 
-def compress(job: Job) -> Job:
+def compress(job: Job, tell: Callable[[int], None]) -> Job:
     """Compress `tar` to `blob` in the directory, synced; at a `level` if there is one. Answers `digest` and `size`."""
 
     def pieces() -> Iterator[bytes]:
+        done = 0
         while data := os.read(source, READ_SIZE):
             yield data
+            done += len(data)
+            tell(done)
 
     source = os.open(job["tar"], os.O_RDONLY | os.O_CLOEXEC)
     out = OutputFile(f"{job['directory']}/{BLOB}", "sha256")

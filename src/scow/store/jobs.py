@@ -33,11 +33,14 @@ _OTHERS: Final = {
 }
 
 
-def perform(job: Job, source: int | None, finished: Callable[[], None]) -> Job:
-    """Do one job and answer it; what went wrong is an answer too: `error` says which kind."""
+def perform(job: Job, source: int | None, finished: Callable[[], None], tell: Callable[[int], None]) -> Job:
+    """Do one job and answer it; what went wrong is an answer too: `error` says which kind.
+
+    Jobs that read a file that is there `tell` how many bytes of it they have done.
+    """
     try:
         if job["do"] == "compress":
-            return compress(job)
+            return compress(job, tell)
         if job["do"] == "unpack":
             return unpack_tar(job)
         if job["do"] == "capture":
@@ -47,7 +50,7 @@ def perform(job: Job, source: int | None, finished: Callable[[], None]) -> Job:
             finally:
                 capture.close()
         if job["do"] == "take":
-            return take(job)
+            return take(job, tell)
         if (own := _OTHERS.get(job["do"])) is not None:
             return own(job)
         assert source is not None

@@ -5,27 +5,15 @@ import contextlib
 import fcntl
 import os
 from collections.abc import Awaitable, Callable
-from typing import Final, Generic, Literal, TypeVar
+from typing import Final, Generic, TypeVar
 
-import msgspec
-
-from scow.oci.digest import DiffID
 from scow.store.layer_errors import LayerFailed, raise_answer
+from scow.store.layer_records import Layer
 from scow.store.workers import Message, Worker
 
 PIPE_SIZE: Final = 1 << 20
 
 T = TypeVar("T")
-
-
-class Layer(msgspec.Struct, frozen=True, kw_only=True):
-    """A layer that the store has."""
-
-    diff_id: DiffID
-    size: int  # bytes of the tar
-    files_size: int  # bytes of what is in it, without headers and padding: what people are shown
-    format: Literal["erofs", "dir"]
-    entries: int  # of the tar
 
 
 class PipeWriter(Generic[T]):

@@ -17,7 +17,6 @@ import logging
 import os
 import secrets
 import shutil
-import sqlite3
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
@@ -42,7 +41,8 @@ from scow.store.layer_errors import (
 )
 from scow.store.layer_mounts import LayerMounts, MountMode
 from scow.store.layer_parts import put_in_place
-from scow.store.layer_writer import PIPE_SIZE, Layer, LayerWriter
+from scow.store.layer_records import Layer, LayerRecords
+from scow.store.layer_writer import PIPE_SIZE, LayerWriter
 from scow.store.workers import Message, Workers
 
 __all__ = [
@@ -65,15 +65,6 @@ INFLATION_LIMIT: Final = 256 << 30  # bytes of one layer's tar
 TEMPORARY: Final = "layer-"
 EMPTY_LAYER: Final = DiffID(Digest("sha256:5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef"))
 """The diff ID of a tar without entries: a change that left the files alone. Images list no such layer."""
-MIGRATIONS: Final = [
-    """CREATE TABLE layers (diff_id TEXT PRIMARY KEY, size INTEGER NOT NULL, format TEXT NOT NULL,
-                            entries INTEGER NOT NULL) WITHOUT ROWID;
-       CREATE TABLE layer_blobs (digest TEXT PRIMARY KEY, diff_id TEXT NOT NULL, size INTEGER NOT NULL,
-                                 media_type TEXT NOT NULL) WITHOUT ROWID;
-       CREATE INDEX layer_blobs_by_diff_id ON layer_blobs (diff_id);""",
-    # Of layers that came before nobody has counted it: the tar's size is near enough.
-    "ALTER TABLE layers ADD COLUMN files_size INTEGER",
-]
 
 _MEDIA_TYPES: Final = {
     Compression.NONE: OCI_LAYER,
@@ -117,29 +108,24 @@ class Layers:
         self._root = root / "layers"
         self._ingest = root / "ingest"
         self._content = content
-        self._db = db
         self._workers = workers
         self._on_use = on_use or (lambda digest: None)
         self._inflation_limit = inflation_limit
         self._keep_compressed = keep_compressed
         self.compression = compression  # of layers that were made here
-        self._layers: dict[DiffID, Layer] = {}
-        self._blobs: dict[Digest, tuple[DiffID, Descriptor]] = {}
-        self._blobs_of: dict[DiffID, dict[Digest, Descriptor]] = {}
+        self._records = LayerRecords(db)
         self._leaving: set[DiffID] = set()
         self._compressing: dict[tuple[DiffID, Compression], asyncio.Lock] = {}
         self._writing: set[str] = set()
         self._mounts = LayerMounts(exec_root / "layers", self._ingest, mount_mode)
         for folder in (self._root, self._ingest, self._mounts.root):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        db.migrate("layers", MIGRATIONS)
-        db.read_now(self._load)
 
     # what there is
 
     def find(self, diff_id: DiffID) -> Layer | None:
         """Return the layer, or None; under a lease it then stays."""
-        layer = None if diff_id in self._leaving else self._layers.get(diff_id)
+        layer = None if diff_id in self._leaving else self._records.layers.get(diff_id)
         if layer is not None:
             self._on_use(diff_id)
         return layer
@@ -153,24 +139,24 @@ class Layers:
 
     def all(self) -> list[Layer]:
         """Return every layer."""
-        return list(self._layers.values())
+        return list(self._records.layers.values())
 
     def blobs(self, diff_id: DiffID) -> list[Descriptor]:
         """Return the blobs, present in content, that inflate to this layer."""
-        return [blob for blob in self._blobs_of.get(diff_id, {}).values() if self._content.has(blob.digest)]
+        return [blob for blob in self._records.blobs_of(diff_id) if self._content.has(blob.digest)]
 
     def known_blobs(self) -> dict[Digest, tuple[DiffID, Descriptor]]:
         """Return every blob that is known to inflate to a layer, here or not, with that layer."""
-        return dict(self._blobs)
+        return dict(self._records.blobs)
 
     def is_dispensable(self, digest: Digest) -> bool:
         """Return whether content is a compressed form of a layer that is here: it can be had again."""
-        known = self._blobs.get(digest)
-        return known is not None and known[0] in self._layers and known[1].media_type != OCI_LAYER
+        known = self._records.blobs.get(digest)
+        return known is not None and known[0] in self._records.layers and known[1].media_type != OCI_LAYER
 
     def find_by_blob(self, digest: Digest) -> Layer | None:
         """Return the layer that the blob is known to inflate to, whether or not the blob is still there."""
-        known = self._blobs.get(digest)
+        known = self._records.blobs.get(digest)
         return None if known is None else self.find(known[0])
 
     def folder(self, diff_id: DiffID) -> Path:
@@ -264,10 +250,18 @@ class Layers:
         async with self._working(str(source), job) as (directory, answer):
             return await _finish_anyway(self._install(directory, answer, None))
 
-    async def take(self, file: Path, digest: Digest | None, diff_id: DiffID | None, blob: Descriptor | None) -> Layer:
+    async def take(
+        self,
+        file: Path,
+        digest: Digest | None,
+        diff_id: DiffID | None,
+        blob: Descriptor | None,
+        told: Callable[[int], None] | None = None,
+    ) -> Layer:
         """Make a layer of a file on the store's file system, without copying a tar. The file stays.
 
-        `digest` is what its bytes are known to have, None if that is unsure. Otherwise as `writer`.
+        `digest` is what its bytes are known to have, None if that is unsure. `told` hears of the file's bytes that are
+        done. Otherwise as `writer`.
         """
         job: Message = {
             "do": "take",
@@ -282,16 +276,20 @@ class Layers:
             "limit": self._inflation_limit,
         }
         subject = str(digest or diff_id or file)
-        async with self._working(subject, job) as (directory, answer):
+        async with self._working(subject, job, told) as (directory, answer):
             return await _finish_anyway(self._install(directory, answer, blob))
 
     async def compress(
-        self, diff_id: DiffID, compression: Compression | None = None, level: int | None = None
+        self,
+        diff_id: DiffID,
+        compression: Compression | None = None,
+        level: int | None = None,
+        told: Callable[[int], None] | None = None,
     ) -> Descriptor:
         """Return a blob of the layer in content, made if none is known: the same bytes whenever it is made.
 
         `compression` None: the one that layers made here get. With a `level` it is made anew, whatever is known.
-        Raises NoSuchLayer, WorkerDied, DiskFull, LayerFailed.
+        `told` hears of the tar's bytes that are done. Raises NoSuchLayer, WorkerDied, DiskFull, LayerFailed.
         """
         self.get(diff_id)
         compression = compression or self.compression
@@ -302,11 +300,11 @@ class Layers:
                     return known
             tar = str(await self.tar(diff_id))
             job: Message = {"do": "compress", "compression": str(compression), "tar": tar, "level": level}
-            async with self._working(diff_id, job) as (directory, answer):
+            async with self._working(diff_id, job, told) as (directory, answer):
                 digest, size = Digest(str(answer["digest"])), int(str(answer["size"]))
                 await self._content.adopt(directory / BLOB, digest)
                 descriptor = Descriptor(media_type=media_type, digest=digest, size=size)
-                await self._record(None, diff_id, descriptor)
+                await self._records.put(None, diff_id, descriptor)
                 return descriptor
 
     async def remake(self, digest: Digest) -> bool:
@@ -314,7 +312,7 @@ class Layers:
 
         Raises WorkerDied, DiskFull, LayerFailed.
         """
-        known = self._blobs.get(digest)
+        known = self._records.blobs.get(digest)
         compression = next((each for each in Compression if known and _MEDIA_TYPES[each] == known[1].media_type), None)
         if known is None or compression is None or self.find(known[0]) is None:
             return False
@@ -359,7 +357,7 @@ class Layers:
         self._leaving.add(diff_id)
         try:
             async with use.lock:
-                layer = self._layers.get(diff_id)
+                layer = self._records.layers.get(diff_id)
                 if layer is None:
                     return 0
                 if use.users:
@@ -377,7 +375,7 @@ class Layers:
         await asyncio.to_thread(self._clear_leftovers)
         for diff_id in await asyncio.to_thread(self._missing, self.all()):
             log.warning("layer %s is recorded but not on disk: it is forgotten", diff_id)
-            await self._forget(diff_id)
+            await self._records.forget(diff_id)
         await self._mounts.adopt([layer.diff_id for layer in self.all() if layer.format == "erofs"])
 
     async def unmount_idle(self) -> None:
@@ -412,23 +410,6 @@ class Layers:
 
     # inside
 
-    def _load(self, connection: sqlite3.Connection) -> None:
-        rows = connection.execute("SELECT diff_id, size, format, entries, coalesce(files_size, size) FROM layers")
-        for diff_id, size, form, entries, files_size in rows:
-            self._layers[diff_id] = Layer(
-                diff_id=diff_id, size=size, format=form, entries=entries, files_size=files_size
-            )
-        rows = connection.execute("SELECT digest, diff_id, size, media_type FROM layer_blobs")
-        for digest, diff_id, size, media_type in rows:
-            self._remember_blob(diff_id, Descriptor(media_type=media_type, digest=digest, size=size))
-
-    def _remember_blob(self, diff_id: DiffID, blob: Descriptor) -> None:
-        before = self._blobs.get(blob.digest)
-        if before is not None:
-            self._blobs_of[before[0]].pop(blob.digest, None)
-        self._blobs[blob.digest] = diff_id, blob
-        self._blobs_of.setdefault(diff_id, {})[blob.digest] = blob
-
     async def _form(self) -> Literal["erofs", "dir"]:
         if self.snapshotter == "erofs" and await self._mounts.mode() is not MountMode.NONE:
             return "erofs"
@@ -462,12 +443,14 @@ class Layers:
 
             await asyncio.to_thread(place)
             unpacked = msgspec.structs.replace(layer, format="dir")
-            await self._record(unpacked, layer.diff_id, None)
+            await self._records.put(unpacked, layer.diff_id, None)
             await asyncio.to_thread((home / INDEX).unlink, missing_ok=True)
             return unpacked
 
     @contextlib.asynccontextmanager
-    async def _working(self, subject: str, job: Message) -> AsyncIterator[tuple[Path, Message]]:
+    async def _working(
+        self, subject: str, job: Message, told: Callable[[int], None] | None = None
+    ) -> AsyncIterator[tuple[Path, Message]]:
         """Have a worker do a job in a temporary directory; yield that and its answer. Raises what the answer says."""
         name = f"{TEMPORARY}{secrets.token_hex(8)}"
         self._writing.add(name)
@@ -478,7 +461,7 @@ class Layers:
             try:
                 await asyncio.to_thread(directory.mkdir, 0o700)
                 await worker.send({**job, "job": name, "directory": str(directory)})
-                answer = await worker.receive()
+                answer = await worker.receive(told)
                 done = True
             finally:
                 if not done:
@@ -507,11 +490,11 @@ class Layers:
                 await self._content.adopt(directory / BLOB, blob.digest)
             blob = Descriptor(media_type=_MEDIA_TYPES[compression], digest=blob.digest, size=blob.size)
         async with self._mounts.use(diff_id).lock:
-            there = self._layers.get(diff_id)
+            there = self._records.layers.get(diff_id)
             if there is None:
                 await asyncio.to_thread(self._place, directory / LAYER, self.folder(diff_id))
             if there is None or blob is not None:
-                await self._record(None if there is not None else layer, diff_id, blob)
+                await self._records.put(None if there is not None else layer, diff_id, blob)
             return there or layer
 
     def _place(self, source: Path, target: Path) -> None:
@@ -525,43 +508,10 @@ class Layers:
             os.rename(source, target)
         sync_directory(str(target.parent))
 
-    async def _record(self, layer: Layer | None, diff_id: DiffID, blob: Descriptor | None) -> None:
-        def write(connection: sqlite3.Connection) -> None:
-            if layer is not None:
-                connection.execute(
-                    "INSERT OR REPLACE INTO layers (diff_id, size, format, entries, files_size) VALUES (?, ?, ?, ?, ?)",
-                    (layer.diff_id, layer.size, layer.format, layer.entries, layer.files_size),
-                )
-            if blob is not None:
-                connection.execute(
-                    "INSERT OR REPLACE INTO layer_blobs VALUES (?, ?, ?, ?)",
-                    (blob.digest, diff_id, blob.size, blob.media_type),
-                )
-
-        def remember(_: None) -> None:
-            if layer is not None:
-                self._layers[diff_id] = layer
-            if blob is not None:
-                self._remember_blob(diff_id, blob)
-
-        await self._db.write(write, then=remember)
-
-    async def _forget(self, diff_id: DiffID) -> None:
-        def write(connection: sqlite3.Connection) -> None:
-            connection.execute("DELETE FROM layers WHERE diff_id = ?", (diff_id,))
-            connection.execute("DELETE FROM layer_blobs WHERE diff_id = ?", (diff_id,))
-
-        def drop(_: None) -> None:
-            self._layers.pop(diff_id, None)
-            for digest in self._blobs_of.pop(diff_id, ()):
-                del self._blobs[digest]
-
-        await self._db.write(write, then=drop)
-
     async def _remove(self, layer: Layer) -> int:
         await self._mounts.unmount(layer.diff_id)
         # The record first: a crash then leaves a directory that nobody refers to, which `reconcile` removes.
-        await self._forget(layer.diff_id)
+        await self._records.forget(layer.diff_id)
         freed = await asyncio.to_thread(_tree_size, self.folder(layer.diff_id))
         gone = self._ingest / f"{TEMPORARY}{secrets.token_hex(8)}"
 
@@ -590,7 +540,7 @@ class Layers:
                 shutil.rmtree(entry.path, ignore_errors=True)
         for kind in os.scandir(self._root):
             for entry in os.scandir(kind.path):
-                if f"{kind.name}:{entry.name}" not in self._layers:
+                if f"{kind.name}:{entry.name}" not in self._records.layers:
                     shutil.rmtree(entry.path, ignore_errors=True)
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections.abc import Callable
 
 from scow.oci.digest import Digest, algorithm
 from scow.oci.media_types import Compression
@@ -35,7 +36,7 @@ class _Kept(OutputFile):
         return self._known
 
 
-def take(job: Job) -> Job:
+def take(job: Job, tell: Callable[[int], None]) -> Job:
     """Make a layer of `file`, on the same file system, whose digest is `digest`, or is found out; else as Ingest.
 
     The file itself stays; a tar that isn't compressed is linked, not copied.
@@ -43,17 +44,17 @@ def take(job: Job) -> Job:
     fd = os.open(job["file"], os.O_RDWR | os.O_CLOEXEC)
     try:
         if sniff(os.pread(fd, 16, 0)) is not Compression.NONE:
-            ingest = Ingest(job, fd)
+            ingest = Ingest(job, fd, tell)
             try:
                 return ingest.run(lambda: None)
             finally:
                 ingest.close()
-        return _take_tar(job, fd)
+        return _take_tar(job, fd, tell)
     finally:
         os.close(fd)
 
 
-def _take_tar(job: Job, fd: int) -> Job:
+def _take_tar(job: Job, fd: int, tell: Callable[[int], None]) -> Job:
     size = os.fstat(fd).st_size
     wanted = job["diff_id"]
     digest = Digest(job["digest"] or "")
@@ -72,8 +73,11 @@ def _take_tar(job: Job, fd: int) -> Job:
     wait = kept.start_sync()
     try:
         reader = TarReader()
+        done = 0
         while data := os.read(fd, READ_SIZE):
             reader.feed(data)
+            done += len(data)
+            tell(done)
         os.link(job["file"], f"{layer}/{TAR}")
         form = make_form(layer, reader.finish(), kept, job["form"])
     finally:

@@ -14,6 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import Final
 
 from scow.errors import Internal
@@ -58,16 +59,21 @@ class Worker:
             self.kill()
             raise WorkerDied(self.pid) from error
 
-    async def receive(self) -> Message:
-        """Wait for the worker's next message. Raises WorkerDied."""
-        try:
-            data = await asyncio.get_running_loop().sock_recv(self._control, MESSAGE_LIMIT)
-        except OSError:
-            data = b""
-        if not data:
-            self.kill()
-            raise WorkerDied(self.pid)
-        answer: Message = json.loads(data)
+    async def receive(self, told: Callable[[int], None] | None = None) -> Message:
+        """Wait for the worker's answer; `told` hears of the bytes that it has done meanwhile. Raises WorkerDied."""
+        while True:
+            try:
+                data = await asyncio.get_running_loop().sock_recv(self._control, MESSAGE_LIMIT)
+            except OSError:
+                data = b""
+            if not data:
+                self.kill()
+                raise WorkerDied(self.pid)
+            answer: Message = json.loads(data)
+            if "progress" not in answer:
+                break
+            if told is not None:
+                told(int(str(answer["progress"])))
         self._leaving = bool(answer.pop("last", False))
         return answer
 

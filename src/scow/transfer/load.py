@@ -35,7 +35,7 @@ from scow.transfer.archive_layout import INDEX, LIST_LIMIT, MANIFEST, REPOSITORI
 from scow.transfer.documents import RootFSMismatch, WrongSystem, is_image_config
 from scow.transfer.flights import together
 from scow.transfer.legacy_archive import convert
-from scow.transfer.progress import Emit
+from scow.transfer.progress import Emit, Meter
 from scow.transfer.pull import parse_created
 from scow.wire.progress import ProgressMessage, progress_step
 
@@ -320,8 +320,9 @@ async def _bring(found: Sequence[_Found], store: Store, emit: Emit) -> None:
     async def bring(diff_id: DiffID, source: _Source) -> None:
         member = source.member
         assert member.path is not None
+        meter = Meter(emit, short(diff_id), "Loading layer", member.size)
         emit(progress_step(short(diff_id), "Loading layer", 0, member.size))
-        await store.layers.take(member.path, member.digest, diff_id, source.blob or _blob_of(member))
+        await store.layers.take(member.path, member.digest, diff_id, source.blob or _blob_of(member), meter.show)
         emit(progress_step(short(diff_id), "Loading layer", member.size, member.size))
 
     await together(*(bring(diff_id, source) for diff_id, source in work.items()))

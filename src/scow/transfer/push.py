@@ -340,7 +340,8 @@ class _Push:
         # Always the same one of several: the manifest's digest depends on it.
         best = min(known, key=lambda blob: _preference(blob, layers.compression), default=None)
         if best is None:
-            best = await layers.compress(diff_id)
+            meter = Meter(self._emit, short(diff_id), "Compressing", layers.get(diff_id).size)
+            best = await layers.compress(diff_id, told=meter.show)
         await self._layer(diff_id, best)
         return best
 
