@@ -52,8 +52,8 @@ def text(messages: list[dict[str, Any]]) -> str:
 
 
 def image_of(messages: list[dict[str, Any]]) -> str:
-    (found,) = [message["aux"]["ID"] for message in messages if "aux" in message]
-    return str(found)
+    """The image of the target: the last that a build tells of."""
+    return str([message["aux"]["ID"] for message in messages if "aux" in message][-1])
 
 
 def error_of(messages: list[dict[str, Any]]) -> str:

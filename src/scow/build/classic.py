@@ -1,32 +1,47 @@
 """The lines of docker's classic builder, in its order: stages that are built at once are told one after the other."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final
 
 from scow.build.report import StageEnded, StepEvent
 from scow.wire.progress import ProgressMessage
 
 Emit = Callable[[ProgressMessage], None]
+KEPT: Final = 10_000  # messages of a quiet build, of which a failure tells the last
 
 
 class ClassicLines:
-    """Turns events into lines. The first stage that isn't ended is told as it goes; of later ones it is kept."""
+    """Turns events into lines. The first stage that isn't ended is told as it goes; of later ones it is kept.
 
-    def __init__(self, emit: Emit, stages: Sequence[int], *, quiet: bool = False, remove: bool = True) -> None:
-        self._emit = emit
+    A quiet build is told when it fails. Without `remove` containers are not said to be removed, with `force_remove`
+    those of commands that failed are, too.
+    """
+
+    def __init__(
+        self,
+        emit: Emit,
+        stages: Sequence[int],
+        *,
+        quiet: bool = False,
+        remove: bool = True,
+        force_remove: bool = False,
+    ) -> None:
+        self._say = emit
         self._order = list(stages)
         self._kept: dict[int, list[StepEvent]] = {stage: [] for stage in stages}
-        self._ended: set[int] = set()
+        self._ended: dict[int, StageEnded] = {}
         self._quiet = quiet
+        self._silent: list[ProgressMessage] = []
         self._remove = remove
+        self._force_remove = force_remove
+        self._containers: dict[int, str] = {}
 
     def __call__(self, event: StepEvent | StageEnded) -> None:
         """Hear an event."""
-        if self._quiet:
-            return
         if isinstance(event, StageEnded):
-            self._ended.add(event.stage)
+            self._ended[event.stage] = event
             while self._order and self._order[0] in self._ended:
-                del self._order[0]
+                self._end(self._ended[self._order.pop(0)])
                 if self._order:
                     for kept in self._kept.pop(self._order[0], []):
                         self._tell(kept)
@@ -41,30 +56,56 @@ class ClassicLines:
             for kept in self._kept.pop(stage, []):
                 self._tell(kept)
         self._order.clear()
+        for message in self._silent:
+            self._say(message)
+        self._silent.clear()
+
+    def _end(self, ended: StageEnded) -> None:
+        """Tell the image of a stage, as docker does; of the last one its caller does."""
+        container = self._containers.pop(ended.stage, "")
+        if container and not ended.id and self._force_remove:
+            self._emit(ProgressMessage(stream=f"Removing intermediate container {container[:12]}\n"))
+        if ended.id and self._order:
+            self._emit(ProgressMessage(aux={"ID": ended.id}))
+
+    def _emit(self, message: ProgressMessage) -> None:
+        if not self._quiet:
+            self._say(message)
+        else:
+            self._silent.append(message)
+            if len(self._silent) > 2 * KEPT:
+                del self._silent[:-KEPT]
 
     def _tell(self, event: StepEvent) -> None:
+        if event.kind == "container":
+            self._containers[event.stage] = event.text
+        elif event.kind == "removed":
+            self._containers.pop(event.stage, None)
         if event.kind == "progress":
             if event.progress is not None:
                 self._emit(event.progress)
             return
-        if text := _text(event, self._remove):
+        for text in _texts(event, self._remove):
             self._emit(ProgressMessage(stream=text))
 
 
-def _text(event: StepEvent, remove: bool) -> str:
+def _texts(event: StepEvent, remove: bool) -> Iterator[str]:
+    """An event's pieces, cut as docker cuts them."""
     match event.kind:
         case "start":
-            return f"Step {event.step}/{event.total} : {event.text}\n"
+            yield f"Step {event.step}/{event.total} : {event.text}"
+            yield "\n"
         case "cached":
-            return " ---> Using cache\n"
+            yield " ---> Using cache\n"
         case "container":
-            return f" ---> Running in {event.text[:12]}\n"
+            yield f" ---> Running in {event.text[:12]}\n"
         case "removed":
-            return f"Removing intermediate container {event.text[:12]}\n" if remove else ""
+            if remove:
+                yield f"Removing intermediate container {event.text[:12]}\n"
         case "output":
             text = event.data.decode(errors="replace")
-            return f"\x1b[91m{text}\x1b[0m" if event.stream == 2 else text
+            yield f"\x1b[91m{text}\x1b[0m" if event.stream == 2 else text
         case "note":
-            return f"{event.text}\n"
+            yield f"{event.text}\n"
         case _:
-            return f" ---> {event.text.removeprefix('sha256:')[:12]}\n"
+            yield f" ---> {event.text.removeprefix('sha256:')[:12]}\n"

@@ -106,8 +106,7 @@ class Execution:
         self._total = len(self._file.global_args)
         for index in self.needed:
             self._number(index)
-        if self._build.options.labels:
-            self._total += 1
+        self._total += len(self._build.options.labels)
 
     def _number(self, index: int) -> None:
         for position in range(len(self._file.stages[index].instructions) + 1):
@@ -187,6 +186,7 @@ class Execution:
 
     async def _run_stage(self, stage: Stage) -> _StageState:
         base = self._plan[stage.index].base
+        ended = StageEnded(stage.index)
         try:
             state, scope = await self._begin(stage)
             if stage.index == self._target:
@@ -198,13 +198,15 @@ class Execution:
             replaced = base.kind == "context" and base.name == stage.name
             for position, one in enumerate(() if replaced else stage.instructions, 1):
                 await runner.execute(one, self._numbers[stage.index, position])
-            if stage.index == self._target and self._build.options.labels:
-                await runner.label(self._build.options.labels, self._total)
+            labels = self._build.options.labels if stage.index == self._target else {}
+            for number, label in enumerate(sorted(labels), self._total - len(labels) + 1):
+                await runner.label(label, labels[label], number)
+            ended = StageEnded(stage.index, runner.state.id)
             return _StageState(runner.state, runner.scope)
         except DockerfileError as error:
             raise error.located(self._file.name, self._file.source) from error.__cause__
         finally:
-            self._report(StageEnded(stage.index))
+            self._report(ended)
 
     async def _begin(self, stage: Stage) -> tuple[ImageState, Scope]:
         number = self._numbers[stage.index, 0]
@@ -290,7 +292,7 @@ class _StageRun:
         )
         for one in parse_triggers(triggers):
             await self._perform(one, number)
-            self._tell(number, "done", self.state.id)
+        self._tell(number, "done", self.state.id)
 
     async def execute(self, one: kinds.Instruction, number: int) -> None:
         """Execute one instruction of the file."""
@@ -302,14 +304,12 @@ class _StageRun:
             raise
         self._tell(number, "done", self.state.id)
 
-    async def label(self, labels: Mapping[str, str], number: int) -> None:
-        """Add the labels that the caller of the build asks for, as docker does: by an instruction of its own."""
-        text = " ".join(f"{key}={value}" for key, value in sorted(labels.items()))
-        self._tell(number, "start", f"LABEL {text}")
-        config = msgspec.structs.replace(
-            self.state.config, labels={**(self.state.config.labels or {}), **dict(sorted(labels.items()))}
-        )
-        await self._note(number, f"LABEL {text}", config)
+    async def label(self, name: str, value: str, number: int) -> None:
+        """Add a label that the caller of the build asks for, as docker does: by an instruction of its own."""
+        text = f"LABEL {name}={value}"
+        self._tell(number, "start", text)
+        config = msgspec.structs.replace(self.state.config, labels={**(self.state.config.labels or {}), name: value})
+        await self._note(number, text, config)
         self._tell(number, "done", self.state.id)
 
     def _tell(self, number: int, kind: str, text: str = "") -> None:

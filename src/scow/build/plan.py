@@ -112,6 +112,28 @@ def context_name(name: str) -> str:
         return name.lower()
 
 
+def find_stage(dockerfile: Dockerfile, name: str, before: int) -> int | None:
+    """The last stage of that name, or the one with that number, among those before a place in the file."""
+    for stage in reversed(dockerfile.stages[:before]):
+        if stage.name and stage.name == name.lower():
+            return stage.index
+    if name.isascii() and name.isdigit() and len(name) < 6 and int(name) < before:
+        return int(name)
+    return None
+
+
+def find_target(dockerfile: Dockerfile, target: str) -> int:
+    """The stage that is wanted, the last one if `target` is empty. Raises DockerfileError."""
+    stages = dockerfile.stages
+    if not target:
+        return len(stages) - 1
+    found = find_stage(dockerfile, target, len(stages))
+    if found is None:
+        suggestion = nearest(target, [stage.name for stage in stages if stage.name])
+        raise DockerfileError(f"target stage {quoted(target)} could not be found", suggestion=suggestion)
+    return found
+
+
 class _Planner:
     def __init__(
         self,
@@ -129,7 +151,7 @@ class _Planner:
         self._platforms: dict[int, Platform] = {}
 
     def plan(self, target: str) -> Plan:
-        wanted = self._target(target)
+        wanted = find_target(self._file, target)
         found: dict[int, PlannedStage] = {}
         waiting = [wanted]
         while waiting:
@@ -153,24 +175,8 @@ class _Planner:
             sorter.done(*ready)
             yield from (found[index] for index in ready)
 
-    def _target(self, target: str) -> int:
-        stages = self._file.stages
-        if not target:
-            return len(stages) - 1
-        found = self._find(target, len(stages))
-        if found is None:
-            suggestion = nearest(target, [stage.name for stage in stages if stage.name])
-            raise DockerfileError(f"target stage {quoted(target)} could not be found", suggestion=suggestion)
-        return found
-
     def _find(self, name: str, before: int) -> int | None:
-        """The last stage of that name, or the one with that number, among those before a place in the file."""
-        for stage in reversed(self._file.stages[:before]):
-            if stage.name and stage.name == name.lower():
-                return stage.index
-        if name.isascii() and name.isdigit() and len(name) < 6 and int(name) < before:
-            return int(name)
-        return None
+        return find_stage(self._file, name, before)
 
     def _planned_stage(self, stage: Stage) -> PlannedStage:
         base = self._base(stage)

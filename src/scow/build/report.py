@@ -24,9 +24,10 @@ class StepEvent(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StageEnded(msgspec.Struct, frozen=True):
-    """Nothing more will be heard of a stage."""
+    """Nothing more will be heard of a stage; `id` is its image's, empty if it failed."""
 
     stage: int
+    id: str = ""
 
 
 Report = Callable[[StepEvent | StageEnded], None]

@@ -24,15 +24,16 @@ Keep = Callable[[bytes, Node], bool]
 
 
 class NothingFound(InvalidArgument):
-    """A source that isn't there. The words are those that docker's builder ends with."""
+    """A source that isn't there. The words are those of docker's classic builder."""
 
     def __init__(self, source: str, *, pattern: bool) -> None:
         super().__init__(
             "no source files were specified"
             if pattern
-            else f'failed to compute cache key: "/{source.lstrip("/")}" not found: not found'
+            else f"file not found in build context or excluded by .dockerignore: stat {source}: file does not exist"
         )
-        self.source = source
+        self.elsewhere = str(self) if pattern else f"stat {source.lstrip('/')}: file does not exist"
+        """The same of a source that is in no context."""
 
 
 class Selected(NamedTuple):

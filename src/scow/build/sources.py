@@ -122,7 +122,9 @@ def open_url(url: str) -> "urllib.request._UrlopenRet":
     try:
         return urllib.request.urlopen(urllib.request.Request(url, headers={"User-Agent": "scow"}), timeout=_TIMEOUT_S)
     except (OSError, ValueError) as error:
-        raise Unavailable(f"failed to load {url}: {error}") from error
+        why = getattr(error, "reason", None) or error  # what urllib wraps
+        text = getattr(why, "strerror", None) or str(why)
+        raise Unavailable(f"failed to load {shown_url(url)}: {text.lower()}") from error
 
 
 def inline_tree(files: dict[str, str], folder: Path) -> SpooledTree:

@@ -24,7 +24,7 @@ from scow.build.layering import compose_layer
 from scow.build.mounts import Mount
 from scow.build.run_mounts import SCRIPT, Origins, RunMounts
 from scow.build.runner import CommandFailed, RunRequest
-from scow.build.selection import Keep, Selected, digest, everything, excluding, select
+from scow.build.selection import Keep, NothingFound, Selected, digest, everything, excluding, select
 from scow.build.sources import Remote, archive_tree, inline_tree, is_remote
 from scow.build.tools import Build
 from scow.build.trees import DirectoryTree, Tree
@@ -189,7 +189,11 @@ class Steps:
         stack = AsyncExitStack()
         handed_over = False
         try:
-            origins = await self._origins_of(stack, one)
+            try:
+                origins = await self._origins_of(stack, one)
+            except NothingFound as error:
+                why = error.elsewhere if one.source_stage else str(error)
+                raise InvalidArgument(f"{one.NAME} failed: {why}") from error
             owner = await self._owner(state, one)
             several = sum(len(origin.selections) for origin in origins) > 1 or len(one.sources) + len(one.inline) > 1
             if several and not destination.endswith("/"):

@@ -21,6 +21,7 @@ from scow.build.ignore import Ignore
 from scow.build.named_contexts import UPLOAD, NamedContexts
 from scow.build.output import Annotation, Output, decode_outputs, parse_annotation
 from scow.build.packing import Outcome
+from scow.build.plan import find_target
 from scow.build.report import Report, StageEnded, StepEvent
 from scow.build.selection import Keep, everything
 from scow.build.tools import Build, Options, Tools
@@ -114,7 +115,7 @@ class BuildWork:
             raise InvalidArgument(f"Cannot locate specified Dockerfile: {name}")
         if not data:
             raise InvalidArgument(f"the Dockerfile ({name}) cannot be empty")
-        self._file = _parsed(data, name)
+        self._file = _parsed(data, name, request.target)
         ignore = ignore_of(context, name)
         self._keep = _ignoring(ignore, name)
         self._checks = BuildChecks(self._file, options, ignore)
@@ -142,13 +143,14 @@ class BuildWork:
             await export()
         if request.quiet:
             emit(ProgressMessage(stream=f"{delivered.id}\n"))
-        else:
-            self._checks.warn(emit, self._environments)
-            if self._epoch is None and any(each.rewrite_timestamp for each in wishes.outputs):
-                emit(ProgressMessage(stream=_NO_EPOCH))
         if not request.quiet or delivered.result or request.metadata:
             emit(ProgressMessage(aux=self._told(delivered)))
         if not request.quiet:
+            if request.squash:
+                emit(ProgressMessage(id="moby.image.id", aux={"ID": delivered.id}))
+            self._checks.warn(emit, self._environments)
+            if self._epoch is None and any(each.rewrite_timestamp for each in wishes.outputs):
+                emit(ProgressMessage(stream=_NO_EPOCH))
             emit(ProgressMessage(stream=f"Successfully built {delivered.id.partition(':')[2][:12]}\n"))
             for name in delivered.names:
                 emit(ProgressMessage(stream=f"Successfully tagged {name.familiar}\n"))
@@ -206,7 +208,9 @@ class BuildWork:
                 for number, (_, execution) in enumerate(builds)
                 for stage in execution.needed
             ]
-            lines = ClassicLines(emit, stages, quiet=request.quiet, remove=request.remove)
+            lines = ClassicLines(
+                emit, stages, quiet=request.quiet, remove=request.remove, force_remove=request.force_remove
+            )
             results = await together(*(execution.run() for _, execution in builds))
         except ScowError as error:
             if lines is not None:
@@ -282,9 +286,11 @@ def _not_sent_along(path: bytes, node: Node) -> bool:
     return not path.startswith(_SENT_ALONG.encode())
 
 
-def _parsed(data: bytes, name: str) -> Dockerfile:
-    """The Dockerfile. Raises InvalidArgument that shows the place of an error."""
+def _parsed(data: bytes, name: str, target: str) -> Dockerfile:
+    """The Dockerfile. Raises InvalidArgument that shows the place of an error, and for a target that isn't in it."""
     try:
-        return parse(data, name)
+        file = parse(data, name)
+        find_target(file, target)
+        return file
     except DockerfileError as error:
         raise InvalidArgument(error.report) from error

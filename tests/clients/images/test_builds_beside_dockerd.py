@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
+from support import builds
 from support import dockerd as docker_daemon
-from support.daemon import Daemon, Registry, folder
+from support.daemon import Daemon, Registry, Socket, folder
 from support.dockerd import Dockerd
 
 DOCKERFILE = """
@@ -113,3 +114,47 @@ def test_image_and_lines_are_those_of_docker(engine: Daemon, dockerd: Dockerd, t
     ):
         assert json.dumps(ours[1].get(name)) == json.dumps(theirs[1].get(name)), name
     assert ours[2] == theirs[2]
+
+
+def told(daemon: Socket, dockerfile: str, **query: Any) -> tuple[int, list[dict[str, Any]]]:
+    """The messages of a build but those of pulls and of checks that docker hasn't; output in one piece, IDs hidden."""
+    status, data = builds.post(daemon, builds.context({"Dockerfile": dockerfile}), **query)
+    messages: list[dict[str, Any]] = []
+    for line in data.splitlines():
+        message = json.loads(re.sub(rb"\b(?:[0-9a-f]{64}|[0-9a-f]{12})\b", b"ID", line))
+        text = message.get("stream", "")
+        if "status" in message or text.startswith("[Warning] "):
+            continue
+        if text == "\n" or text == "s":
+            messages[-1]["stream"] += text
+        else:
+            messages.append(message)
+    return status, messages
+
+
+@pytest.mark.parametrize(
+    ("dockerfile", "query"),
+    [
+        ("FROM busybox AS one\nRUN echo 1 > /1\nFROM one AS two\nENV A=1\nFROM two\nCOPY --from=one /1 /2", {}),
+        ("FROM busybox\nRUN echo out\nRUN exit 3", {"nocache": 1}),
+        ("FROM busybox\nRUN exit 3", {"nocache": 1, "forcerm": 1}),
+        ("FROM busybox\nRUN echo seen && exit 3", {"nocache": 1, "q": 1}),
+        ("FROM busybox\nRUN echo unseen", {"nocache": 1, "q": 1}),
+        ("FROM busybox\nRUN echo kept", {"nocache": 1, "rm": 0}),
+        ("FROM busybox\nENV A=1", {"labels": '{"b": "2", "a": "x y"}', "nocache": 1, "t": ["said:1", "said:2"]}),
+        ("FROM busybox\nONBUILD RUN echo 1\nONBUILD ENV A=1", {"t": "said:on", "nocache": 1}),
+        ("FROM said:on\nENV B=1", {"nocache": 1}),
+        ("FROM busybox AS one\nENV A=1\nFROM one AS two\nENV A=2", {"target": "one", "nocache": 1}),
+        ("FROM busybox\nCOPY none /", {}),
+        ("FROM busybox\nCOPY --from=busybox /none /", {}),
+        ("", {}),
+    ],
+)
+def test_messages_are_those_of_docker(engine: Daemon, dockerd: Dockerd, dockerfile: str, query: dict[str, Any]) -> None:
+    for daemon in (dockerd, engine):
+        daemon.docker("pull", "-q", "busybox")
+        if "said:on" in dockerfile:
+            told(daemon, "FROM busybox\nONBUILD RUN echo 1\nONBUILD ENV A=1", t="said:on")
+    assert told(engine, dockerfile, **query) == told(dockerd, dockerfile, **query)
+    for name in ("said:1", "said:2", "said:on"):
+        engine.docker("rmi", "-f", name, check=False)

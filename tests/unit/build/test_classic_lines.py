@@ -29,7 +29,8 @@ def test_docker_words() -> None:
         event("cached", 0),
         event("done", 0, f"sha256:{'b' * 64}"),
     ) == [
-        "Step 1/3 : FROM x\n",
+        "Step 1/3 : FROM x",
+        "\n",
         " ---> Running in aaaaaaaaaaaa\n",
         "out",
         "\x1b[91merr\x1b[0m",
@@ -53,6 +54,24 @@ def test_stages_are_told_one_after_the_other() -> None:
 
 def test_what_was_kept_of_a_stage_that_failed_is_told_at_the_end() -> None:
     assert lines(event("note", 0, "waits"), event("note", 1, "why"), flush=True) == ["waits\n", "why\n"]
+
+
+def test_each_stage_but_the_last_ends_with_its_image() -> None:
+    told: list[ProgressMessage] = []
+    classic = ClassicLines(told.append, [0, 1])
+    for event in (StageEnded(1, "sha256:b"), StageEnded(0, "sha256:a")):
+        classic(event)
+    assert [message.aux for message in told] == [{"ID": "sha256:a"}]
+
+
+def test_a_quiet_build_is_told_when_it_fails() -> None:
+    assert lines(event("note", 0, "x"), event("note", 1, "y"), quiet=True, flush=True) == ["x\n", "y\n"]
+
+
+def test_containers_of_failed_commands_are_removed_when_that_is_forced() -> None:
+    failed = (event("container", 0, "a" * 64), StageEnded(0))
+    assert lines(*failed, force_remove=True)[1:] == ["Removing intermediate container aaaaaaaaaaaa\n"]
+    assert lines(*failed)[1:] == []
 
 
 def test_quiet_is_quiet_and_kept_containers_are_not_said_to_be_removed() -> None:

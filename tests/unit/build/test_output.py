@@ -46,7 +46,7 @@ def test_an_image_that_nothing_is_asked_of_stays_without_a_manifest() -> None:
         ("oci", {"colour": "red"}, "has no option 'colour'"),
         ("local", {"compression": "gzip"}, "has no option 'compression'"),
         ("image", {"annotation-moon.key": "value"}, "invalid annotation"),
-        ("image", {"name": "UPPER"}, "repository name must be lowercase"),
+        ("image", {"name": "UPPER"}, "must be lowercase"),
     ],
 )
 def test_an_output_that_makes_no_sense_is_refused(kind: str, attributes: dict[str, str], named: str) -> None:
