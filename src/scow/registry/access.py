@@ -10,13 +10,14 @@ from typing import Final
 from scow.registry.accounts import Accounts
 from scow.registry.calls import Call, Route
 from scow.registry.errors import AccessDenied, AuthenticationRequired
+from scow.registry.issuers import Issuers
 from scow.registry.keys import Keys
 from scow.registry.passwords import Passwords
 from scow.registry.rules import ACTIONS, Identity, Rules
 from scow.registry.sessions import Sessions
 from scow.registry.settings import Settings, Token
 from scow.registry.tls import peer_name
-from scow.registry.tokens import Claims, Tokens
+from scow.registry.tokens import Claims, ForeignTokens, Tokens, Verifier
 
 REALM: Final = "scow registry"
 TOKEN_PATH: Final = "/token"
@@ -81,14 +82,21 @@ class Access:
             auth.htpasswd is not None
             or bool(auth.rules)
             or auth.token is not None
+            or bool(auth.oidc)
             or (tls is not None and tls.client_names)
         )
         self.rules = Rules(auth)
         self._anybody = Caller(None, self.rules, free=True)
         token = auth.token or Token()
-        keys = Keys(accounts, token.algorithm, token.key_life_s, max(token.life_s, auth.session_life_s))
-        self.tokens = Tokens(accounts, keys, token) if auth.token is not None else None
+        self.keys = keys = Keys(accounts, token.algorithm, token.key_life_s, max(token.life_s, auth.session_life_s))
         self.sessions = Sessions(keys, passwords, auth.session_life_s)
+        self.issuers = Issuers(auth.oidc)
+        self.tokens: Tokens | None = None  # that we issue
+        self._foreign: ForeignTokens | None = None
+        if auth.token is not None and (auth.token.issuer or auth.token.keys):
+            self._foreign = ForeignTokens(auth.token)
+        elif auth.token is not None:
+            self.tokens = Tokens(accounts, keys, auth.token)
 
     async def admit(self, call: Call) -> Caller:
         """Who asks, if they may. Raises AuthenticationRequired, AccessDenied and TooManyRequests."""
@@ -112,7 +120,7 @@ class Access:
         if caller.name is not None or caller.claims is not None or caller.may("", "pull"):
             return True
         # Docker learns here that there are tokens; without them it would not log in where it is told to read freely.
-        return self.tokens is None and self.rules.anonymous_may_pull
+        return self._verifier is None and self.rules.anonymous_may_pull
 
     async def identify(self, call: Call) -> Caller:
         """Who asks. Raises AuthenticationRequired where credentials are given and wrong."""
@@ -124,10 +132,13 @@ class Access:
                 return Caller(who, self.rules, session=True)
             return Caller(self._certified(call), self.rules)
         scheme, _, value = authorization.partition(" ")
-        if scheme.lower() == "bearer" and self.tokens is not None:
-            claims = await self.tokens.verify(value.strip())
+        if scheme.lower() == "bearer" and (self._verifier is not None or self.issuers.all):
+            claims = await self._verifier.verify(value.strip()) if self._verifier is not None else None
             if claims is None:
-                raise self.challenge(call, "invalid_token")
+                who = await self.issuers.identify(value.strip())
+                if who is None:
+                    raise self.challenge(call, "invalid_token")
+                return Caller(who, self.rules)
             return Caller(Identity(claims.subject) if claims.subject else None, self.rules, claims=claims)
         if not await self._is_guarded():
             return self._anybody
@@ -146,8 +157,27 @@ class Access:
         return await self._passwords.exists(name)
 
     async def log_in(self, name: str, password: str, remote: str) -> Identity | None:
-        """Who has this name and password; None if nobody has. Raises TooManyRequests."""
+        """Who has this name and password; None if nobody has. Raises TooManyRequests and IssuerUnreachable.
+
+        An ID token of an issuer does as a password, with any name: docker can send it in no other way.
+        """
+        if self.issuers.all and password.count(".") == 2 and (who := await self.issuers.identify(password)) is not None:
+            return who
         return Identity(name) if await self._passwords.check(name, password, remote) else None
+
+    @property
+    def _verifier(self) -> Verifier | None:
+        return self.tokens or self._foreign
+
+    async def aclose(self) -> None:
+        """Close the connections to issuers."""
+        await self.issuers.aclose()
+        if self._foreign is not None:
+            await self._foreign.aclose()
+
+    async def has_accounts(self) -> bool:
+        """Whether anybody can log in by a password."""
+        return bool(await self._passwords.known())
 
     async def _is_guarded(self) -> bool:
         return self._guarded or bool(await self._passwords.known())

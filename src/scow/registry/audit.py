@@ -39,7 +39,9 @@ class Audit:
         if (
             not refused
             and (call.method in ("GET", "HEAD") or call.route.kind not in _KINDS)
-            and not (call.route.kind == "token" and call.caller is not None and call.caller.name is not None)
+            and not (
+                call.route.kind in ("token", "web-oidc") and call.caller is not None and call.caller.name is not None
+            )
         ):
             return
         line = {

@@ -25,7 +25,8 @@ class Route(msgspec.Struct, frozen=True):
     """What a path names.
 
     `kind` is one of ping, catalog, manifest, blob, uploads, upload, tags, referrers, token, keys, metrics, and for
-    browsers web-home, web-repository, web-image, web-asset, web-login and web-logout.
+    browsers web-home, web-repository, web-image, web-asset, web-login, web-logout
+    and web-oidc.
     """
 
     kind: str
@@ -81,6 +82,8 @@ def _web_route(path: str) -> Route:
         return Route("web-asset", "", rest)
     if noun == "repositories" and rest:
         return Route("web-repository", rest)
+    if noun == "oidc" and rest:
+        return Route("web-oidc", "", rest)
     name, _, reference = rest.rpartition("/")
     if noun == "images" and name:
         return Route("web-image", name, reference)

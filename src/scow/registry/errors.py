@@ -179,6 +179,21 @@ class AuthenticationRequired(Refusal, Unauthorized):
         super().__init__("authentication required", headers=(("WWW-Authenticate", challenge),))
 
 
+class LoginRefused(Refusal, Forbidden):
+    """An issuer has not said who it is, or said it in a way that does not do."""
+
+    code, status = "DENIED", HTTPStatus.FORBIDDEN
+
+
+class IssuerUnreachable(Refusal, Unavailable):
+    """Somebody whose word is needed does not answer."""
+
+    code, status = "UNSUPPORTED", HTTPStatus.SERVICE_UNAVAILABLE
+
+    def __init__(self, url: str, why: str) -> None:
+        super().__init__(f"cannot ask {url}: {why}")
+
+
 class AccessDenied(Refusal, Forbidden):
     """The caller is known, and may not do this."""
 

@@ -35,11 +35,12 @@ from scow.registry.upstream.relay import RelayClient
 from scow.registry.upstream.requests import UpstreamRequests
 from scow.registry.upstream.sync import Syncs
 from scow.registry.web.login import Login
+from scow.registry.web.oidc import OidcLogin
 from scow.registry.web.pages import Pages
 
 READING: Final = frozenset({"GET", "HEAD"})
 UNLIMITED: Final = 1 << 62
-OPEN: Final = frozenset({"token", "keys", "web-asset", "web-login", "web-logout"})
+OPEN: Final = frozenset({"token", "keys", "web-asset", "web-login", "web-logout", "web-oidc"})
 """Endpoints that see to their callers themselves."""
 
 
@@ -100,6 +101,7 @@ class Registry:
             **{f"web-{page}": pages.answer for page in ("home", "repository", "image", "asset")},
             "web-login": login.answer,
             "web-logout": login.answer_end,
+            "web-oidc": OidcLogin(self._access, settings.url).answer,
         }
         self._upstream_requests = UpstreamRequests(self._cache, metadata, metrics, self._endpoints, relay)
 
@@ -185,6 +187,7 @@ class Registry:
 
     async def aclose(self) -> None:
         """Close storage and names."""
+        await self._access.aclose()
         await self._cache.aclose()
         if self._relay is not None:
             await self._relay.aclose()

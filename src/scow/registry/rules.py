@@ -19,6 +19,7 @@ class Identity(msgspec.Struct, frozen=True):
 
     name: str
     groups: frozenset[str] = NOTHING  # that an issuer names; those of the settings come besides
+    local: bool = True  # has an account here, rather than an issuer's word
 
 
 class Rules:
@@ -73,7 +74,7 @@ def _grants(rule: Rule, action: str) -> bool:
 
 def _covers(pattern: str, repository: str, name: str | None) -> bool:
     if "{user}" in pattern:
-        if not name or "*" in name:
+        if not name or "*" in name or "/" in name:  # issuers name people as they like
             return False
         pattern = pattern.replace("{user}", name)
     return matches(repository, pattern)

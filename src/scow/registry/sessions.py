@@ -35,14 +35,14 @@ class Sessions:
         self._life_s = life_s
         self._kept: dict[str, _Session] = {}
 
-    async def begin(self, call: Call, identity: Identity, *, local: bool = True) -> tuple[str, str]:
-        """The header that gives the browser its cookie. `local` is an account of ours, not an issuer's."""
+    async def begin(self, call: Call, identity: Identity) -> tuple[str, str]:
+        """The header that gives the browser its cookie."""
         now = int(time.time())
         claims: dict[str, Any] = {
             "aud": AUDIENCE,
             "sub": identity.name,
             "groups": sorted(identity.groups),
-            "proof": await self._proof(identity.name) if local else "",
+            "proof": await self._proof(identity.name) if identity.local else "",
             "exp": now + int(self._life_s),
         }
         return set_cookie(call, COOKIE, await self._keys.sign(claims), int(self._life_s))
@@ -57,7 +57,7 @@ class Sessions:
             claims = await self._keys.verify(text)
             if claims is None or claims.get("aud") != AUDIENCE:
                 return None
-            identity = Identity(claims["sub"], frozenset(claims["groups"]))
+            identity = Identity(claims["sub"], frozenset(claims["groups"]), local=bool(claims["proof"]))
             session = _Session(identity, claims["proof"], claims["exp"])
             if len(self._kept) >= _KEPT_LIMIT:
                 self._kept.clear()

@@ -36,6 +36,26 @@ class Token(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
     life_s: int = 300
     refresh_life_s: int = 30 * 86400
     key_life_s: int = 30 * 86400  # a signing key is used for so long, and known until its last token has expired
+    issuer: str = ""  # tokens are those of somebody else, who is called so in them; needs `realm` and `keys`
+    keys: str = ""  # that server's public keys: the URL of a JWKS document, or a file of one, or of PEM
+    ca: str | None = None  # file of certificates that are trusted besides the system's for that URL, PEM
+
+
+class Oidc(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Table `[[auth.oidc]]`: an issuer of OpenID Connect, whose users may log in."""
+
+    name: str  # in the URL of its login: /-/oidc/<name>/callback is where it sends browsers back to
+    issuer: str  # its URL
+    client_id: str  # what the registry is called there
+    client_secret: str = ""
+    client_secret_file: str | None = None
+    title: str = ""  # on the page; empty: its name
+    scopes: list[str] = msgspec.field(default_factory=lambda: ["openid", "profile", "email"])
+    audiences: list[str] = []  # of tokens that clients bring, besides `client_id`
+    user_claim: str = "preferred_username"  # what users are called here
+    user_prefix: str = ""  # goes before it, to tell them from users of ours
+    groups_claim: str = "groups"
+    ca: str | None = None  # file of certificates that are trusted besides the system's, PEM
 
 
 class Rule(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -55,6 +75,7 @@ class Auth(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
     htpasswd: str | None = None  # file of name:bcrypt lines, read again when it changes
     anonymous_pull: bool = False  # reading needs no password
     token: Token | None = None
+    oidc: list[Oidc] = []
     rules: list[Rule] = []
     groups: dict[str, list[str]] = {}
     audit_log: str | None = None  # file of JSON lines

@@ -51,7 +51,7 @@ class TokenRequests:
         caller = await self._access.identify(call)
         call.caller = caller
         self._check_service(call.parameter("service"))
-        offline = call.parameter("offline_token") == "true" and caller.name is not None
+        offline = call.parameter("offline_token") == "true"
         client = call.parameter("client_id") or ""
         return await self._issue(tokens, caller.who, call.query.get("scope", []), client if offline else None)
 
@@ -94,7 +94,7 @@ class TokenRequests:
         if len(asked) > SCOPES_LIMIT:
             raise QueryInvalid(f"at most {SCOPES_LIMIT} scopes in one request")
         text, made_at = await tokens.issue(who.name if who else "", await self._access.granted(who, asked))
-        if refresh_for is not None and who is not None:
+        if refresh_for is not None and who is not None and who.local:
             refresh = await tokens.issue_refresh(who.name, refresh_for)
         self._metrics.count("tokens_issued")
         document = {

@@ -6,13 +6,14 @@ Claims are those of docker's token specification (distribution's docs, spec/auth
 import hashlib
 import secrets
 import time
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import msgspec
 
 from scow.registry.accounts import Accounts, RefreshToken
+from scow.registry.jwks import LEEWAY_S, ForeignKeys, Peer
 from scow.registry.keys import EARLY_S, Keys
-from scow.registry.settings import Token
+from scow.registry.settings import SettingsInvalid, Token
 
 ISSUER: Final = "scow-registry"
 VERIFIED_LIMIT: Final = 10_000
@@ -27,6 +28,42 @@ class Claims(msgspec.Struct, frozen=True):
     expires_at: float  # seconds since the epoch
     repositories: Grants
     catalog: bool
+
+
+class Verifier(Protocol):
+    """Knows good tokens."""
+
+    async def verify(self, text: str) -> Claims | None:
+        """What a token says; None if it is not good here. Raises IssuerUnreachable."""
+
+
+class ForeignTokens:
+    """Verifies the tokens of a token server that is not ours."""
+
+    def __init__(self, settings: Token) -> None:
+        """Raises SettingsInvalid."""
+        if not (settings.realm and settings.keys and settings.issuer):
+            raise SettingsInvalid("auth.token", "a token server of somebody else needs realm, issuer and keys")
+        self._settings = settings
+        self._peer = Peer(settings.ca)
+        self._keys = ForeignKeys(settings.keys, self._peer)
+        self._verified: dict[str, Claims] = {}
+
+    async def verify(self, text: str) -> Claims | None:
+        found = self._verified.get(text)
+        if found is None:
+            said = await self._keys.verify(text)
+            found = read_claims(said, self._settings.issuer, self._settings.service) if said is not None else None
+            if found is None:
+                return None
+            if len(self._verified) >= VERIFIED_LIMIT:
+                self._verified.clear()
+            self._verified[text] = found
+        return found if time.time() < found.expires_at + LEEWAY_S else None
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._peer.aclose()
 
 
 class Tokens:
@@ -93,7 +130,7 @@ def read_claims(said: dict[str, Any], issuer: str, service: str) -> Claims | Non
         audience = said["aud"]
         if said["iss"] != issuer or service not in (audience if isinstance(audience, list) else [audience]):
             return None
-        if said.get("nbf", 0) > time.time():
+        if said.get("nbf", 0) > time.time() + EARLY_S:
             return None
         repositories: Grants = {}
         for entry in said["access"] or ():

@@ -29,7 +29,7 @@ class Login:
             after = local_path(call.parameter("next"))
             if caller.free or caller.name is not None:
                 return went(after)
-            return self._form(after)
+            return await self._form(after)
         if call.method != "POST":
             raise MethodUnsupported(call.method, ("GET", "HEAD", "POST"))
         fields = await read_form(call, self._url)
@@ -37,7 +37,7 @@ class Login:
         who = await self._access.log_in(name, password, call.remote)
         if who is None:
             self._metrics.count("authentication_failures")
-            return self._form(after, name, "The name or the password is wrong.")
+            return await self._form(after, name, "The name or the password is wrong.")
         call.caller = self._access.caller(who)
         return went(after, (await self._access.sessions.begin(call, who),))
 
@@ -48,19 +48,29 @@ class Login:
         await read_form(call, self._url)
         return went("/", (end(call),))
 
-    def _form(self, after: str, name: str = "", mistake: str = "") -> Reply:
-        said = f'<p class="mistake" role="alert">{e(mistake)}</p>' if mistake else ""
-        focus = ("", " autofocus") if name else (" autofocus", "")
-        content = (
-            f'<h1>Log in</h1><div class="card narrow"><form class="login" method="post" action="/-/login">{said}'
-            f'<input type="hidden" name="next" value="{e(after)}">'
-            f'<label>Name <input name="name" value="{e(name)}" autocomplete="username" autocapitalize="none" '
-            f'spellcheck="false" required{focus[0]}></label>'
-            '<label>Password <input type="password" name="password" autocomplete="current-password" '
-            f"required{focus[1]}></label><button>Log in</button></form></div>"
+    async def _form(self, after: str, name: str = "", mistake: str = "") -> Reply:
+        issuers = "".join(
+            f'<a class="by" href="/-/oidc/{issuer.settings.name}?next={quote(after, safe="")}">'
+            f"Log in with {e(issuer.title)}</a> "
+            for issuer in self._access.issuers.all
         )
+        with_password = not issuers or await self._access.has_accounts()
+        content = f"<h1>Log in</h1>{issuers}" + (_password_form(after, name, mistake) if with_password else "")
         status = HTTPStatus.FORBIDDEN if mistake else HTTPStatus.OK
         return page_reply("Log in", content, viewer=Viewer(on_login=True), status=status)
+
+
+def _password_form(after: str, name: str, mistake: str) -> str:
+    said = f'<p class="mistake" role="alert">{e(mistake)}</p>' if mistake else ""
+    focus = ("", " autofocus") if name else (" autofocus", "")
+    return (
+        f'<div class="card narrow"><form class="login" method="post" action="/-/login">{said}'
+        f'<input type="hidden" name="next" value="{e(after)}">'
+        f'<label>Name <input name="name" value="{e(name)}" autocomplete="username" autocapitalize="none" '
+        f'spellcheck="false" required{focus[0]}></label>'
+        '<label>Password <input type="password" name="password" autocomplete="current-password" '
+        f"required{focus[1]}></label><button>Log in</button></form></div>"
+    )
 
 
 def went(path: str, headers: Headers = ()) -> Reply:

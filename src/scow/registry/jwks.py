@@ -1,0 +1,196 @@
+"""Keys of others, by a URL or a file, and what they have signed. RFC 7517, RFC 7519.
+
+Fetched keys are kept for an hour, and fetched again when something is signed with one that is not among them, but not
+more often than once a minute: anybody can send such a thing.
+"""
+
+import asyncio
+import json
+import logging
+import ssl
+import time
+from base64 import urlsafe_b64decode
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import aiohttp
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from joserfc import jwt
+from joserfc.errors import JoseError
+from joserfc.jwk import JWKRegistry, Key
+
+from scow.registry.errors import IssuerUnreachable
+from scow.registry.keys import Algorithms
+from scow.registry.settings import SettingsInvalid
+
+FRESH_S: Final = 3600.0
+PAUSE_S: Final = 60.0
+TIMEOUT_S: Final = 10.0
+DOCUMENT_LIMIT: Final = 1 << 20
+TOKEN_LIMIT: Final = 16 << 10
+LEEWAY_S: Final = 30
+"""Clocks differ by so much."""
+
+# None that uses a shared secret: a public key must never be taken for one.
+_REGISTRY: Final = Algorithms(
+    algorithms=["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "Ed25519"]
+)
+
+log = logging.getLogger("scow.registry.issuers")
+
+
+class Peer:
+    """Asks one server for JSON, with a bound on time and size. Make it anywhere; `aclose` it on its loop."""
+
+    def __init__(self, ca: str | None = None) -> None:
+        """`ca` is a file of certificates that are trusted besides the system's. Raises SettingsInvalid."""
+        self._tls: ssl.SSLContext | bool = True
+        if ca is not None:
+            try:
+                self._tls = ssl.create_default_context()
+                self._tls.load_verify_locations(ca)
+            except OSError as error:
+                raise SettingsInvalid(ca, error.strerror or str(error)) from error
+        self._session: aiohttp.ClientSession | None = None
+
+    async def ask(self, url: str, form: dict[str, str] | None = None, **headers: str) -> tuple[int, dict[str, Any]]:
+        """GET a document, or POST a form; status and object. Raises IssuerUnreachable."""
+        if self._session is None:
+            timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
+            self._session = aiohttp.ClientSession(timeout=timeout, headers={"Accept": "application/json"})
+        method = "GET" if form is None else "POST"
+        try:
+            async with self._session.request(
+                method, url, data=form, headers=headers, ssl=self._tls, allow_redirects=False
+            ) as answer:
+                data = await answer.content.read(DOCUMENT_LIMIT)
+                document = json.loads(data)
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError, RecursionError) as error:
+            raise IssuerUnreachable(url, str(error) or type(error).__name__) from error
+        if not isinstance(document, dict):
+            raise IssuerUnreachable(url, "not a JSON object")
+        return answer.status, document
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+
+class ForeignKeys:
+    """The keys of one issuer."""
+
+    def __init__(self, where: str, peer: Peer) -> None:
+        """`where` is the URL of a JWKS document, or a file: a JWKS document, or certificates or public keys in PEM."""
+        self._where = where
+        self._peer = peer
+        self._keys: list[Key] = []
+        self._read_at = -FRESH_S
+        self._reading = asyncio.Lock()
+
+    async def verify(self, text: str) -> dict[str, Any] | None:
+        """The claims of a JWT that one of the keys has signed; None for anything else. Raises IssuerUnreachable."""
+        if len(text) > TOKEN_LIMIT:
+            return None
+        await self._read(FRESH_S)
+        claims = self._decode(text)
+        if claims is None and _header(text) is not None:
+            await self._read(PAUSE_S)
+            claims = self._decode(text)
+        return claims
+
+    def _decode(self, text: str) -> dict[str, Any] | None:
+        wanted = (_header(text) or {}).get("kid")
+        for key in self._keys:
+            if wanted is not None and key.kid is not None and key.kid != wanted:
+                continue
+            try:
+                return jwt.decode(text, key, registry=_REGISTRY).claims
+            except (JoseError, ValueError, TypeError):
+                continue
+        return None
+
+    async def _read(self, age_s: float) -> None:
+        async with self._reading:
+            if time.monotonic() - self._read_at < age_s:
+                return
+            before, self._read_at = self._read_at, time.monotonic()
+            try:
+                if urlsplit(self._where).scheme in ("http", "https"):
+                    status, document = await self._peer.ask(self._where)
+                    if status != 200:
+                        raise IssuerUnreachable(self._where, f"status {status}")
+                    self._keys = _import_set(document)
+                else:
+                    self._keys = await asyncio.to_thread(read_keys, Path(self._where))
+            except (IssuerUnreachable, SettingsInvalid) as error:
+                if not self._keys:
+                    self._read_at = before
+                    raise IssuerUnreachable(self._where, str(error)) from error
+                log.warning("the keys are kept as they were: %s", error)
+
+
+def read_keys(path: Path) -> list[Key]:
+    """Keys of a file: a JWKS document, or certificates or public keys in PEM. Raises SettingsInvalid."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise SettingsInvalid(str(path), error.strerror or str(error)) from error
+    try:
+        keys = _import_pem(data) if b"-----BEGIN" in data else _import_set(json.loads(data))
+    except (ValueError, JoseError, UnsupportedAlgorithm) as error:
+        raise SettingsInvalid(str(path), f"no keys can be read: {error}") from error
+    if not keys:
+        raise SettingsInvalid(str(path), "no keys are in it")
+    return keys
+
+
+def _import_set(document: Any) -> list[Key]:
+    entries = document.get("keys") if isinstance(document, dict) else None
+    keys = []
+    for entry in entries if isinstance(entries, list) else ():
+        if not isinstance(entry, dict) or entry.get("use", "sig") != "sig" or entry.get("kty") == "oct":
+            continue
+        try:
+            keys.append(JWKRegistry.import_key(entry))
+        except (JoseError, ValueError, TypeError, KeyError):
+            continue  # of a kind that we don't know
+    return keys
+
+
+def _import_pem(data: bytes) -> list[Key]:
+    keys = []
+    for part in data.split(b"-----BEGIN ")[1:]:
+        block = b"-----BEGIN " + part
+        if part.startswith(b"CERTIFICATE-----"):
+            form = (serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+            block = x509.load_pem_x509_certificate(block).public_key().public_bytes(*form)
+        public = serialization.load_pem_public_key(block)
+        kind = {"RSA": "RSA", "Ell": "EC", "ECP": "EC"}.get(type(public).__name__.lstrip("_")[:3], "OKP")
+        keys.append(JWKRegistry.import_key(block, kind))
+    return keys
+
+
+def _header(text: str) -> dict[str, Any] | None:
+    """The header of a JWT, not verified; None if the text is none."""
+    return _part(text, 0)
+
+
+def unverified(text: str) -> dict[str, Any]:
+    """What a JWT claims, to find out whose keys verify it; empty if the text is none."""
+    return _part(text, 1) or {}
+
+
+def _part(text: str, number: int) -> dict[str, Any] | None:
+    parts = text.split(".")
+    if len(parts) != 3 or len(text) > TOKEN_LIMIT:
+        return None
+    try:
+        found = json.loads(urlsafe_b64decode(parts[number] + "=" * (-len(parts[number]) % 4)))
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
