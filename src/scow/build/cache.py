@@ -35,7 +35,15 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     created_at: int = 0
     used_at: int = 0
     uses: int = 0
-    image: str = ""  # the image's ID after the step, as it was shown
+    sources: "Sources | None" = None  # of a record that only remembers what is to be copied
+
+
+class Sources(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a COPY takes, as its key and the history have it."""
+
+    digests: tuple[str, ...]
+    several: bool = False  # the destination is a directory
+    shown: str = ""
 
 
 class Pins:

@@ -14,7 +14,7 @@ import msgspec
 
 from scow.build import entitlements
 from scow.build import instructions as kinds
-from scow.build.cache import Record, step_key
+from scow.build.cache import Record, Sources, step_key
 from scow.build.compose import Composer, Owner, parse_chmod
 from scow.build.context import Context
 from scow.build.emulation import why_not
@@ -76,17 +76,23 @@ class Steps:
 
         `created_by` is what the image's history will say, if that is enough to know the step by.
         """
-        record = await self._found(place, key, description, created_by) if place.cached else None
-        if record is not None:
-            place.tell("cached")
-        else:
+        record = await self.find(place, key, description, created_by)
+        if record is None:
 
             async def make(say: Say) -> Record:
                 return self._add(key, description, await work(say), time.time_ns())
 
             flight = key if place.cached else f"{key}-{secrets.token_hex(8)}"
             record = await self._build.tools.flights.join(flight, make, lambda said: place.tell(*said))
-        self._build.records[key] = record
+            self._build.records[key] = record
+        return record
+
+    async def find(self, place: Place, key: str, description: str, created_by: str = "") -> Record | None:
+        """Take a step's outcome from the cache; None if that doesn't know it, or isn't to be asked."""
+        record = await self._found(place, key, description, created_by) if place.cached else None
+        if record is not None:
+            place.tell("cached")
+            self._build.records[key] = record
         return record
 
     async def _found(self, place: Place, key: str, description: str, created_by: str) -> Record | None:
@@ -186,6 +192,27 @@ class Steps:
         destination = posixpath.join(working_dir, one.destination)
         if one.destination in (".", "..") or one.destination.endswith(("/.", "/..")):
             destination += "/"
+        owner = await self._owner(state, one)
+
+        def key_of(sources: Sources) -> str:
+            return step_key(
+                "COPY", "" if one.link else state.chain, sources.digests, destination,
+                msgspec.json.encode(owner).decode(), one.chmod, one.parents, sources.several,
+                isinstance(one, kinds.Add), epoch,
+            )  # fmt: skip
+
+        plain = not (one.chmod or one.parents)  # else the history says too little
+        remembered = ""
+        if one.source_stage:
+            # Of files that can't change it is enough to have looked once.
+            layers = await self._origins.layers_of(one.source_stage)
+            remembered = step_key("SOURCES", layers, one.sources, one.exclude, one.parents, owner is None)
+            known = self._cache.find(remembered) if place.cached else None
+            if known is not None and known.sources is not None:
+                created_by = shown(known.sources.shown)
+                record = await self.find(place, key_of(known.sources), one.text, created_by if plain else "")
+                if record is not None:
+                    return record, created_by
         stack = AsyncExitStack()
         handed_over = False
         try:
@@ -194,32 +221,21 @@ class Steps:
             except NothingFound as error:
                 why = error.elsewhere if one.source_stage else str(error)
                 raise InvalidArgument(f"{one.NAME} failed: {why}") from error
-            owner = await self._owner(state, one)
-            several = sum(len(origin.selections) for origin in origins) > 1 or len(one.sources) + len(one.inline) > 1
-            if several and not destination.endswith("/"):
+            sources = await self._sources_of(origins, one, owner)
+            if sources.several and not destination.endswith("/"):
                 raise InvalidArgument(
                     f"When using {one.NAME} with more than one source file, "
                     "the destination must be a directory and end with a /"
                 )
-            names = await finish(
-                asyncio.to_thread(
-                    lambda: [
-                        digest(each.tree, each.selections, each.keep, owners=each.owners and owner is None)
-                        for each in origins
-                    ]
-                )
-            )
-            key = step_key(
-                "COPY", "" if one.link else state.chain, names, destination, msgspec.json.encode(owner).decode(),
-                one.chmod, one.parents, several, isinstance(one, kinds.Add), epoch,
-            )  # fmt: skip
+            if remembered:
+                self._cache.add(Record(key=remembered, description=f"sources of {one.text}", sources=sources))
 
             def fill(composer: Composer) -> None:
                 for each in origins:
                     whose = owner or (None if each.owners else Owner(0, 0))
                     composer.copy(
                         each.tree, each.selections, destination,
-                        owner=whose, chmod=chmod, keep=each.keep, several=several,
+                        owner=whose, chmod=chmod, keep=each.keep, several=sources.several,
                     )  # fmt: skip
 
             async def work(say: Say) -> DiffID | None:
@@ -232,13 +248,25 @@ class Steps:
                     )
                 return None if layer is None else layer.diff_id
 
-            created_by = shown(_digest_of(origins, names, several))
-            plain = not (one.chmod or one.parents)
-            record = await self.perform(place, key, one.text, work, created_by if plain else "")
+            created_by = shown(sources.shown)
+            record = await self.perform(place, key_of(sources), one.text, work, created_by if plain else "")
         finally:
             if not handed_over:
                 await stack.aclose()
         return record, created_by
+
+    async def _sources_of(self, origins: Sequence[_Origin], one: kinds.Copy, owner: Owner | None) -> Sources:
+        """What is copied, by digests of it all."""
+        several = sum(len(origin.selections) for origin in origins) > 1 or len(one.sources) + len(one.inline) > 1
+        digests = await finish(
+            asyncio.to_thread(
+                lambda: [
+                    digest(each.tree, each.selections, each.keep, owners=each.owners and owner is None)
+                    for each in origins
+                ]
+            )
+        )
+        return Sources(digests=tuple(digests), several=several, shown=_digest_of(origins, digests, several))
 
     async def _origins_of(self, stack: AsyncExitStack, one: kinds.Copy) -> list[_Origin]:
         folder = self._build.tools.folder / f"copy-{secrets.token_hex(8)}"
