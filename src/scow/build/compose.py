@@ -105,6 +105,8 @@ class Composer:
         self._epoch = epoch
         self._now = now if epoch is None else epoch
         self._made: set[bytes] = {b""}
+        self._there: set[bytes] = {b""} if lower is not None else set()  # of these, the ones of the file system below
+        self._replace = True
         self._links: dict[object, bytes] = {}
         self._pending: list[bytes] = []
         self._size = 0
@@ -153,8 +155,14 @@ class Composer:
         chmod: Chmod | None = None,
         keep: Keep = everything,
         several: bool = False,
+        replace: bool = False,
     ) -> None:
-        """Copy what was selected. `owner` None leaves the files' own; `several` sources need a directory."""
+        """Copy what was selected. `owner` None leaves the files' own; `several` sources need a directory.
+
+        A file in the place of a directory, or a directory in the place of anything else, is a CannotCopy unless
+        `replace`.
+        """
+        self._replace = replace
         into_directory = destination.endswith(("/", "/.")) or destination in ("", ".") or several
         place, there = self.destination(destination)
         if into_directory and there is not None and not there.is_directory:
@@ -215,6 +223,7 @@ class Composer:
         found = None if self._lower is None else find(self._lower, path, follow=False)
         if found is not None and found[1].is_directory:
             node = found[1]
+            self._there.add(path)
             self._entry(path, node.mode, node.uid, node.gid, node.mtime, xattrs=node.xattrs, changes=False)
         else:
             uid, gid = (owner.uid, owner.gid) if owner else (0, 0)
@@ -228,6 +237,8 @@ class Composer:
         above = target.rpartition(b"/")[0]
         if above not in self._made:
             self._ensure(above, owner)
+        if above in self._there:
+            self._meet(target, node)
         if node.is_directory:
             self._entry(target, mode, uid, gid, node.mtime, xattrs=node.xattrs)
             self._made.add(target)
@@ -255,6 +266,21 @@ class Composer:
             self._write(tarheader.padding(node.size))
         else:
             self._entry(target, mode, uid, gid, node.mtime, payload=node.payload)
+
+    def _meet(self, target: bytes, node: Node) -> None:
+        """Look at what the file system below has where something goes. Raises CannotCopy."""
+        assert self._lower is not None
+        found = find(self._lower, target, follow=False)
+        if found is None:
+            return
+        if not self._replace and found[1].is_directory is not node.is_directory:
+            raise CannotCopy(
+                f"cannot copy to non-directory: /{shown(target)}"
+                if node.is_directory
+                else f"cannot replace to directory /{shown(target)} with file"
+            )
+        if node.is_directory and found[1].is_directory:
+            self._there.add(target)
 
     def file(self, path: bytes, pieces: Iterable[bytes], size: int, mode: int, owner: Owner, mtime: int) -> None:
         """Write a file from bytes, its parents where missing."""

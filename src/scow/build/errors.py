@@ -73,6 +73,15 @@ class DockerfileError(InvalidArgument):
         return f"{self.sentence}\n{excerpt(self.file, self._source, self.lines, self.token)}"
 
 
+class StepFailed(DockerfileError):
+    """A step could not be done. The sentence begins with what clients know such a failure by; the excerpt follows."""
+
+    @property
+    def sentence(self) -> str:
+        """What went wrong."""
+        return self.why + did_you_mean(self.suggestion)
+
+
 def excerpt(file: str, source: Sequence[str], lines: Lines, token: str | None = None) -> str:
     """Show `lines` of a file between their neighbours, `>>>` in front of them and carets below the first `token`."""
     first, last = max(1, lines.start - _AROUND), min(len(source), lines.end + _AROUND)

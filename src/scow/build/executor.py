@@ -19,16 +19,17 @@ from scow.build.cache_export import Mode
 from scow.build.config_changes import apply, environment, shell_of
 from scow.build.context import Context
 from scow.build.dockerfile import Dockerfile, Stage, parse_triggers
-from scow.build.errors import DockerfileError
+from scow.build.errors import DockerfileError, StepFailed
 from scow.build.image_state import ImageState, parse_created, state_of, with_path
 from scow.build.named_contexts import NamedContexts
-from scow.build.plan import SCRATCH, Plan, plan
+from scow.build.plan import SCRATCH, Plan, names_like, plan
 from scow.build.report import Report, StageEnded, StepEvent
+from scow.build.runner import CommandFailed
 from scow.build.selection import Keep, everything
 from scow.build.squash import squash
 from scow.build.steps import Place, Steps, command_of
 from scow.build.tools import Build
-from scow.errors import NotFound
+from scow.errors import NotFound, ScowError
 from scow.oci.digest import DiffID
 from scow.oci.image_config import ExecConfig
 from scow.oci.platform import host_platform
@@ -177,7 +178,11 @@ class Execution:
             return ()
         if source.kind == "context":
             return (await self._context(source.name, lambda message: None)).diff_ids
-        image, _ = await self._build.bases.find(source.name, self._build.options.platform, lambda message: None)
+        try:
+            image, _ = await self._build.bases.find(source.name, self._build.options.platform, lambda message: None)
+        except NotFound as error:
+            suggestion = names_like(source.name, self._file, self._named.names if self._named else ())
+            raise StepFailed(str(error), token=source.name, suggestion=suggestion) from error
         return image.diff_ids
 
     async def _context(self, name: str, emit: Callable[[ProgressMessage], None]) -> ImageState:
@@ -227,11 +232,17 @@ class Execution:
         def emit(message: ProgressMessage) -> None:
             self._tell(stage.index, number, "progress", progress=message)
 
-        if base.kind == "context":
-            state = await self._context(base.name, emit)
-        else:
-            image, config = await self._build.bases.find(base.name, platform, emit)
-            state = state_of(config, image.id)
+        try:
+            if base.kind == "context":
+                state = await self._context(base.name, emit)
+            else:
+                image, config = await self._build.bases.find(base.name, platform, emit)
+                state = state_of(config, image.id)
+        except ScowError as error:
+            suggestion = names_like(base.name, self._file) if isinstance(error, NotFound) else None
+            raise StepFailed(
+                str(error), lines=stage.base.lines, token=stage.base.image, suggestion=suggestion
+            ) from error
         if state.config.on_build:
             self._plan_triggers(stage.index, state.config.on_build)
         if not state.config.on_build:
@@ -302,6 +313,10 @@ class _StageRun:
         except DockerfileError as error:
             error.lines = error.lines or one.lines
             raise
+        except CommandFailed:
+            raise  # its words are all that clients want
+        except ScowError as error:
+            raise StepFailed(str(error), lines=one.lines) from error
         self._tell(number, "done", self.state.id)
 
     async def label(self, name: str, value: str, number: int) -> None:

@@ -13,6 +13,7 @@ import stat
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple
 
+from scow.build.suggest import did_you_mean, nearest
 from scow.build.trees import ContextRefused, Tree, find, join, walk
 from scow.errors import InvalidArgument
 from scow.store.tree import Node, shown
@@ -26,13 +27,15 @@ Keep = Callable[[bytes, Node], bool]
 class NothingFound(InvalidArgument):
     """A source that isn't there. The words are those of docker's classic builder."""
 
-    def __init__(self, source: str, *, pattern: bool) -> None:
-        super().__init__(
+    def __init__(self, source: str, *, pattern: bool, suggestion: str | None = None) -> None:
+        said = (
             "no source files were specified"
             if pattern
             else f"file not found in build context or excluded by .dockerignore: stat {source}: file does not exist"
         )
-        self.elsewhere = str(self) if pattern else f"stat {source.lstrip('/')}: file does not exist"
+        super().__init__(said + did_you_mean(suggestion))
+        where = f"stat {source.lstrip('/')}: file does not exist" + did_you_mean(suggestion)
+        self.elsewhere = str(self) if pattern else where
         """The same of a source that is in no context."""
 
 
@@ -69,13 +72,24 @@ def select(
         if direct is None or (direct[0] and not _kept(tree, direct[0], keep)):
             if optional:
                 return []
-            raise NothingFound(source, pattern=False)
+            raise NothingFound(source, pattern=False, suggestion=_like(tree, cleaned, keep))
         # What a copy is called is what was asked for: a symlink's own name.
         return [_selected(tree, cleaned, *direct, pivot, parents)]
     for written, real, node in found:
         # A symlink that leads nowhere is copied as it is.
         selected.append(_selected(tree, written, *(find(tree, written) or (real, node)), pivot, parents))
     return selected
+
+
+def _like(tree: Tree, path: bytes, keep: Keep) -> str | None:
+    """What is in the same folder and has nearly this name."""
+    above, _, name = path.rpartition(b"/")
+    folder = find(tree, above)
+    if folder is None or not folder[1].is_directory:
+        return None
+    names = (each for each, node in tree.children(*folder) if keep(join(folder[0], each), node))
+    found = nearest(name.decode("utf-8", "replace"), [each.decode("utf-8", "replace") for each in names])
+    return f"{above.decode('utf-8', 'replace')}/{found}".lstrip("/") if found else None
 
 
 def _selected(tree: Tree, written: bytes, real: bytes, node: Node, pivot: bytes, parents: bool) -> Selected:

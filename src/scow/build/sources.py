@@ -10,6 +10,7 @@ import secrets
 import stat
 import urllib.parse
 import urllib.request
+from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import BinaryIO, Final, cast
@@ -53,6 +54,8 @@ class Remote:
         self._epoch = epoch
         self._git: GitSource | None = None
         self.material: Material | None = None  # what it turned out to be, when it was fetched
+        if checksum and not is_git(url) and not re.fullmatch(r"sha256:[0-9a-f]{64}", checksum):
+            raise InvalidArgument(f"invalid checksum {checksum!r}: it must be sha256: and 64 hexadecimal digits")
         if is_git(url):
             source = parse_git(url)
             if checksum:
@@ -92,7 +95,7 @@ class Remote:
         if not name:
             raise InvalidArgument(f"cannot determine filename for source {self.url}")
         state = hashlib.sha256()
-        with open_url(self.url) as answer:
+        with open_url(self.url, self._access.secrets) as answer:
             with (target / name).open("xb") as file:
                 while data := answer.read(_PIECE):
                     state.update(data)
@@ -115,16 +118,32 @@ def shown_url(url: str) -> str:
     return re.sub(r"^([a-z+]+://)[^/@]*@", r"\1", url)
 
 
-def open_url(url: str) -> "urllib.request._UrlopenRet":
-    """Begin to read a URL; redirects may only lead to HTTP. Raises Unavailable. Blocks."""
-    if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
+def open_url(url: str, secrets: Mapping[str, bytes] = {}) -> "urllib.request._UrlopenRet":
+    """Begin to read a URL; redirects may only lead to HTTP. Raises Unavailable. Blocks.
+
+    A secret `HTTP_AUTH_HEADER_host` or `HTTP_AUTH_TOKEN_host` goes to that host, and to nobody it redirects to.
+    """
+    parts = urllib.parse.urlsplit(url)
+    if parts.scheme not in ("http", "https"):
         raise InvalidArgument(f"unsupported URL {url!r}: only http and https")
     try:
-        return urllib.request.urlopen(urllib.request.Request(url, headers={"User-Agent": "scow"}), timeout=_TIMEOUT_S)
+        request = urllib.request.Request(url, headers={"User-Agent": "scow"})
+        if header := _authorization(parts, secrets):
+            request.add_unredirected_header("Authorization", header)
+        return urllib.request.urlopen(request, timeout=_TIMEOUT_S)
     except (OSError, ValueError) as error:
         why = getattr(error, "reason", None) or error  # what urllib wraps
         text = getattr(why, "strerror", None) or str(why)
         raise Unavailable(f"failed to load {shown_url(url)}: {text.lower()}") from error
+
+
+def _authorization(parts: urllib.parse.SplitResult, secrets: Mapping[str, bytes]) -> str:
+    for host in (parts.netloc.rpartition("@")[2], parts.hostname):
+        if header := secrets.get(f"HTTP_AUTH_HEADER_{host}"):
+            return header.decode("latin-1").strip()
+        if token := secrets.get(f"HTTP_AUTH_TOKEN_{host}"):
+            return f"Bearer {token.decode('latin-1').strip()}"
+    return ""
 
 
 def inline_tree(files: dict[str, str], folder: Path) -> SpooledTree:

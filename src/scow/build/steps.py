@@ -50,6 +50,7 @@ class _Origin(NamedTuple):
     selections: Sequence[Selected]
     keep: Keep
     owners: bool  # the files' own count
+    archive: bool = False  # its entries replace what is in their way, as tar does
 
 
 class Steps:
@@ -228,14 +229,16 @@ class Steps:
                     "the destination must be a directory and end with a /"
                 )
             if remembered:
-                self._cache.add(Record(key=remembered, description=f"sources of {one.text}", sources=sources))
+                now = time.time_ns()
+                what = f"sources of {one.text}"
+                self._cache.add(Record(key=remembered, description=what, sources=sources, created_at=now, used_at=now))
 
             def fill(composer: Composer) -> None:
                 for each in origins:
                     whose = owner or (None if each.owners else Owner(0, 0))
                     composer.copy(
                         each.tree, each.selections, destination,
-                        owner=whose, chmod=chmod, keep=each.keep, several=sources.several,
+                        owner=whose, chmod=chmod, keep=each.keep, several=sources.several, replace=each.archive,
                     )  # fmt: skip
 
             async def work(say: Say) -> DiffID | None:
@@ -289,6 +292,12 @@ class Steps:
         def keep(path: bytes, node: Node) -> bool:
             return ignored(path, node) and excluded(path, node)
 
+        if (
+            isinstance(one, kinds.Add)
+            and one.checksum
+            and (len(one.sources) + len(one.inline) > 1 or not is_remote(one.sources[0]))
+        ):
+            raise InvalidArgument("checksum requires a single source, from HTTP(S) or git")
         wanted = everything if ignored is everything and excluded is everything else keep
         for source in one.sources:
             if isinstance(one, kinds.Add) and is_remote(source):
@@ -305,7 +314,7 @@ class Steps:
                     self._build.materials.append(remote.material)
                 if one.unpack and (inner := await archive_tree(fetched, folder)) is not None:
                     stack.callback(inner.close)
-                    found.append(_Origin(inner, [Selected(b"", inner.root, b"")], everything, True))
+                    found.append(_Origin(inner, [Selected(b"", inner.root, b"")], everything, True, True))
                 else:
                     selections = (
                         await asyncio.to_thread(select, fetched, remote.folder or ".")
@@ -324,7 +333,7 @@ class Steps:
                     plain.append(each)
                 else:
                     stack.callback(inner.close)
-                    found.append(_Origin(inner, [Selected(b"", inner.root, b"")], everything, True))
+                    found.append(_Origin(inner, [Selected(b"", inner.root, b"")], everything, True, True))
             if plain:
                 found.append(_Origin(tree, plain, wanted, owners))
         if one.inline:

@@ -139,7 +139,7 @@ class Builds:
                 await asyncio.to_thread(shutil.rmtree, checkout, True)
         if not is_remote(remote):
             raise InvalidArgument(f"unable to prepare context: path {remote!r} not found")
-        return await asyncio.to_thread(_fetch_context, remote, folder)
+        return await asyncio.to_thread(_fetch_context, remote, folder, options)
 
 
 def _tag(name: str) -> Reference:
@@ -170,9 +170,9 @@ def _options(request: BuildRequest, given: SessionRequest, allowed: frozenset[st
     return options
 
 
-def _fetch_context(url: str, folder: Path) -> Context:
+def _fetch_context(url: str, folder: Path, options: Options) -> Context:
     """A tar as it is, anything else as a Dockerfile. Blocks."""
-    with open_url(url) as answer:
+    with open_url(url, options.secrets) as answer:
         kind = answer.headers.get_content_type()
         if kind.startswith("text/") or kind in ("application/octet-stream", "application/x-dockerfile"):
             data = answer.read(_FILE_LIMIT + 1)
