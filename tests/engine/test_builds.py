@@ -79,6 +79,18 @@ def test_steps_come_from_the_cache_until_what_they_use_changes(engine: Daemon) -
     assert image_of(build(engine, dockerfile, {"x": b"1"}, nocache=1)) != first
 
 
+def test_labels_of_the_caller_are_steps_of_their_own(engine: Daemon) -> None:
+    messages = build(engine, "FROM busybox\nLABEL a=1", labels='{"b":"3","a":"2"}')
+    assert "Step 3/4 : LABEL a=2\n" in text(messages)
+    assert "Step 4/4 : LABEL b=3\n" in text(messages)
+
+
+def test_an_archive_replaces_what_is_in_its_way(engine: Daemon) -> None:
+    dockerfile = "FROM busybox\nRUN mkdir -p /d/x && ln -s /tmp /d/y\nADD a.tar /d/\nRUN cat /d/x /d/y/z"
+    messages = build(engine, dockerfile, {"a.tar": context({"x": b"file\n", "y/z": b"below\n"})})
+    assert "file\nbelow\n" in text(messages)
+
+
 def test_a_stage_nobody_needs_does_not_run(engine: Daemon) -> None:
     messages = build(
         engine, "FROM busybox AS one\nRUN exit 1\nFROM busybox AS two\nRUN true\nFROM two\nRUN exit 2", target="two"
@@ -169,7 +181,9 @@ def test_owners_and_modes(engine: Daemon) -> None:
         {"f": b"", "a.tar": context({"in": b"x"})},
     )
     assert "/f 1000:2000 644\n/g 55:55 644\n/t/in 1:2 644\ntext of \n" in text(messages)
-    assert "can't find nobody-here" in error_of(build(engine, "FROM busybox\nCOPY --chown=nobody-here f /", {"f": b""}))
+    assert "no such user: nobody-here" in error_of(
+        build(engine, "FROM busybox\nCOPY --chown=nobody-here f /", {"f": b""})
+    )
 
 
 def test_a_name_alone_owns_with_its_own_group(engine: Daemon) -> None:
@@ -202,13 +216,22 @@ def test_there_is_always_a_path(engine: Daemon, base: str, before: str) -> None:
     [
         ("FROM busybox\nCOPY away /x", "not found"),
         ("FROM busybox\nCOPY sub/passwd /x", "not found"),
+        ("FROM busybox\nCOPY bee /x", "(did you mean b?)"),
+        ("FROM busybox AS made\nFROM busybox\nCOPY --from=maed /x /", "(did you mean made?)\nDockerfile:3\n"),
+        ("FROM busybos", "(did you mean busybox?)\nDockerfile:1\n"),
+        ("FROM busybox\nCOPY \\\n  away \\\n  /x", "   2 | >>> COPY \\\n   3 | >>>   away"),
+        ("FROM busybox\nRUN mkdir -p /x/a\nCOPY a /x/", "cannot replace to directory /x/a with file"),
+        ("FROM busybox\nRUN mkdir /x && ln -s /tmp /x/d\nCOPY c /x/", "cannot copy to non-directory: /x/d"),
+        ("FROM busybox\nCOPY --chown=4294967296 a /x", "uids and gids must be in range"),
+        ("FROM busybox\nADD --checksum=sha256:12 a /x", "checksum requires a single source"),
+        ("FROM busybox\nADD --checksum=md5:12 http://127.0.0.1:1/a /x", "invalid checksum 'md5:12'"),
         ("FROM busybox\nCOPY *.none /x", "no source files were specified"),
         ("FROM busybox\nCOPY a b /x", "the destination must be a directory and end with a /"),
         ("FROM busybox\nRUN --mount=from=nope,target=/x true", "nope"),
     ],
 )
 def test_steps_that_fail_say_why(engine: Daemon, dockerfile: str, why: str) -> None:
-    files: Files = {"away": "/etc/passwd", "sub": "../../../etc", "a": b"", "b": b""}
+    files: Files = {"away": "/etc/passwd", "sub": "../../../etc", "a": b"", "b": b"", "c/d/e": b""}
     assert why in error_of(build(engine, dockerfile, files))
 
 

@@ -185,6 +185,16 @@ class Scope(msgspec.Struct, frozen=True, kw_only=True):
             arguments[name] = value
         return msgspec.structs.replace(self, arguments=arguments)
 
+    def shown(self, instruction: Arg) -> str:
+        """An ARG as docker's history shows it: with the file's defaults. Raises DockerfileError."""
+        scope, words = self, [Arg.NAME]
+        for each in instruction.arguments:
+            words.append(
+                each.name if each.default is None else f"{each.name}={scope.expand(each.default, instruction)}"
+            )
+            scope = scope.declared(msgspec.structs.replace(instruction, arguments=(each,)))
+        return " ".join(words)
+
     def expand(self, text: str, instruction: Instruction | None = None) -> str:
         """`text` with variables replaced. Raises DockerfileError."""
         return _expand(Words(escape=self.globals.escape), text, self.variables, instruction)

@@ -19,7 +19,7 @@ from scow.build.cache_export import Mode
 from scow.build.config_changes import apply, environment, shell_of
 from scow.build.context import Context
 from scow.build.dockerfile import Dockerfile, Stage, parse_triggers
-from scow.build.errors import DockerfileError, StepFailed
+from scow.build.errors import DockerfileError, Lines, StepFailed
 from scow.build.image_state import ImageState, parse_created, state_of, with_path
 from scow.build.named_contexts import NamedContexts
 from scow.build.plan import SCRATCH, Plan, names_like, plan
@@ -180,7 +180,7 @@ class Execution:
             return (await self._context(source.name, lambda message: None)).diff_ids
         try:
             image, _ = await self._build.bases.find(source.name, self._build.options.platform, lambda message: None)
-        except NotFound as error:
+        except ScowError as error:
             suggestion = names_like(source.name, self._file, self._named.names if self._named else ())
             raise StepFailed(str(error), token=source.name, suggestion=suggestion) from error
         return image.diff_ids
@@ -239,7 +239,7 @@ class Execution:
                 image, config = await self._build.bases.find(base.name, platform, emit)
                 state = state_of(config, image.id)
         except ScowError as error:
-            suggestion = names_like(base.name, self._file) if isinstance(error, NotFound) else None
+            suggestion = names_like(base.name, self._file, self._named.names if self._named else ())
             raise StepFailed(
                 str(error), lines=stage.base.lines, token=stage.base.image, suggestion=suggestion
             ) from error
@@ -302,22 +302,25 @@ class _StageRun:
             self.state, config=msgspec.structs.replace(self.state.config, on_build=None)
         )
         for one in parse_triggers(triggers):
-            await self._perform(one, number)
+            await self._execute(one, number, self._stage.base.lines)
         self._tell(number, "done", self.state.id)
 
     async def execute(self, one: kinds.Instruction, number: int) -> None:
         """Execute one instruction of the file."""
         self._tell(number, "start", one.text)
+        await self._execute(one, number, one.lines)
+        self._tell(number, "done", self.state.id)
+
+    async def _execute(self, one: kinds.Instruction, number: int, lines: Lines) -> None:
         try:
             await self._perform(one, number)
         except DockerfileError as error:
-            error.lines = error.lines or one.lines
+            error.lines = error.lines or lines
             raise
         except CommandFailed:
             raise  # its words are all that clients want
         except ScowError as error:
-            raise StepFailed(str(error), lines=one.lines) from error
-        self._tell(number, "done", self.state.id)
+            raise StepFailed(str(error), lines=lines) from error
 
     async def label(self, name: str, value: str, number: int) -> None:
         """Add a label that the caller of the build asks for, as docker does: by an instruction of its own."""
@@ -341,8 +344,9 @@ class _StageRun:
 
     async def _perform(self, one: kinds.Instruction, number: int) -> None:
         if isinstance(one, kinds.Arg):
+            shown = self.scope.shown(one)
             self.scope = self.scope.declared(one)
-            await self._note(number, one.text, self.state.config, self.scope.effective_arguments)
+            await self._note(number, shown, self.state.config, self.scope.effective_arguments)
         elif isinstance(one, kinds.Run):
             await self._run(one, number)
         elif isinstance(one, kinds.Copy):
@@ -392,7 +396,8 @@ class _StageRun:
         self._then(created_by, record)
 
     async def _note(self, number: int, shown: str, config: Any, more: Any = None) -> None:
-        created_by = f"{self._nop}  {shown}"
+        nop = " ".join([*shell_of(config), "#(nop)"])  # the shell after it: docker notes SHELL so
+        created_by = f"{nop}  {shown}"
         record = await self._steps.note(
             self._place(number), self.state, shown, [msgspec.json.encode(config).decode(), more], created_by
         )

@@ -30,10 +30,11 @@ from scow.build.tools import Build
 from scow.build.trees import DirectoryTree, Tree
 from scow.errors import InvalidArgument, NotSupported, ScowError
 from scow.oci.digest import DiffID
-from scow.runtime.user import resolve_user
+from scow.runtime.user import UnknownGroup, UnknownUser, resolve_user
 from scow.store.snapshots import finish
 from scow.store.tree import Node
 
+_MAX_ID: Final = 2**31 - 1
 _ONLY_HEREDOC: Final = re.compile(r"<<-?\s*[\"']?([^\s\"'<>]+)[\"']?")
 
 
@@ -348,19 +349,24 @@ class Steps:
         if not one.chown:
             return None
         user, _, group = one.chown.partition(":")
+        failed = "unable to convert uid/gid chown string to host mapping"
         if re.fullmatch(r"[0-9]*:?[0-9]*", one.chown):
-            return Owner(int(user or "0"), int(group or user or "0"))
+            owner = Owner(int(user or "0"), int(group or user or "0"))
+            if max(owner.uid, owner.gid) > _MAX_ID:
+                raise InvalidArgument(f"{failed}: {one.chown}: uids and gids must be in range 0-{_MAX_ID}")
+            return owner
         async with self._store.snapshots.view(state.diff_ids) as root:
             try:
                 found = await asyncio.to_thread(resolve_user, root, user or "0")
-                uid = found.uid
                 if not group:
-                    return Owner(uid, found.gid)
-                return Owner(uid, (await asyncio.to_thread(resolve_user, root, f"0:{group}")).gid)
+                    return Owner(found.uid, found.gid)
+                return Owner(found.uid, (await asyncio.to_thread(resolve_user, root, f"0:{group}")).gid)
+            except UnknownUser as error:
+                raise InvalidArgument(f"{failed}: can't find uid for user {user}: no such user: {user}") from error
+            except UnknownGroup as error:
+                raise InvalidArgument(f"{failed}: can't find gid for group {group}: no such group: {group}") from error
             except InvalidArgument as error:
-                raise InvalidArgument(
-                    f"unable to convert uid/gid chown string to host mapping: can't find {one.chown}: {error}"
-                ) from error
+                raise InvalidArgument(f"{failed}: {one.chown}: {error}") from error
 
     # --- WORKDIR
 

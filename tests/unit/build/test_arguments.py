@@ -154,3 +154,10 @@ def test_a_bad_substitution_is_told_with_its_line() -> None:
     with pytest.raises(DockerfileError, match=r'line 2: failed to process "\$\{x": syntax error') as refused:
         copy_of("COPY a ${x", Scope(globals=globals_of("")))
     assert refused.value.token == "${x"
+
+
+def test_the_history_shows_defaults_with_their_variables() -> None:
+    (one,) = parse("FROM scratch\nARG A=a B=${A}$E C").stages[0].instructions
+    assert isinstance(one, Arg)
+    scope = Scope(globals=globals_of("", A="given"), env={"E": "-e"})
+    assert scope.shown(one) == "ARG A=a B=given-e C"
