@@ -26,6 +26,7 @@ from scow.registry.replies import HttpReply, Reply, json_reply, refusal_reply
 from scow.registry.settings import Settings
 from scow.registry.shared import SharedTable
 from scow.registry.tls import Certificates
+from scow.registry.traces import Traces
 
 KEEP_ALIVE_S: Final = 90
 """Idle connections stay for so long; clients' pools count on a minute."""
@@ -102,6 +103,7 @@ class Server:
         self._proxies = Proxies(settings.proxies) if settings.proxies else None
         self._collects = collects and settings.gc.interval_s > 0
         self._syncs = collects and registry.syncs.scheduled
+        self._traces = Traces(settings.traces) if settings.traces.endpoint else None
         self._in_flight = 0
         self._draining = False
         self._idle = asyncio.Event()
@@ -153,6 +155,8 @@ class Server:
         if self._http is not None:
             self._http.pre_shutdown()
             await self._http.shutdown(1.0)
+        if self._traces is not None:
+            await self._traces.aclose()
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         exchange = _Exchange(self, request)
@@ -209,6 +213,8 @@ class Server:
         metrics.count("sent_bytes", sent)
         if reply is not None:
             metrics.observe(exchange.endpoint, exchange.request.method, reply.status, took_s)
+        if self._traces is not None and exchange.endpoint != "health":
+            _trace(self._traces, exchange, received, sent, took_s)
         if self._settings.access_log:
             _log_access(exchange, received, sent, took_s)
 
@@ -269,3 +275,21 @@ def _log_access(exchange: _Exchange, received: int, sent: int, took_s: float) ->
         "agent": request.headers.get("User-Agent"),
     }
     access_log.info("%s", json.dumps(line))
+
+
+def _trace(traces: Traces, exchange: _Exchange, received: int, sent: int, took_s: float) -> None:
+    request, reply, call = exchange.request, exchange.reply, exchange.call
+    attributes = {
+        "http.request.method": request.method,
+        "url.path": request.raw_path.partition("?")[0],
+        "http.request.body.size": received,
+        "http.response.body.size": sent,
+        "client.address": exchange.remote,
+        "user_agent.original": request.headers.get("User-Agent"),
+        "enduser.id": call.caller.name if call is not None and call.caller is not None else None,
+        "scow.repository": (call.repository or None) if call is not None else None,
+        "scow.reference": (call.route.reference or None) if call is not None else None,
+        "scow.request_id": exchange.request_id,
+    }
+    status = reply.status if reply is not None else None
+    traces.note(f"{request.method} {exchange.endpoint}", took_s, status, request.headers, attributes)

@@ -4,7 +4,7 @@
 """
 
 import os
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 
@@ -109,6 +109,17 @@ class Limits(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
     manifest_size: int = 4 << 20  # bytes
 
 
+class Traces(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Table `[traces]`: OpenTelemetry."""
+
+    endpoint: str = ""  # of a collector that takes OTLP over HTTP, `http://host:4318`; empty: no traces
+    service: str = "scow-registry"
+    sample: Annotated[float, msgspec.Meta(ge=0, le=1)] = (
+        1.0  # share of the requests; whoever calls with a span of theirs decides for us
+    )
+    headers: dict[str, str] = {}
+
+
 class Policy(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Table `[[policies]]`: what holds in the repositories that match."""
 
@@ -191,6 +202,7 @@ class Settings(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
     gc: Gc = Gc()
     tls: Tls | None = None
     limits: Limits = Limits()
+    traces: Traces = Traces()
     policies: list[Policy] = []
     proxy: list[Proxy] = []
     sync: list[Sync] = []

@@ -55,6 +55,7 @@ def test_every_kind_of_key(tmp_path: Path) -> None:
         ("[auth.tokens]", "unknown key auth.tokens, did you mean token?"),
         ("[[policies]]\nrepositories = ['x']\n[[policies]]\nquota = 1", "unknown key policies[1].quota, did you mean"),
         ("[tls]\nzzz = 1", "unknown key tls.zzz; known here: cert, client_ca, client_names, client_optional, key"),
+        ("[traces]\nsample = 2", "Expected `float` <= 1.0 - at `$.traces.sample`"),
         ("workers = 'two'", "Expected `int`, got `str` - at `$.workers`"),
         ("[tls]\ncert = 'x'", "Object missing required field `key` - at `$.tls`"),
         ("[[auth.rules]]\nrepositories=['x']\nactions=['read']", "Invalid enum value 'read'"),
