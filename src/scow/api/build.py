@@ -124,6 +124,7 @@ def _request(call: Call) -> BuildRequest:
         outputs=tuple(_json(call, "outputs", list[dict[str, Any]]) or ()),
         attestations=tuple(values.getall("attest", [])),
         annotations=tuple(values.getall("annotation", [])),
+        trace=call.flag("trace"),
         metadata=call.flag("metadata"),
     )
 

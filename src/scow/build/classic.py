@@ -50,8 +50,8 @@ class ClassicLines:
         else:
             self._kept[event.stage].append(event)
 
-    def flush(self) -> None:
-        """Tell what was kept of stages before the one that failed."""
+    def fail(self, why: str) -> None:
+        """Tell what was kept of stages before the one that failed; why, the caller does."""
         for stage in self._order[1:]:
             for kept in self._kept.pop(stage, []):
                 self._tell(kept)

@@ -216,9 +216,10 @@ class Execution:
     async def _begin(self, stage: Stage) -> tuple[ImageState, Scope]:
         number = self._numbers[stage.index, 0]
         base = self._plan[stage.index].base
-        self._tell(stage.index, number, "start", stage.base.text)
         if base.stage is not None:
             ended = await asyncio.shield(self._tasks[base.stage])
+        self._tell(stage.index, number, "start", stage.base.text)
+        if base.stage is not None:
             if not ended.image.config.on_build:
                 self._tell(stage.index, number, "done", ended.image.id)
             return ended.image, ended.scope

@@ -25,6 +25,7 @@ from scow.build.plan import find_target
 from scow.build.report import Report, StageEnded, StepEvent
 from scow.build.selection import Keep, everything
 from scow.build.tools import Build, Options, Tools
+from scow.build.trace import Trace
 from scow.engine import build_statements
 from scow.engine.build_bases import ImageBases
 from scow.engine.build_caches import BuildCaches, parse_export, parse_import
@@ -122,6 +123,7 @@ class BuildWork:
         self._environments: Mapping[int, Mapping[str, str]] = {}
         self._epoch: int | None = None
         self._provenance: dict[str, Any] = {}
+        self._trace: Trace | None = None
 
     async def run(self, emit: Emit) -> None:
         """Build and deliver; or only check, if that was asked."""
@@ -131,8 +133,11 @@ class BuildWork:
             return
         await finish(asyncio.to_thread(self._checks.refuse))
         means, wishes = self._means, self._wishes
+        if request.trace:
+            self._trace = Trace(emit, self._file, [str(each) for each in wishes.platforms])
         async with AsyncExitStack() as keep, means.store.leases.hold():
             outcomes, export = await self._build(emit, keep)
+            exporting = self._trace and self._trace.begin("exporting to image")
             delivered = await Delivery(
                 *(means.store, means.events, means.results),
                 outcomes,
@@ -140,6 +145,8 @@ class BuildWork:
                 wishes.annotations,
                 self._epoch,
             ).run(wishes.outputs)
+            if self._trace and exporting:
+                self._trace.end(exporting)
             await export()
         if request.quiet:
             emit(ProgressMessage(stream=f"{delivered.id}\n"))
@@ -174,7 +181,7 @@ class BuildWork:
             means.store, means.registries, self._credentials, pull=request.pull, several=len(platforms) > 1
         )
         caches = BuildCaches(means.store, means.registries, means.sessions)
-        lines: ClassicLines | None = None
+        lines: ClassicLines | Trace | None = None
         builds: list[tuple[Build, Execution]] = []
 
         def telling(number: int) -> Report:
@@ -208,16 +215,15 @@ class BuildWork:
                 for number, (_, execution) in enumerate(builds)
                 for stage in execution.needed
             ]
-            lines = ClassicLines(
+            lines = self._trace or ClassicLines(
                 emit, stages, quiet=request.quiet, remove=request.remove, force_remove=request.force_remove
             )
             results = await together(*(execution.run() for _, execution in builds))
         except ScowError as error:
+            told = InvalidArgument(error.report) if isinstance(error, DockerfileError) else error
             if lines is not None:
-                lines.flush()
-            if isinstance(error, DockerfileError):
-                raise InvalidArgument(error.report) from error
-            raise
+                lines.fail(str(told))
+            raise told from error
         finally:
             await bases.aclose()
             await asyncio.shield(asyncio.ensure_future(means.tools.cache.flush()))

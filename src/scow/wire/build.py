@@ -48,6 +48,7 @@ class BuildRequest(msgspec.Struct, frozen=True, kw_only=True):
     outputs: tuple[dict[str, Any], ...] = ()  # objects with Type and Attrs
     attestations: tuple[str, ...] = ()  # `type=provenance,mode=max`: Scow's own parameter, like the next two
     annotations: tuple[str, ...] = ()  # `index:key=value`
+    trace: bool = False  # tell steps by BuildKit's statuses instead of docker's lines
     metadata: bool = False  # tell what the image's names stand for, and its provenance
 
     def host_config(self) -> HostConfig:

@@ -143,6 +143,7 @@ def test_archives_have_the_form_that_was_asked_for(engine: Daemon, project: Path
         "docker": "type=docker,oci-mediatypes=false",
     }
     words = [word for name, text in outputs.items() for word in ("-o", f"{text},dest={tmp_path}/{name}")]
+    before = engine.docker("images", "-aq").stdout
     engine.scow("build", *words, str(project))
     kinds = {
         name: [layer["mediaType"].rpartition("tar")[2] for layer in manifest_in(tmp_path / name)["layers"]]
@@ -151,7 +152,7 @@ def test_archives_have_the_form_that_was_asked_for(engine: Daemon, project: Path
     assert kinds == {"zstd": ["+zstd"] * 2, "mixed": ["+gzip", ""], "docker": [".gzip"] * 2}
     assert manifest_in(tmp_path / "docker")["mediaType"] == media_types.DOCKER_MANIFEST
     # Nothing of a build that only makes files stays in the engine.
-    assert engine.docker("images", "-q", "--filter", "dangling=true").stdout == ""
+    assert engine.docker("images", "-aq").stdout == before
 
 
 def test_an_archive_of_several_platforms_is_read_by_skopeo(engine: Daemon, project: Path, tmp_path: Path) -> None:
@@ -254,3 +255,24 @@ def test_a_result_that_nobody_keeps_is_not_found(engine: Daemon) -> None:
     for path in ("abc/archives/0", "abc/trees/0", "abc/trees/x"):
         assert engine.request("GET", f"/scow/build/results/{path}")[0] == 404
     assert engine.request("DELETE", "/scow/build/results/abc")[0] == 204
+
+
+def test_raw_progress_is_one_status_a_line(engine: Daemon, project: Path) -> None:
+    (project / "Dockerfile").write_text("FROM busybox AS one\nRUN echo out; echo err >&2\nFROM one\nRUN exit 3\n")
+    done = engine.scow("build", "--no-cache", "--progress", "rawjson", str(project), check=False)
+    assert done.returncode == 3
+    statuses = [json.loads(line) for line in done.stdout.splitlines()]
+    assert {key for status in statuses for key in status} <= {"vertexes", "statuses", "logs", "warnings"}
+    vertexes = [vertex for status in statuses for vertex in status.get("vertexes", ())]
+    (failed,) = [each for each in vertexes if each.get("error")]
+    assert failed["name"] == "[stage-1 2/2] RUN exit 3"
+    assert "returned a non-zero code: 3" in failed["error"]
+    logs = {(log["stream"], base64.b64decode(log["data"])) for status in statuses for log in status.get("logs", ())}
+    assert logs == {(1, b"out\n"), (2, b"err\n")}
+
+
+def test_a_quiet_build_shows_its_output_when_it_fails(engine: Daemon, project: Path) -> None:
+    (project / "Dockerfile").write_text("FROM busybox\nRUN echo why; exit 4\n")
+    done = engine.scow("build", "-q", "--no-cache", str(project), check=False)
+    assert (done.returncode, done.stdout) == (4, "")
+    assert "\nwhy\n" in done.stderr

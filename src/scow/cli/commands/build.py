@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import sys
 
 from scow.cli.build_inputs import GIT, CacheTarget, open_session, send_caches, send_contexts
 from scow.cli.build_outputs import deliver, metadata_of, output_query, outputs_of, push
-from scow.cli.build_view import BuildView
+from scow.cli.build_progress import draws, show_build
 from scow.cli.command import Command
 from scow.cli.commands.prune import confirm
 from scow.cli.container_flags import parse_bytes
@@ -26,7 +25,6 @@ from scow.cli.units import human_size
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from typing import Any, TextIO
 
     from scow.cli.http import Response
     from scow.cli.session import Session
@@ -48,6 +46,9 @@ def _build(session: Session, options: Options, keys: KeyAgents) -> None:
     quiet = options.flag("quiet") or options.text("progress") == "quiet"
     place = options.args[0]
     query = [*_query(session, options, quiet), *output_query(options, outputs)]
+    out = sys.stderr if any(output.to_stdout for output in outputs) else sys.stdout
+    if not quiet and (options.text("progress") == "rawjson" or draws(out, options.text("progress"))):
+        query.append("trace=1")
     packed = Packed(iter(()), "")
     if GIT.match(place) or place.startswith(("http://", "https://")):
         query.append(f"remote={quote(place)}")
@@ -81,8 +82,7 @@ def _build(session: Session, options: Options, keys: KeyAgents) -> None:
     if checking:
         _show_findings(session, response)
         return
-    out = sys.stderr if any(output.to_stdout for output in outputs) else sys.stdout
-    made = _show(out, response.messages(), quiet, options.text("progress"))
+    made = show_build(out, response.messages(), quiet, options.text("progress"))
     session.engine.done(response)
     for target in cache_targets:
         target.fetch(session)
@@ -172,48 +172,6 @@ def _write(path: str, data: bytes) -> None:
             file.write(data)
     except OSError as error:
         raise CliError(f"open {path}: {(error.strerror or str(error)).lower()}") from None
-
-
-def _show(out: TextIO, messages: Iterator[dict[str, Any]], quiet: bool, progress: str) -> dict[str, Any]:
-    """Show the progress; what the engine tells of the result. Raises CliError with a failed command's exit code."""
-    made: dict[str, Any] = {}
-    raw = progress == "rawjson"
-    view = ProgressView(out, out.isatty())
-    drawn = None
-    if not quiet and (progress == "tty" or (progress == "auto" and out.isatty())):
-        drawn = BuildView(out, _columns(out))
-    try:
-        for message in messages:
-            found = message.get("aux")
-            if isinstance(found, dict) and found.get("ID"):
-                made = found
-            if raw:
-                print(dumps(message), file=out)
-                if message.get("errorDetail"):
-                    view.show(message)
-            elif drawn and not message.get("error"):
-                drawn.show(message)
-            elif quiet and message.get("stream"):
-                made = {"ID": str(message["stream"]).strip(), **made}
-            elif not quiet or message.get("error"):
-                view.show(message)
-    except BaseException as error:
-        if drawn:
-            drawn.close(failed=True)
-        if isinstance(error, HttpError):
-            raise CliError(str(error)) from None
-        raise
-    if drawn:
-        drawn.close()
-    out.flush()
-    return made
-
-
-def _columns(out: TextIO) -> int:
-    try:
-        return os.get_terminal_size(out.fileno()).columns or 80
-    except OSError:
-        return 80
 
 
 def _show_findings(session: Session, response: Response) -> None:
