@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 from scow.engine.config import EngineConfig
-from scow.network.networks import tag_of
+from scow.network.model import tag_of
 
 
 def traces(folder: Path) -> list[str]:

@@ -4,6 +4,7 @@ from aiohttp import web
 
 from scow.api.call import Call, empty, no_content
 from scow.api.shims import respond
+from scow.errors import InvalidArgument
 from scow.wire.network import ConnectRequest, DisconnectRequest, NetworkCreateRequest
 
 
@@ -12,7 +13,12 @@ async def list_networks(call: Call) -> web.StreamResponse:
 
 
 async def inspect(call: Call) -> web.StreamResponse:
-    return respond("networks.inspect", call.version, await call.engine.networks.inspect(call.params["name"]))
+    verbose = call.query.get("verbose", "")
+    if verbose.lower() not in ("", "1", "t", "true", "0", "f", "false"):
+        reason = f'strconv.ParseBool: parsing "{verbose}": invalid syntax'
+        raise InvalidArgument(f"invalid value for verbose: {verbose}: {reason}")
+    found = await call.engine.networks.inspect(call.params["name"], call.query.get("scope", ""))
+    return respond("networks.inspect", call.version, found)
 
 
 async def create(call: Call) -> web.StreamResponse:

@@ -150,7 +150,7 @@ class Networks:
             _check_mode(container, network, [self._driver.get(name) for name in container.record.endpoints])
             check_endpoint(network, asked)
             before = container.record.endpoints
-            if network.name in before:
+            if network.name in before and container.state.live:
                 raise AlreadyConnected(container.name, network)
             # Recorded first, so that an engine that is killed in between connects it when it starts again.
             await self._save(container, {**before, network.name: asked})
@@ -165,14 +165,20 @@ class Networks:
             await self._rewrite_files(container)
 
     async def disconnect(self, ref: str, request: DisconnectRequest) -> None:
-        """POST /networks/{id}/disconnect. Raises NoSuchNetwork, NoSuchContainer, NotConnected, InvalidArgument."""
+        """POST /networks/{id}/disconnect. Raises NoSuchNetwork, NoSuchContainer, NotConnected, InvalidArgument.
+
+        By force also a container is taken away of which nothing else is known, or whose link can't be removed.
+        """
         await self._tasks.finish(self._disconnect(ref, request), f"disconnect from network {ref}")
 
     async def _disconnect(self, ref: str, request: DisconnectRequest) -> None:
         network = self._driver.get(ref)
         container = self._table.find(request.container)
         if container is None:
-            raise NoSuchContainer(request.container)
+            if not request.force:
+                raise NoSuchContainer(request.container)
+            await self._driver.forget(network.id, request.container)
+            return
         async with container.lock:
             if container.record.host_config.network_mode == model.HOST:
                 raise ModeConflict(_HOST_ONLY)
@@ -180,7 +186,11 @@ class Networks:
             if len(rest) == len(container.record.endpoints):
                 raise NotConnected(container.id, network)
             if container.state.live:
-                await self._driver.disconnect(container.id, network.id)
+                try:
+                    await self._driver.disconnect(container.id, network.id, force=request.force)
+                except NotConnected:
+                    if not request.force:
+                        raise
             await self._save(container, rest)
             if container.state.live:
                 await self._rewrite_files(container)
@@ -206,9 +216,11 @@ class Networks:
         found = [network for network in self._driver.all() if self._matches(network, filters)]
         return [_wire(network, {}) for network in sorted(found, key=lambda each: each.name)]
 
-    async def inspect(self, ref: str) -> Network:
-        """GET /networks/{id}. Raises NoSuchNetwork."""
+    async def inspect(self, ref: str, scope: str = "") -> Network:
+        """GET /networks/{id}. Raises NoSuchNetwork, also for one of another scope than the one that is asked for."""
         network = self._driver.get(ref)
+        if scope not in ("", network.scope):
+            raise model.NoSuchNetwork(ref)
         containers: dict[str, NetworkContainer] = {}
         for endpoint in self._driver.endpoints(network.id):
             container = self._table.find(endpoint.container_id)
@@ -239,6 +251,10 @@ class Networks:
                 if kind not in values:
                     return False
             if key == "dangling" and values:
+                if values[0].lower() not in ("1", "true", "0", "false"):
+                    raise InvalidArgument(
+                        'invalid value for filter \'dangling\', must be "true" (or "1"), or "false" (or "0")'
+                    )
                 used = network.predefined or any(network.name in each.record.endpoints for each in self._table)
                 if (values[0].lower() in ("1", "true")) == used:
                     return False

@@ -135,6 +135,12 @@ def add_ipvlan(name: str, parent: int, netns: int, mode: int, flags: int) -> Mes
     return _branch("ipvlan", name, parent, netns, data)
 
 
+def add_without_parent(kind: str) -> Message:
+    """Ask for a branch of nothing: refused by every kernel, with EOPNOTSUPP by one that has no such links."""
+    info = nested(_IFLA_LINKINFO, text(_IFLA_INFO_KIND, kind))
+    return Message(_RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, _IFINFO.pack(0, 0, 0, 0, 0) + info)
+
+
 def _branch(kind: str, name: str, parent: int, netns: int, data: bytes) -> Message:
     info = nested(_IFLA_LINKINFO, text(_IFLA_INFO_KIND, kind), nested(_IFLA_INFO_DATA, data))
     body = _IFINFO.pack(0, 0, 0, 0, 0) + text(_IFLA_IFNAME, name)

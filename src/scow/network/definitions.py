@@ -4,7 +4,7 @@ import ipaddress
 import itertools
 import re
 import secrets
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Final
 
@@ -232,6 +232,14 @@ def with_parent(network: Network, is_missing: Callable[[str], bool]) -> Network:
         options = {**network.options, OPTION_PARENT: made}
         return msgspec.structs.replace(network, made_link=made, options=options, internal=True)
     return msgspec.structs.replace(network, made_link=parent) if is_missing(parent) else network
+
+
+def interface_name(network: Network, wanted: str, used: Container[str]) -> str:
+    """Name a container's next interface; `used` are those that it has. Raises InvalidArgument."""
+    if wanted in used:
+        raise InvalidArgument(f"interface name {wanted} is in use in the container already")
+    prefix = network.options.get(OPTION_PREFIX) or "eth"
+    return wanted or next(name for name in map(f"{prefix}{{}}".format, itertools.count()) if name not in used)
 
 
 def _checked_link(name: str) -> str:

@@ -3,6 +3,7 @@
 Network --has--> Pools; a Sandbox is a container's network namespace; an Endpoint attaches it to one network.
 """
 
+import hashlib
 from datetime import datetime
 from pathlib import Path
 from typing import Final
@@ -208,6 +209,11 @@ class Sandbox(msgspec.Struct, frozen=True, kw_only=True):
 
     container_id: str
     path: Path | None
+
+
+def tag_of(engine_id: str) -> str:
+    """Derive the eight hex digits that mark an engine's links, table and namespaces."""
+    return hashlib.sha256(engine_id.encode()).hexdigest()[:8]
 
 
 def _flag(options: dict[str, str], name: str) -> bool:

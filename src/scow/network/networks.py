@@ -7,7 +7,6 @@ What is made is written down first; `start` and `reconcile` remove whatever a ki
 """
 
 import asyncio
-import hashlib
 import logging
 import secrets
 from collections.abc import Callable, Iterable, Sequence
@@ -17,12 +16,13 @@ from pathlib import Path
 import msgspec
 
 from scow import points
-from scow.errors import Forbidden, InvalidArgument, ScowError
+from scow.errors import Forbidden, InvalidArgument
 from scow.linux import links
 from scow.linux.netlink import Netlink
-from scow.network import addresses, bridges, definitions, parents, ports
+from scow.network import addresses, bridges, definitions, parents
 from scow.network.addresses import AddressTaken, NetworkAddresses
 from scow.network.definitions import Settings
+from scow.network.departures import Departures
 from scow.network.dns.answering import Answering
 from scow.network.dns.forwarding import Forwarder
 from scow.network.dns.names import Names
@@ -32,8 +32,6 @@ from scow.network.model import (
     BRIDGE,
     HOST,
     NONE,
-    OPTION_BINDING,
-    OPTION_PREFIX,
     Endpoint,
     EndpointRequest,
     Network,
@@ -42,10 +40,11 @@ from scow.network.model import (
     Port,
     PublishedPort,
     Sandbox,
+    tag_of,
 )
-from scow.network.ports import PortTable, PortTaken, PublishingFailed
+from scow.network.publishing import Publishing
 from scow.network.reaper import Reaper, remove
-from scow.network.refusals import AlreadyConnected, NetworkInUse, NotConnected
+from scow.network.refusals import AlreadyConnected, NetworkInUse, NoSuchEndpoint, NotConnected
 from scow.network.resolvers import Resolvers
 from scow.network.sandboxes import Inside, Sandboxes
 from scow.network.state import State
@@ -77,14 +76,16 @@ class Networks:
         )
         self._reaper = Reaper(self._machine, self._threads)
         self._firewall = Firewall(self.tag, self._threads)
-        self._ports = PortTable()
         self._networks: dict[str, Network] = {}
         self._pools: dict[str, NetworkAddresses] = {}
         self._bridges: dict[str, int] = {}
         self._endpoints: dict[str, Endpoint] = {}
+        self._publishing = Publishing(
+            self._firewall, self._endpoints, self._threads, default_ip=self._settings.default_binding
+        )
         self._containers: dict[str, dict[str, Endpoint]] = {}
         self._recorded_sandboxes: set[str] = set()
-        self._leaving: dict[str, tuple[Network, asyncio.Task[None]]] = {}
+        self._departures = Departures(self._machine, self._reaper, self._state, self._threads, self._install_rules)
         self._creating = ""  # the network that is just being made
         self._defining = asyncio.Lock()  # networks come and go one at a time
         self._names = Names()
@@ -114,7 +115,7 @@ class Networks:
         self._firewall.watch()
         await self._firewall.install(self._networks.values(), self._endpoints.values())
         await self._drop_unrecorded()
-        await self._finish_removals()
+        await self._departures.finish({link for network in self._networks.values() for link in network.own_links})
         default = self.get(BRIDGE)
         self._sandboxes.warm_up(lambda: (self._bridges[default.id], default.mtu))
 
@@ -137,12 +138,11 @@ class Networks:
         if self._closed:
             return
         self._closed = True
-        spare = await self._sandboxes.aclose()
-        for link in spare:
+        for link in await self._sandboxes.aclose():
             self._reaper.watch(link, _nothing)
         await self.settled()
         await self._resolvers.aclose()
-        self._ports.close()
+        self._publishing.close()
         await self._firewall.aclose()
         self._machine.close()
         self._threads.close()
@@ -161,12 +161,15 @@ class Networks:
 
     async def reload(self) -> None:
         """Write the whole firewall table again: after somebody else flushed the ruleset."""
+        await self._install_rules()
+
+    async def _install_rules(self) -> None:
         await self._firewall.install(self._networks.values())
 
     async def settled(self) -> None:
         """Return once the links of everything that was released or removed have gone."""
         await self._reaper.settled()
-        await asyncio.gather(*(task for _, task in self._leaving.values()))
+        await self._departures.settled()
 
     # networks
 
@@ -196,10 +199,10 @@ class Networks:
         definitions.check(request, self._networks.values(), pools)
         network = definitions.user_defined(request, pools)
         if network.branches:
-            await self._settle_parents()
+            await self._departures.of_parents()
             is_missing = lambda parent: parents.is_to_be_made(self._machine, parent)  # noqa: E731 - used once
             network = await self._threads(lambda asked=network: definitions.with_parent(asked, is_missing))  # type: ignore[misc]  # a default
-        await self._wait_for_predecessors(network)
+        await self._departures.of_predecessors(network)
         async with AsyncExitStack() as undo:
             self._networks[network.id] = network
             self._pools[network.id] = NetworkAddresses(network.pools)
@@ -229,45 +232,8 @@ class Networks:
                 raise Forbidden(f'configuration network "{network.name}" is in use')
             self._forget_network(network.id)
             await self._state.retire_network(network)
-            task = asyncio.create_task(self._see_off(network), name=f"removal of network {network.name}")
-            self._leaving[network.id] = (network, task)
+            self._departures.see_off(network)
         return network
-
-    async def _see_off(self, network: Network) -> None:
-        try:
-            await self._reaper.settled()  # of containers that have left it just now
-            await self._threads(lambda: remove(self._machine, network.own_links))
-            await self._firewall.install(self._networks.values())
-            for link in network.own_links:
-                await self._state.forget_link(link)
-        except (OSError, ScowError) as error:
-            _log.error("cannot remove links of %s, left to the engine's next start: %s", network.name, error)
-        finally:
-            self._leaving.pop(network.id, None)
-
-    async def _wait_for_predecessors(self, network: Network) -> None:
-        """Wait until no removed network has the bridge or a subnet of a new one any more."""
-        subnets = [addresses.parse_subnet(pool.subnet) for pool in network.pools]
-        for other, task in list(self._leaving.values()):
-            theirs = [addresses.parse_subnet(pool.subnet) for pool in other.pools]
-            if set(other.own_links) & set(network.own_links) or any(
-                addresses.overlap(a, b) for a in subnets for b in theirs
-            ):
-                await asyncio.shield(task)
-
-    async def _settle_parents(self) -> None:
-        """Wait until no parent that was made for a network is on its way out."""
-        for other, task in list(self._leaving.values()):
-            if other.made_link:
-                await asyncio.shield(task)
-
-    async def _finish_removals(self) -> None:
-        """Remove the links of networks that a killed engine had not quite removed."""
-        kept = {link for network in self._networks.values() for link in network.own_links}
-        for link in self._state.leaving():
-            if link not in kept:
-                await self._threads(lambda name=link: remove(self._machine, [name]))  # type: ignore[misc]  # a default
-            await self._state.forget_link(link)
 
     def endpoints(self, network_id: str) -> list[Endpoint]:
         """Return a network's endpoints, as `network inspect` lists them."""
@@ -322,10 +288,8 @@ class Networks:
                 endpoint = addresses.placed(endpoint, network, taken, wanted.mac)
                 undo.callback(self._give_back, endpoint)
                 if network.bridge and not network.internal:
-                    endpoint = msgspec.structs.replace(
-                        endpoint, ports=await self._reserve(network, endpoint, published)
-                    )
-                undo.callback(self._ports.release, endpoint.id)
+                    undo.callback(self._publishing.release, endpoint.id)
+                    endpoint = await self._publishing.reserve(network, endpoint, published)
             if network.id not in self._networks:
                 raise NoSuchNetwork(ref)  # it was removed meanwhile
             self._add(endpoint)
@@ -343,10 +307,8 @@ class Networks:
                 await self._attach(endpoint)
                 await points.at("connect.attached")
                 undo.push_async_callback(self._threads, lambda: remove(self._machine, [endpoint.link]))
-                undo.push_async_callback(self._firewall.unpublish, endpoint.id)
-                await self._firewall.publish(endpoint)
-                if endpoint.ports:
-                    await self._threads(lambda: ports.forget_flows_before(endpoint))
+                undo.push_async_callback(self._publishing.withdraw, endpoint)
+                await self._publishing.publish(endpoint)
             if network.resolves:
                 await self._resolvers.ensure(endpoint.container_id)
             undo.pop_all()
@@ -358,22 +320,27 @@ class Networks:
         path = self._sandboxes.path(container_id)
         return await self.connect(Sandbox(container_id=container_id, path=path), ref, request)
 
-    async def disconnect(self, container_id: str, ref: str) -> None:
-        """Detach a container that lives from one network. Raises NoSuchNetwork, NotConnected."""
+    async def disconnect(self, container_id: str, ref: str, *, force: bool = False) -> None:
+        """Detach a container that lives from one network; by `force` also if its link can't be reached.
+
+        Raises NoSuchNetwork, NotConnected, and without force OSError.
+        """
         network = self.get(ref)
         endpoint = self._containers.get(container_id, {}).get(network.id)
         if endpoint is None:
             raise NotConnected(container_id, network)
+        try:
+            if endpoint.link:
+                await self._threads(lambda: remove(self._machine, [endpoint.link]))
+            elif endpoint.interface:
+                await self._inside(container_id, lambda inside: parents.detach(inside, endpoint))
+        except OSError as failure:
+            if not force:
+                raise
+            _log.warning("container %s leaves network %s, its link stays: %s", container_id, network.name, failure)
         self._drop(endpoint)
         await self._close_idle_resolver(container_id)
-        self._ports.release(endpoint.id)
-        await self._firewall.unpublish(endpoint.id)
-        if endpoint.ports:
-            await self._threads(lambda: ports.forget_flows_to(endpoint))
-        if endpoint.link:
-            await self._threads(lambda: remove(self._machine, [endpoint.link]))
-        elif endpoint.interface:
-            await self._inside(container_id, lambda inside: parents.detach(inside, endpoint))
+        await self._publishing.withdraw(endpoint)
         if endpoint.interface:
             await self._restore_route(container_id)
         self._give_back(endpoint)
@@ -382,6 +349,20 @@ class Networks:
         heir = self._way_out(container_id)
         if endpoint.ports and heir is not None and heir.link:
             await self._inherit_ports(heir, endpoint.ports)
+
+    async def forget(self, ref: str, container_name: str) -> None:
+        """Release everything of a container that nobody knows any more but this network, by its name or ID.
+
+        Raises NoSuchNetwork, NoSuchEndpoint.
+        """
+        found = [
+            each
+            for each in self.endpoints(self.get(ref).id)
+            if container_name in (each.container_name, each.container_id)
+        ]
+        if not found:
+            raise NoSuchEndpoint(container_name)
+        await self.release(found[0].container_id)
 
     async def _close_idle_resolver(self, container_id: str) -> None:
         """Stop answering a container that is on no network with names any more."""
@@ -393,12 +374,11 @@ class Networks:
         wanted = [Port(each.container_port, each.protocol, each.host_ip, each.host_port) for each in published]
         network = self._networks[heir.network_id]
         usable = [port for port in wanted if ":" not in port.host_ip or heir.ipv6]
-        held = await self._reserve(network, heir, usable)
-        endpoint = msgspec.structs.replace(heir, ports=held)
+        endpoint = await self._publishing.reserve(network, heir, usable)
         self._add(endpoint)
         await self._state.put_endpoint(endpoint)
         await self._threads(lambda: self._machine.request([links.hairpin(endpoint.link)]))
-        await self._firewall.publish(endpoint)
+        await self._publishing.publish(endpoint)
 
     async def rename(
         self, container_id: str, container_name: str, names: Callable[[Endpoint], tuple[str, ...]]
@@ -417,10 +397,7 @@ class Networks:
         mine = self.of_container(container_id)
         for endpoint in mine:
             self._drop(endpoint)
-            self._ports.release(endpoint.id)
-            await self._firewall.unpublish(endpoint.id)
-            if endpoint.ports:
-                await self._threads(lambda gone=endpoint: ports.forget_flows_to(gone))  # type: ignore[misc]  # a default
+            await self._publishing.withdraw(endpoint)
             network = self._networks.get(endpoint.network_id)
             if network is not None:
                 self.observer("disconnect", network, container_id)
@@ -463,7 +440,7 @@ class Networks:
         """What the machine's routes and addresses, our networks, and those on their way out take up."""
         own = {network.bridge for network in self._networks.values()}
         taken = await self._threads(lambda: bridges.machine_subnets(self._machine, own.__contains__))
-        everyone = [*self._networks.values(), *(network for network, _ in self._leaving.values())]
+        everyone = [*self._networks.values(), *self._departures.networks]
         return taken + [addresses.parse_subnet(pool.subnet) for network in everyone for pool in network.pools]
 
     def _free_subnet(self, taken: list[addresses.Subnet], version: int) -> addresses.Subnet:
@@ -502,8 +479,7 @@ class Networks:
         pools = self._pools.get(endpoint.network_id)
         if pools is not None:
             pools.adopt(address.ip for address in bridges.interfaces(endpoint))
-        for failure in self._ports.adopt(endpoint.ports, endpoint.id):
-            _log.warning("cannot hold a port of container %s any more: %s", endpoint.container_id, failure)
+        self._publishing.adopt(endpoint)
         self._add(endpoint)
 
     def _forget_network(self, network_id: str) -> None:
@@ -515,12 +491,7 @@ class Networks:
         link = interface = ""
         if network.addressed:
             used = {endpoint.interface for endpoint in self.of_container(container_id)}
-            prefix = network.options.get(OPTION_PREFIX) or "eth"
-            if wanted.interface in used:
-                raise InvalidArgument(f"interface name {wanted.interface} is in use in the container already")
-            interface = wanted.interface or next(
-                name for name in (f"{prefix}{n}" for n in range(len(used) + 1)) if name not in used
-            )
+            interface = definitions.interface_name(network, wanted.interface, used)
             if network.bridge:
                 waiting = self._sandboxes.waiting_link(container_id) if interface == "eth0" else ""
                 link = waiting or self._sandboxes.new_link_name()
@@ -555,26 +526,6 @@ class Networks:
         if pools is not None:
             pools.give_back(address.ip for address in bridges.interfaces(endpoint))
 
-    async def _reserve(
-        self, network: Network, endpoint: Endpoint, published: Sequence[Port]
-    ) -> tuple[PublishedPort, ...]:
-        binding = network.options.get(OPTION_BINDING, "")
-        default = "" if binding == "0.0.0.0" else binding or self._settings.default_binding
-        try:
-            return self._ports.reserve(published, endpoint.id, ipv6=bool(endpoint.ipv6), default_ip=default)
-        except PortTaken as failure:
-            name, reason = endpoint.container_name or endpoint.container_id[:12], await self._with_holder(failure)
-            raise PublishingFailed(name, endpoint.id, reason) from failure
-
-    async def _with_holder(self, failure: PortTaken) -> PortTaken:
-        if failure.ours:
-            other = self._endpoints.get(failure.holder)
-            holder = f"container {other.container_name or other.container_id[:12]}" if other else ""
-        else:
-            found = await self._threads(lambda: ports.find_process(failure.protocol, failure.port))
-            holder = f"process {found}" if found else ""
-        return PortTaken(failure.host_ip, failure.port, failure.protocol, holder=holder, ours=failure.ours)
-
     async def _attach(self, endpoint: Endpoint) -> None:
         network = self._networks[endpoint.network_id]
         gateway = not network.internal and self._way_out(endpoint.container_id) in (None, endpoint)
@@ -605,13 +556,14 @@ class Networks:
         The highest priority wins, then who has published ports, whose answers must leave by the same way, then the
         first by the network's name.
         """
-        found = [
-            endpoint
-            for endpoint in self.of_container(container_id)
-            if endpoint.interface and (network := self._networks.get(endpoint.network_id)) and not network.internal
-        ]
+        here = self.of_container(container_id)
+        found = [each for each in here if each.interface and self._leads_out(each.network_id)]
         rank = lambda each: (-each.gateway_priority, not each.ports, each.network_name)  # noqa: E731  # used once
         return min(found, key=rank, default=None)
+
+    def _leads_out(self, network_id: str) -> bool:
+        network = self._networks.get(network_id)
+        return network is not None and not network.internal
 
     async def _restore_route(self, container_id: str) -> None:
         endpoint = self._way_out(container_id)
@@ -619,7 +571,10 @@ class Networks:
             return
 
         network = self._networks[endpoint.network_id]
-        await self._inside(container_id, lambda inside: parents.route_through(inside, endpoint, network))
+        try:
+            await self._inside(container_id, lambda inside: parents.route_through(inside, endpoint, network))
+        except OSError as error:
+            _log.warning("container %s may have no way out: %s", container_id, error)
 
     def _add(self, endpoint: Endpoint) -> None:
         self._endpoints[endpoint.id] = endpoint
@@ -642,8 +597,3 @@ class Networks:
 
 async def _nothing() -> None:
     return
-
-
-def tag_of(engine_id: str) -> str:
-    """Derive the eight hex digits that mark an engine's links, table and namespaces."""
-    return hashlib.sha256(engine_id.encode()).hexdigest()[:8]

@@ -55,7 +55,12 @@ def check(driver: str, options: dict[str, str]) -> None:
 
 
 def ensure_parent(machine: Netlink, network: Network) -> None:
-    """Have the parent there and up, made if it is ours to make. Idempotent. Raises InvalidArgument, OSError."""
+    """Have the parent there and up, made if it is ours to make. Idempotent.
+
+    Raises InvalidArgument, NotSupported for what the kernel doesn't have, OSError.
+    """
+    with _possible(network.driver):
+        _probe(machine, network.driver)
     parent = network.options[OPTION_PARENT]
     there = {link.name: link for link in links.links(machine)}
     if parent not in there:
@@ -65,6 +70,13 @@ def ensure_parent(machine: Netlink, network: Network) -> None:
             _make(machine, parent, {name: link.index for name, link in there.items()})
     if network.made_link:
         machine.request([links.set_link(named=parent, up=True)])
+
+
+def _probe(machine: Netlink, kind: str) -> None:
+    """Raise OSError (EOPNOTSUPP) if the kernel has no links of a kind. Nothing is made: the request lacks a parent."""
+    (failure,) = machine.attempt([links.add_without_parent(kind)])
+    if failure is not None and failure.errno == errno.EOPNOTSUPP:
+        raise failure
 
 
 def is_to_be_made(machine: Netlink, parent: str) -> bool:

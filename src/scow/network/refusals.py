@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from scow.errors import Forbidden
+from scow.errors import Forbidden, NotFound
 from scow.network.model import Endpoint, Network
 
 
@@ -23,3 +23,8 @@ class AlreadyConnected(Forbidden):
 class NotConnected(Forbidden):
     def __init__(self, container: str, network: Network) -> None:
         super().__init__(f"container {container} is not connected to network {network.name}")
+
+
+class NoSuchEndpoint(NotFound):
+    def __init__(self, name: str) -> None:
+        super().__init__(f"endpoint {name} not found")

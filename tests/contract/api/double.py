@@ -403,7 +403,7 @@ class Networks:
     async def list(self, filters: Filters) -> list[Network]:
         return [Network(name="bridge", id=ID, created="2024-01-01T00:00:00Z", driver="bridge")]
 
-    async def inspect(self, ref: str) -> Network:
+    async def inspect(self, ref: str, scope: str = "") -> Network:
         if ref != "bridge":
             raise NotFound(f"network {ref} not found")
         return (await self.list({}))[0]

@@ -35,13 +35,19 @@ def parent() -> Iterator[str]:
     ip("link", "delete", name)
 
 
-def need(parent: str, kind: str) -> None:
-    """Skip the test if this machine's kernel has no links of a kind."""
+def can_have(parent: str, kind: str) -> bool:
+    """Whether this machine's kernel has links of a kind."""
     more = ("id", "4000") if kind == "vlan" else ()
     done = subprocess.run(["ip", "link", "add", "link", parent, "name", f"{parent}x", "type", kind, *more], check=False)
-    if done.returncode:
+    if done.returncode == 0:
+        ip("link", "delete", f"{parent}x")
+    return done.returncode == 0
+
+
+def need(parent: str, kind: str) -> None:
+    """Skip the test if this machine's kernel has no links of a kind."""
+    if not can_have(parent, kind):
         pytest.skip(f"this machine's kernel has no {kind} links")
-    ip("link", "delete", f"{parent}x")
 
 
 def default_route(daemon: Daemon, container: str) -> str:
@@ -183,6 +189,14 @@ def test_what_cannot_be_is_refused(engine: Daemon, args: list[str], words: str) 
     assert words in refusal(engine, "network", "create", *args, "bad")
     assert not [name for name in links() if name.startswith("nothere0")]
     assert engine.request("GET", "/networks/bad")[0] == 404
+
+
+def test_what_the_kernel_does_not_have_is_told_at_once(engine: Daemon, parent: str) -> None:
+    if can_have(parent, "ipvlan"):
+        pytest.skip("this machine's kernel has ipvlan links")
+    words = refusal(engine, "network", "create", "-d", "ipvlan", "-o", f"parent={parent}", "wire")
+    assert "this machine's kernel has no ipvlan links" in words
+    assert engine.request("GET", "/networks/wire")[0] == 404
 
 
 def test_branches_live_through_a_kill(own_engine: Daemon, parent: str) -> None:

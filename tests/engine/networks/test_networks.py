@@ -1,6 +1,7 @@
 """User-defined networks by the API and both clients: made, joined, left, removed, as dockerd does."""
 
 import json
+import subprocess
 from collections.abc import Iterator
 
 import pytest
@@ -157,6 +158,38 @@ def test_a_stopped_container_joins_when_it_starts(engine: Daemon) -> None:
     engine.docker("start", "c1")
     assert "inet 10.214.6.9/24" in addresses(engine, "c1")
     assert list(settings(engine, "c1")) == ["later"]
+
+
+def test_a_network_is_asked_for_within_a_scope(engine: Daemon) -> None:
+    assert engine.request("GET", "/networks/bridge?scope=local&verbose=true")[0] == 200
+    assert engine.request("GET", "/networks/bridge?scope=swarm")[0] == 404
+    status, answer = engine.request("GET", "/networks/bridge?verbose=maybe")
+    assert (status, "invalid value for verbose: maybe" in answer.decode()) == (400, True)
+    assert engine.request("GET", "/networks?filters=%7B%22dangling%22%3A%5B%22x%22%5D%7D")[0] == 400
+
+
+def test_a_container_leaves_by_force_whatever_is_missing(own_engine: Daemon) -> None:
+    own_engine.docker("network", "create", "-d", "macvlan", "n")
+    run(own_engine, "c1", "--network", "n")
+    refused = own_engine.docker("network", "disconnect", "--force", "n", "nosuch", check=False)
+    assert "endpoint nosuch not found" in refused.stderr
+    # Its namespace can't be found any more.
+    found = own_engine.json("GET", "/containers/c1/json")["NetworkSettings"]["SandboxKey"]
+    subprocess.run(["umount", "--lazy", found], check=True)
+    assert own_engine.docker("network", "disconnect", "n", "c1", check=False).returncode != 0
+    own_engine.docker("network", "disconnect", "--force", "n", "c1")
+    assert own_engine.json("GET", "/networks/n")["Containers"] == {}
+    own_engine.docker("rm", "-f", "c1")
+    own_engine.docker("network", "rm", "n")
+
+
+def test_a_stopped_container_may_be_connected_anew(engine: Daemon) -> None:
+    engine.docker("network", "create", "--subnet", "10.214.9.0/24", "n")
+    run(engine, "c1", "--network", "n")
+    engine.docker("stop", "c1")
+    engine.docker("network", "connect", "--ip", "10.214.9.9", "n", "c1")
+    engine.docker("start", "c1")
+    assert "inet 10.214.9.9/24" in addresses(engine, "c1")
 
 
 def test_what_a_containers_mode_rules_out_is_refused(engine: Daemon) -> None:

@@ -47,7 +47,7 @@ class Rig:
         self.running = [pair for pair in self.running if pair[0] is not networks]
         await networks._sandboxes.aclose()
         await networks._resolvers.aclose()
-        networks._ports.close()
+        networks._publishing.close()
         await networks._firewall.aclose()
         networks._threads.close()
         networks._machine.close()

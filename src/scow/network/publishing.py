@@ -1,0 +1,73 @@
+"""An endpoint's published ports: held, led to it by the firewall, and taken back."""
+
+import logging
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from scow.network import ports
+from scow.network.firewall import Firewall
+from scow.network.model import OPTION_BINDING, Endpoint, Network, Port
+from scow.network.ports import PortTable, PortTaken, PublishingFailed
+from scow.network.threads import Threads
+
+_log = logging.getLogger(__name__)
+
+
+class Publishing:
+    """Ports of all endpoints (by id, to name who holds one). An endpoint's ports are reserved, published, withdrawn."""
+
+    def __init__(
+        self, firewall: Firewall, endpoints: Mapping[str, Endpoint], threads: Threads, *, default_ip: str
+    ) -> None:
+        self._firewall = firewall
+        self._endpoints = endpoints
+        self._threads = threads
+        self._default_ip = default_ip
+        self._ports = PortTable()
+
+    async def reserve(self, network: Network, endpoint: Endpoint, published: Sequence[Port]) -> Endpoint:
+        """Take ports for an endpoint, which is returned with them. Raises PublishingFailed, NoPortLeft, BadPort."""
+        binding = network.options.get(OPTION_BINDING, "")
+        default = "" if binding == "0.0.0.0" else binding or self._default_ip
+        try:
+            held = self._ports.reserve(published, endpoint.id, ipv6=bool(endpoint.ipv6), default_ip=default)
+        except PortTaken as failure:
+            name, reason = endpoint.container_name or endpoint.container_id[:12], await self._with_holder(failure)
+            raise PublishingFailed(name, endpoint.id, reason) from failure
+        return msgspec.structs.replace(endpoint, ports=held)
+
+    async def publish(self, endpoint: Endpoint) -> None:
+        """Have the ports lead to the endpoint. Raises NftablesFailed."""
+        await self._firewall.publish(endpoint)
+        if endpoint.ports:
+            await self._threads(lambda: ports.forget_flows_before(endpoint))
+
+    async def withdraw(self, endpoint: Endpoint) -> None:
+        """Give the ports back. Idempotent."""
+        self._ports.release(endpoint.id)
+        await self._firewall.unpublish(endpoint.id)
+        if endpoint.ports:
+            await self._threads(lambda: ports.forget_flows_to(endpoint))
+
+    def release(self, endpoint_id: str) -> None:
+        """Give back ports that were not published yet. Idempotent."""
+        self._ports.release(endpoint_id)
+
+    def adopt(self, endpoint: Endpoint) -> None:
+        """Hold ports that an earlier engine process published."""
+        for failure in self._ports.adopt(endpoint.ports, endpoint.id):
+            _log.warning("cannot hold a port of container %s any more: %s", endpoint.container_id, failure)
+
+    def close(self) -> None:
+        """Let go of all ports; they stay published in the firewall."""
+        self._ports.close()
+
+    async def _with_holder(self, failure: PortTaken) -> PortTaken:
+        if failure.ours:
+            other = self._endpoints.get(failure.holder)
+            holder = f"container {other.container_name or other.container_id[:12]}" if other else ""
+        else:
+            found = await self._threads(lambda: ports.find_process(failure.protocol, failure.port))
+            holder = f"process {found}" if found else ""
+        return PortTaken(failure.host_ip, failure.port, failure.protocol, holder=holder, ours=failure.ours)
