@@ -31,6 +31,9 @@ COUNTERS: Final = {
     "upstream_requests": "Requests sent to other registries.",
     "upstream_failures": "Requests to other registries that failed or were refused.",
     "upstream_bytes": "Bytes of blobs fetched from other registries.",
+    "webhook_events": "Events that endpoints have taken.",
+    "webhook_failures": "Requests that endpoints have not taken.",
+    "webhook_events_dropped": "Events that were given up.",
 }
 GAUGES: Final = {
     "requests_in_flight": "Requests that are being answered.",

@@ -1,5 +1,6 @@
 """The registry without a network: storage, names, and an answer for each call."""
 
+import logging
 import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from scow.registry.blobs import Blobs
 from scow.registry.calls import Call, Route
 from scow.registry.collector import Collector
 from scow.registry.errors import AuthenticationRequired, MethodUnsupported, NameUnknown, PageUnknown, ReadOnly, Refusal
+from scow.registry.jobs import Jobs
 from scow.registry.listings import Listings
 from scow.registry.manifest_requests import ManifestRequests
 from scow.registry.metadata import Metadata
@@ -37,6 +39,10 @@ from scow.registry.upstream.sync import Syncs
 from scow.registry.web.login import Login
 from scow.registry.web.oidc import OidcLogin
 from scow.registry.web.pages import Pages
+from scow.registry.webhooks.queue import Notices
+from scow.registry.webhooks.webhooks import Webhooks
+
+log = logging.getLogger("scow.registry")
 
 READING: Final = frozenset({"GET", "HEAD"})
 UNLIMITED: Final = 1 << 62
@@ -83,7 +89,10 @@ class Registry:
         self._places = Places(settings.proxy, settings.url)
         self._relay = relay
         self._cache = Cache(metadata, uploads, metrics, Path(settings.storage or os.devnull))
-        self.syncs = Syncs(settings.sync, metadata, uploads, metrics)
+        self.jobs = jobs = Jobs(database)
+        self.syncs = Syncs(settings.sync, metadata, uploads, metrics, jobs)
+        self.notices = Notices(database)
+        self.webhooks = Webhooks(settings.webhooks, self.notices, jobs, metadata, metrics, settings.url)
         self._pages = pages = Pages(metadata, objects, settings.url)
         login = Login(self._access, metrics, settings.url)
         self._endpoints: dict[str, Callable[[Call], Awaitable[Reply]]] = {
@@ -132,7 +141,16 @@ class Registry:
                 return self._pages.refusal(call, refusal)
             raise
         self._audit.note(call, reply.status)
+        if self.webhooks.wanted and call.caller is not None:
+            await self._tell(call, reply)
         return self._with_host(call, reply) if self._settings.absolute_urls else reply
+
+    async def _tell(self, call: Call, reply: Reply) -> None:
+        try:
+            await self.webhooks.note(call, reply)
+        except Exception:
+            # What was done is done: the client is told so, whoever else isn't.
+            log.exception("request %s: an event could not be queued", call.request_id)
 
     def _with_host(self, call: Call, reply: Reply) -> Reply:
         base = self._settings.url.rstrip("/") or call.base_url
@@ -189,6 +207,7 @@ class Registry:
         """Close storage and names."""
         await self._access.aclose()
         await self._cache.aclose()
+        await self.webhooks.aclose()
         if self._relay is not None:
             await self._relay.aclose()
         await self.uploads.aclose()

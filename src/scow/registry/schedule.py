@@ -46,6 +46,11 @@ class Schedule:
         if self.next(datetime(2024, 1, 1, tzinfo=UTC)) is None:
             raise SettingsInvalid(where, f"{text!r} never comes")
 
+    @property
+    def is_fixed(self) -> bool:
+        """Whether its times are those of the clock, whenever it was done last."""
+        return self._every is None
+
     def next(self, after: datetime) -> datetime | None:
         """The first time after `after` (aware, UTC); None if there is none."""
         if self._every is not None:

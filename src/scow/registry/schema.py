@@ -69,4 +69,11 @@ DELETE FROM gc_queue WHERE kind = 'blob' AND digest IN (SELECT digest FROM blob 
 DELETE FROM blob WHERE deleting;
 ALTER TABLE blob DROP COLUMN deleting
 """,
+    """
+CREATE TABLE notice (
+    id INTEGER PRIMARY KEY, endpoint TEXT NOT NULL, event BLOB NOT NULL, made_at REAL NOT NULL);
+CREATE INDEX notice_endpoint ON notice (endpoint, id);
+CREATE TABLE job (
+    name TEXT PRIMARY KEY, holder TEXT NOT NULL, leased_until REAL NOT NULL, done_at REAL NOT NULL) WITHOUT ROWID
+""",
 )

@@ -104,6 +104,7 @@ class Server:
         self._collects = collects and settings.gc.interval_s > 0
         self._syncs = collects and registry.syncs.scheduled
         self._traces = Traces(settings.traces) if settings.traces.endpoint else None
+        self._tells = collects and registry.webhooks.wanted
         self._in_flight = 0
         self._draining = False
         self._idle = asyncio.Event()
@@ -136,6 +137,8 @@ class Server:
             self._tasks.append(asyncio.create_task(collector.run_every(self._settings.gc.interval_s)))
         if self._syncs:
             self._tasks.append(asyncio.create_task(self._registry.syncs.run_scheduled()))
+        if self._tells:
+            self._tasks.append(asyncio.create_task(self._registry.webhooks.run()))
         if certificates is not None:
             self._tasks.append(asyncio.create_task(certificates.watch()))
         return url_of(listener, self._settings)

@@ -14,6 +14,8 @@ WORKERS_LIMIT: Final = 8
 """More are started only if somebody asks for them: each takes some 12 MiB."""
 
 Action = Literal["pull", "push", "delete", "*"]
+EventAction = Literal["push", "pull", "delete", "mount"]
+EVENT_ACTIONS: Final[list[EventAction]] = ["push", "pull", "delete", "mount"]
 
 
 class SettingsInvalid(InvalidArgument):
@@ -184,6 +186,23 @@ class Sync(Remote, frozen=True, kw_only=True, forbid_unknown_fields=True):
     schedule: str = ""  # minute hour day month weekday, in UTC; or `every 6h`; empty: only when told
 
 
+class Webhook(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Table `[[webhooks]]`: who is told what happens."""
+
+    name: str
+    url: str
+    headers: dict[str, str] = {}
+    actions: list[EventAction] = msgspec.field(default_factory=lambda: list(EVENT_ACTIONS))
+    repositories: list[str] = []  # patterns; none: all
+    ignore_media_types: list[str] = []  # of targets, for instance application/octet-stream: no blobs
+    timeout_s: float = 5.0  # of one request
+    verify: bool = True  # its certificate must be one that is trusted
+    batch: int = 1  # events in one request at most
+    retry_s: float = 300.0  # longest pause between two tries
+    give_up_s: float = 3 * 86400.0  # what could not be delivered for so long is dropped
+    queue: int = 10_000  # events that wait at most; the oldest are dropped
+
+
 class Settings(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The whole configuration."""
 
@@ -206,6 +225,7 @@ class Settings(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
     policies: list[Policy] = []
     proxy: list[Proxy] = []
     sync: list[Sync] = []
+    webhooks: list[Webhook] = []
 
     def address(self) -> tuple[str, int]:
         """Host and port to listen on. Raises SettingsInvalid."""

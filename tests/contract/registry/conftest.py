@@ -109,7 +109,15 @@ def descriptor(media_type: str, digest: str, size: int = 2, **more: Any) -> dict
     return {"mediaType": media_type, "digest": digest, "size": size, **more}
 
 
-CLUSTERED = {"test_push", "test_pull", "test_discovery", "test_management", "test_policies", "test_tokens"}
+CLUSTERED = {
+    "test_push",
+    "test_pull",
+    "test_discovery",
+    "test_management",
+    "test_policies",
+    "test_tokens",
+    "test_webhooks",
+}
 """Files whose tests run on one machine's storage and on what replicas share."""
 
 

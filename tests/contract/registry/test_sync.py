@@ -37,7 +37,7 @@ async def here(client: Client) -> Client:
 
 async def run(running: Running, rule: Sync, *, dry_run: bool = False) -> tuple[Counts, list[str]]:
     registry, said = running.registry, []
-    syncs = Syncs([rule], registry.metadata, registry.uploads, Metrics())
+    syncs = Syncs([rule], registry.metadata, registry.uploads, Metrics(), registry.jobs)
     counts = await syncs.run(syncs.rules[rule.name], said.append, dry_run=dry_run)
     return counts, said
 
@@ -188,12 +188,13 @@ async def test_the_server_runs_rules_by_their_schedule(
 
 def test_rules_that_make_no_sense_are_refused(running: Running) -> None:
     registry = running.registry
+    parts = (registry.metadata, registry.uploads, Metrics(), registry.jobs)
     sane = Sync(name="a", upstream="host", repositories=["x"])
     for change in ({"platforms": ["nonsense/"]}, {"namespace": "A"}, {"schedule": "often"}, {"upstream": "ftp://x"}):
         with pytest.raises(SettingsInvalid):
-            Syncs([msgspec.structs.replace(sane, **change)], registry.metadata, registry.uploads, Metrics())
+            Syncs([msgspec.structs.replace(sane, **change)], *parts)
     with pytest.raises(SettingsInvalid, match="name of its own"):
-        Syncs([sane, sane], registry.metadata, registry.uploads, Metrics())
+        Syncs([sane, sane], *parts)
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from typing import Final, TypeVar
 from scow.errors import ScowError
 from scow.oci.platform import parse_platform
 from scow.registry.errors import NameInvalid, TagImmutable, TooManyRequests
+from scow.registry.jobs import Jobs, kept
 from scow.registry.metadata import Metadata
 from scow.registry.metrics import Metrics
 from scow.registry.names import parse_repository
@@ -24,6 +25,10 @@ T = TypeVar("T")
 
 LONGEST_WAIT_S: Final = 900.0
 """An upstream that limits us is waited for so long; after that the next run goes on."""
+
+LEASE_S: Final = 120.0
+LOOK_S: Final = 30.0
+"""Between two looks whether another process has done it."""
 
 log = logging.getLogger("scow.registry.sync")
 
@@ -64,7 +69,9 @@ class Rule:
 class Syncs:
     """All rules of the configuration."""
 
-    def __init__(self, settings: Sequence[Sync], metadata: Metadata, uploads: Uploads, metrics: Metrics) -> None:
+    def __init__(
+        self, settings: Sequence[Sync], metadata: Metadata, uploads: Uploads, metrics: Metrics, jobs: Jobs
+    ) -> None:
         """Raises SettingsInvalid."""
         self.rules = {rule.name: Rule(rule) for rule in settings}
         if len(self.rules) < len(settings):
@@ -72,6 +79,7 @@ class Syncs:
         self._metadata = metadata
         self._uploads = uploads
         self._metrics = metrics
+        self._jobs = jobs
 
     def named(self, names: Sequence[str]) -> list[Rule]:
         """Rules by name, all for none. Raises NoSuchRule."""
@@ -93,17 +101,32 @@ class Syncs:
                     group.create_task(self._run_by_schedule(rule, rule.schedule))
 
     async def _run_by_schedule(self, rule: Rule, schedule: Schedule) -> None:
+        job = f"sync {rule.settings.name}"
+        began = datetime.now(UTC)
         while True:
-            now = datetime.now(UTC)
-            following = schedule.next(now)
+            # From the last run of any process on: a registry that restarts often does not begin to wait anew.
+            last = datetime.fromtimestamp(await self._jobs.done_at(job), UTC)
+            following = schedule.next(max(last, began) if schedule.is_fixed else last)
             assert following is not None  # a schedule that never comes is refused
-            await asyncio.sleep((following - now).total_seconds())
+            wait_s = (following - datetime.now(UTC)).total_seconds()
+            if wait_s > 0:
+                await asyncio.sleep(min(wait_s, LOOK_S))  # another process may be quicker
+                continue
+            if not await self._jobs.lease(job, LEASE_S):
+                await asyncio.sleep(LOOK_S)
+                continue
             try:
-                counts = await self.run(rule, lambda line: log.info("%s", line))
+                async with kept(self._jobs, job, LEASE_S):
+                    counts = await self.run(rule, lambda line: log.info("%s", line))
+                log.info("sync %s: %s", rule.settings.name, counts)
+                for problem in counts.problems:
+                    log.warning("sync %s: %s", rule.settings.name, problem)
             except Exception:
                 log.exception("sync %s failed", rule.settings.name)
-            else:
-                log.info("sync %s: %s", rule.settings.name, counts)
+            except BaseException:
+                await self._jobs.release(job)
+                raise
+            await self._jobs.release(job, done=True)  # failed or not, the next time is that of the schedule
 
     async def run(self, rule: Rule, say: Say, *, dry_run: bool = False) -> Counts:
         """Do what a rule says, or only tell. What fails is among the problems, and the rest goes on."""

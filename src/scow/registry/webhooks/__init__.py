@@ -1,0 +1,1 @@
+"""Others are told what happens here, in docker's notification format."""
