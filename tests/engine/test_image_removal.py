@@ -64,6 +64,9 @@ def test_images_are_found_by_patterns_labels_and_age(engine: Daemon, ref: str) -
     assert ids(engine, f"label=mine=mine/{rest[5:]}", "until=1h") == [id]  # made a while ago
     assert ids(engine, f"label=mine=mine/{rest[5:]}", "until=2020-01-01") == []
     assert "invalid filter" in engine.docker("images", "--filter", "bogus=1", check=False).stderr
+    assert "syntax error in pattern" in engine.docker("images", "--filter", "reference=[", check=False).stderr
+    assert ids(engine, f"reference={host}/m\\ine/*") == [id]  # as Go escapes, and negates by ^ alone
+    assert ids(engine, f"reference={host}/[!a]ine/*") == []
 
 
 def removal(engine: Daemon, *words: str) -> str:

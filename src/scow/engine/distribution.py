@@ -1,9 +1,9 @@
 """What registries say: a reference's digest and platforms, its manifest, and searches. Engine API, /distribution."""
 
-from collections.abc import Mapping, Sequence
 from typing import Final
 
 from scow.engine import validation
+from scow.engine.filters import Filters, switch
 from scow.errors import Internal, InvalidArgument, Unauthorized
 from scow.oci.descriptor import Descriptor
 from scow.oci.image_config import MAX_CONFIG_SIZE, decode_config
@@ -19,7 +19,6 @@ from scow.transfer.search import search
 from scow.wire.image import DistributionInspect, SearchResult
 
 SEARCH_FILTERS: Final = frozenset({"is-automated", "is-official", "stars"})
-Filters = Mapping[str, Sequence[str]]
 
 
 class Distribution:
@@ -58,7 +57,7 @@ class Distribution:
     async def search(self, term: str, limit: int, filters: Filters, auth: str | None) -> list[SearchResult]:
         """GET /images/search. Raises InvalidArgument, RegistryUnreachable."""
         validation.check_filters(filters, SEARCH_FILTERS)
-        official, automated = _flag(filters, "is-official"), _flag(filters, "is-automated")
+        official, automated = switch(filters, "is-official"), switch(filters, "is-automated")
         stars = _stars(filters)
         try:
             found = await search(term, limit, registries=self._registries, credentials=decode_registry_auth(auth))
@@ -80,16 +79,6 @@ class Distribution:
 def _reference(ref: str) -> Reference:
     reference = parse_reference(ref)
     return reference.with_digest(reference.digest) if reference.digest else reference.with_default_tag()
-
-
-def _flag(filters: Filters, name: str) -> bool | None:
-    values = filters.get(name) or ()
-    if not values:
-        return None
-    words = {value.lower() for value in values}
-    if not words <= {"1", "true", "0", "false"} or len(words) > 1:
-        raise InvalidArgument(f"invalid filter '{name}={values}'")
-    return words <= {"1", "true"}
 
 
 def _stars(filters: Filters) -> int:

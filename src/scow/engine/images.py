@@ -1,15 +1,16 @@
 """Images as people handle them: list, inspect, history, tag, remove, pull, push. Engine API, /images."""
 
-import fnmatch
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from msgspec import UNSET, structs
 
+from scow.build.selection import compile_match
 from scow.engine import validation
 from scow.engine.container import Container
 from scow.engine.events import Events
+from scow.engine.filters import Filters, has_labels, switch
 from scow.engine.image_lookup import find_image, get_image, tag_reference
 from scow.engine.image_manifests import ImageManifests
 from scow.engine.image_removal import Deletions, ImageRemoval
@@ -33,7 +34,6 @@ from scow.wire.times import NEVER, format_datetime
 
 FILTERS: Final = frozenset({"before", "dangling", "label", "reference", "since", "until"})
 
-Filters = Mapping[str, Sequence[str]]
 History = list[HistoryItem]
 
 
@@ -62,10 +62,11 @@ class Images:
         """GET /images/json: newest first."""
         validation.check_filters(filters, FILTERS)
         images = self._store.images
-        dangling = _flag(filters, "dangling")
+        dangling = switch(filters, "dangling")
         before = [get_image(images, ref) for ref in filters.get("before", ())]
         since = [get_image(images, ref) for ref in filters.get("since", ())]
         until = [parse_moment(value, time.time()) for value in filters.get("until", ())]
+        patterns = _matchers(filters.get("reference", ()))
         shared = self._shared_layers() if shared_size else {}
         found: list[ImageSummary] = []
         await images.load_configs()
@@ -82,21 +83,20 @@ class Images:
                 continue
             if until and not any(_created(image) < moment for moment in until):
                 continue
-            patterns = filters.get("reference", ())
             if patterns:
-                tags = [tag for tag in tags if any(_fits(tag, pattern) for pattern in patterns)]
-                repo_digests = [each for each in repo_digests if any(_fits(each, pattern) for pattern in patterns)]
+                tags = [tag for tag in tags if _fits(tag, patterns)]
+                repo_digests = [each for each in repo_digests if _fits(each, patterns)]
                 if not tags and not repo_digests:
                     continue
-            config = await images.config(image.id)
-            if not _has_labels(config.exec.labels or {}, filters.get("label", ())):
+            labels = (await images.config(image.id)).exec.labels
+            if not has_labels(labels or {}, filters.get("label", ())):
                 continue
             found.append(
                 ImageSummary(
                     id=image.id,
                     parent_id=self._parent(image),
                     created=int(_created(image)),
-                    labels=config.exec.labels or {},
+                    labels=labels or None,
                     repo_digests=[each.familiar for each in repo_digests],
                     repo_tags=[tag.familiar for tag in tags],
                     size=image.size,
@@ -286,34 +286,14 @@ def _created(image: Image) -> float:
     return image.created.timestamp() if image.created else 0.0
 
 
-def _flag(filters: Filters, name: str) -> bool | None:
-    values = filters.get(name)
-    if not values:
-        return None
-    word = values[0].lower()
-    if word not in ("0", "1", "true", "false"):
-        raise InvalidArgument(f"invalid filter '{name}={values[0]}'")
-    return word in ("1", "true")
+def _matchers(patterns: Sequence[str]) -> list[Callable[[bytes], object]]:
+    return [compile_match(pattern.encode()) for pattern in patterns]
 
 
-def _fits(reference: Reference, pattern: str) -> bool:
-    """Match as docker does: the pattern against the familiar name, with and without tag."""
-    names = {reference.familiar, reference.familiar_name}
-    return any(_path_match(name, pattern) for name in names)
-
-
-def _path_match(name: str, pattern: str) -> bool:
-    # Go's path.Match negates a set by ^, as a shell does by !.
-    parts, wanted = name.split("/"), pattern.replace("[^", "[!").split("/")
-    return len(parts) == len(wanted) and all(map(fnmatch.fnmatchcase, parts, wanted))
-
-
-def _has_labels(labels: Mapping[str, str], wanted: Sequence[str]) -> bool:
-    for value in wanted:
-        key, equals, text = value.partition("=")
-        if key not in labels or (equals and labels[key] != text):
-            return False
-    return True
+def _fits(reference: Reference, matchers: Sequence[Callable[[bytes], object]]) -> bool:
+    """Match as docker does: the patterns against the familiar name, with and without tag."""
+    names = (reference.familiar.encode(), reference.familiar_name.encode())
+    return any(matcher(name) for matcher in matchers for name in names)
 
 
 def _wire_config(config: ExecConfig) -> ImageExecConfig:

@@ -12,6 +12,7 @@ from typing import Final
 from scow.engine import validation
 from scow.engine.container import ContainerTable
 from scow.engine.events import Events
+from scow.engine.filters import Filters, has_label, has_labels, switch
 from scow.engine.image_uses import ImageUses
 from scow.engine.images import Images
 from scow.engine.moments import parse_moment
@@ -26,15 +27,12 @@ from scow.wire.container import PruneContainersReply
 from scow.wire.image import DeleteItem, PruneImagesReply
 from scow.wire.volume import PruneVolumesReply
 
-Filters = Mapping[str, Sequence[str]]
 log = logging.getLogger(__name__)
 
 # `unused-for` is Scow's own, named as docker's filter of the build cache: how long ago it was used last.
 CONTAINER_FILTERS: Final = frozenset({"label", "label!", "until", "unused-for"})
 IMAGE_FILTERS: Final = frozenset({"dangling", "label", "label!", "until", "unused-for"})
 VOLUME_FILTERS: Final = frozenset({"all", "label", "label!"})
-_TRUE: Final = frozenset({"1", "true"})
-_FALSE: Final = frozenset({"0", "false"})
 
 
 class Pruning:
@@ -90,7 +88,7 @@ class Pruning:
         """Remove images without a tag that no container uses; with dangling=false those with tags too."""
         validation.check_filters(filters, IMAGE_FILTERS)
         until, used_before = _moment(filters, "until"), _moment(filters, "unused-for")
-        dangling = _switch(filters, "dangling", True)
+        dangling = switch(filters, "dangling") is not False
         deleted: list[DeleteItem] = []
         async with self._alone():
             before = self._store.freed
@@ -123,7 +121,8 @@ class Pruning:
     async def volumes(self, filters: Filters, *, named: bool) -> PruneVolumesReply:
         """Remove volumes that no container refers to: anonymous ones; `named` or all=true means all of them."""
         validation.check_filters(filters, VOLUME_FILTERS)
-        every = _switch(filters, "all", named)
+        given = switch(filters, "all")
+        every = named if given is None else given
         deleted: list[str] = []
         reclaimed = 0
         async with self._alone():
@@ -173,22 +172,7 @@ def _is_before(created_ns: int, until: float | None) -> bool:
     return until is None or created_ns / 1e9 < until
 
 
-def _switch(filters: Filters, name: str, default: bool) -> bool:
-    values = filters.get(name) or ()
-    if not values:
-        return default
-    word = values[0].lower()
-    if len(values) > 1 or word not in _TRUE | _FALSE:
-        raise InvalidArgument(f"invalid filter '{name}={values}'")
-    return word in _TRUE
-
-
 def _is_wanted(labels: Mapping[str, str], filters: Filters) -> bool:
-    return all(_has_label(labels, value) for value in filters.get("label", ())) and not any(
-        _has_label(labels, value) for value in filters.get("label!", ())
+    return has_labels(labels, filters.get("label", ())) and not any(
+        has_label(labels, value) for value in filters.get("label!", ())
     )
-
-
-def _has_label(labels: Mapping[str, str], wanted: str) -> bool:
-    name, equals, text = wanted.partition("=")
-    return name in labels and (not equals or labels[name] == text)
