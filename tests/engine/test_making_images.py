@@ -152,7 +152,7 @@ def test_a_commit_without_pause_doesnt_pause(engine: Daemon, docker_py: docker.D
         ("container=BOX&repo=Upper", 400, "invalid reference format"),
         ("container=BOX&repo=a&tag=b/c", 400, "invalid tag format"),
         (f"container=BOX&repo=a@sha256:{'0' * 64}", 400, "digest reference"),
-        ("container=BOX&changes=RUN%20x", 400, "RUN is not a valid change command"),
+        ("container=BOX&changes=RUN%20x", 400, "run is not a valid change command"),
         ("container=BOX&changes=EXPOSE%20x", 400, "x"),
     ],
 )

@@ -48,7 +48,7 @@ def apply_changes(changes: Sequence[str], config: ExecConfig) -> ExecConfig:
         for line in logical_lines(source, "\\"):
             keyword, _ = split_instruction(line.text)
             if keyword.upper() not in CHANGES:
-                raise DockerfileError(f"{keyword} is not a valid change command")
+                raise DockerfileError(f"{keyword.lower()} is not a valid change command")
             instruction = parse_line(line, "\\")
             config = apply(instruction, config, cmd_set=cmd_set)
             cmd_set = cmd_set or isinstance(instruction, kinds.Cmd)

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack
 
 from scow.engine.events import Events
-from scow.engine.image_lookup import find_image, get_image
+from scow.engine.image_lookup import NoSuchImage, find_image
 from scow.engine.streams import ProgressStream
 from scow.errors import InvalidArgument
 from scow.oci.platform import Platform
@@ -70,7 +70,10 @@ class ImageArchives:
             found = [(images.find(id), tuple(by_image[id])) for id in dict.fromkeys(id for _, id in tagged)]
             if found:
                 return [Wanted(ref, image, names) for image, names in found if image is not None]
-        image = find_image(images, ref) or get_image(images, ref)
+        image = find_image(images, ref)
+        if image is None:
+            parse_reference(ref)  # says what is wrong with it, if that is so
+            raise NoSuchImage(ref)
         is_tag = reference is not None and reference.tag is not None and self._names(reference, image)
         return [
             Wanted(ref, image, (reference.repository().with_tag(reference.tag or ""),) if reference and is_tag else ())

@@ -4,7 +4,7 @@ import re
 from typing import Final
 
 from scow.errors import InvalidArgument, NotFound
-from scow.oci.digest import Digest
+from scow.oci.digest import HEX_LENGTH, Digest
 from scow.oci.reference import InvalidReference, Reference, parse_reference
 from scow.store.images import Image, Images
 
@@ -79,4 +79,6 @@ def tag_reference(repo: str, tag: str) -> Reference | None:
     reference = parse_reference(repo)
     if reference.digest is not None:
         raise InvalidArgument("refusing to create a tag with a digest reference")
+    if reference.familiar_name in HEX_LENGTH:
+        raise InvalidArgument("refusing to create an ambiguous tag using digest algorithm as name")
     return (reference.with_tag(tag) if tag else reference).with_default_tag()

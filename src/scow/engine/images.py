@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Final
 
 from msgspec import UNSET, structs
@@ -11,7 +12,7 @@ from scow.engine import validation
 from scow.engine.container import Container
 from scow.engine.events import Events
 from scow.engine.filters import Filters, has_labels, switch
-from scow.engine.image_lookup import find_image, get_image, tag_reference
+from scow.engine.image_lookup import find_reference, get_image, tag_reference
 from scow.engine.image_manifests import ImageManifests
 from scow.engine.image_removal import Deletions, ImageRemoval
 from scow.engine.moments import parse_moment
@@ -133,7 +134,7 @@ class Images:
             root_fs=RootFS(layers=list(config.diff_ids) or None),
             descriptor=variant.descriptor,
             manifests=await self._manifests.summaries(image) if manifests else UNSET,
-            metadata=ImageMetadata(last_tag_time=format_datetime(image.stored_at) if image.stored_at else NEVER),
+            metadata=ImageMetadata(last_tag_time=format_datetime(image.tagged_at) if image.tagged_at else NEVER),
         )
 
     async def history(self, ref: str, platform: Platform | None = None) -> History:
@@ -171,7 +172,8 @@ class Images:
         reference = tag_reference(repo, tag)
         if reference is None:
             raise InvalidArgument("invalid reference format")
-        await self._store.images.tag(str(reference), image.id)
+        tagged = structs.replace(image, tagged_at=datetime.now(UTC))
+        await self._store.images.publish(tagged, name=str(reference))
         self._events.emit("image", "tag", image.id, {"name": reference.familiar})
 
     async def remove(self, ref: str, *, force: bool, prune: bool, platforms: Sequence[Platform] = ()) -> Deletions:
@@ -224,7 +226,7 @@ class Images:
         if tag:
             reference = reference.with_tag(tag)
         credentials = decode_registry_auth(auth)
-        image = None if reference.is_name_only else find_image(self._store.images, reference.familiar)
+        image = None if reference.is_name_only else find_reference(self._store.images, reference)
 
         async def work(emit: Callable[..., None]) -> None:
             if image is None and not reference.is_name_only:

@@ -48,6 +48,7 @@ class Image(msgspec.Struct, frozen=True, kw_only=True):
     size: int = 0  # bytes, of the files in its layers
     created: datetime | None = None  # as its config says
     stored_at: datetime
+    tagged_at: datetime | None = None  # by somebody here; a pull or load gives names without that
 
 
 class NoSuchImageID(NotFound):

@@ -367,6 +367,7 @@ async def _publish(found: _Found, store: Store, emit: Emit) -> Loaded:
         size=sum(layer.files_size for layer in known),
         created=parse_created(config.created),
         stored_at=before.stored_at if before else datetime.now(UTC),
+        tagged_at=before.tagged_at if before else None,
     )
     if before is not None and found.manifest is None:
         image = msgspec.structs.replace(image, index=before.index)

@@ -131,7 +131,8 @@ class _Pull:
     async def _run(self, client: RegistryClient) -> tuple[Image, bool]:
         finder = Finder(client, self._store.content, self._reference)
         top = await finder.top(ask_first=self._may_be_known())
-        self._emit(message(f"Pulling from {client.repository}", self._reference.digest or self._reference.tag or ""))
+        by = str(self._reference) if self._reference.digest else self._reference.tag or ""
+        self._emit(message(f"Pulling from {client.repository}", by))
         found = await finder.descend(top, self._wanted or host_platform())
         await points.at("pull.resolved")
         await self._bring(client, found)
@@ -220,7 +221,9 @@ class _Pull:
         )
         before = images.find(image.id)
         if before is not None:
-            image = msgspec.structs.replace(image, stored_at=before.stored_at, parent=before.parent)
+            image = msgspec.structs.replace(
+                image, stored_at=before.stored_at, tagged_at=before.tagged_at, parent=before.parent
+            )
         name = str(self._reference) if self._reference.tag else None
         by_digest = str(self._reference.with_digest(found.top.digest))
         is_new = images.resolve(name or by_digest) != image.id

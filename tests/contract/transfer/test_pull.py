@@ -183,7 +183,7 @@ async def test_a_pull_by_digest_makes_no_tag(
     image = await do_pull(f"@{source.digest}")
     assert store.images.names(image.id) == []
     assert store.images.digests(image.id) == [f"{registry.host}/team/app@{source.digest}"]
-    assert lines.texts[0] == f"{source.digest}: Pulling from team/app"
+    assert lines.texts[0] == f"{registry.host}/team/app@{source.digest}: Pulling from team/app"
     assert lines.texts[-1] == f"Status: Downloaded newer image for {registry.host}/team/app@{source.digest}"
     await do_pull(f"@{source.digest}")
     assert lines.texts[-1] == f"Status: Image is up to date for {registry.host}/team/app@{source.digest}"

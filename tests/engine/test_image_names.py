@@ -1,4 +1,4 @@
-"""Which images are listed and removed, as dockerd 20.10 answers."""
+"""Which images are listed, named and removed, as dockerd 20.10 answers."""
 
 import re
 import uuid
@@ -67,6 +67,23 @@ def test_images_are_found_by_patterns_labels_and_age(engine: Daemon, ref: str) -
     assert "syntax error in pattern" in engine.docker("images", "--filter", "reference=[", check=False).stderr
     assert ids(engine, f"reference={host}/m\\ine/*") == [id]  # as Go escapes, and negates by ^ alone
     assert ids(engine, f"reference={host}/[!a]ine/*") == []
+
+
+def test_a_tag_notes_its_time_and_may_not_look_like_a_digest(engine: Daemon, ref: str) -> None:
+    def tagged_at() -> str:
+        return str(engine.json("GET", f"/images/{ref}/json")["Metadata"]["LastTagTime"])
+
+    assert tagged_at().startswith("0001-01-01")  # a pull is no tagging
+    assert "ambiguous tag" in engine.docker("tag", ref, "sha256:abc", check=False).stderr
+    engine.docker("tag", ref, f"{ref}:second")
+    assert tagged_at().startswith("20")
+    engine.docker("pull", "-q", ref)
+    assert tagged_at().startswith("20")
+
+
+def test_what_is_pushed_is_meant_by_a_name(engine: Daemon, ref: str) -> None:
+    id = engine.docker("image", "inspect", "-f", "{{.Id}}", ref).stdout.strip()
+    assert "does not exist locally with the tag: sha256" in engine.docker("push", id, check=False).stderr
 
 
 def removal(engine: Daemon, *words: str) -> str:
