@@ -206,17 +206,21 @@ class RegistryClient:
             raise BadAnswer(str(url), f"{len(data)} bytes instead of the {expected.size} that the index promises")
         return Document(data, _media_type(response), digest)
 
-    async def put_manifest(self, reference: str, data: bytes, media_type: str) -> None:
-        """Store a manifest under a tag or digest. Raises Refused; BadAnswer if the registry took it for another."""
-        await self.patience.run(lambda: self._put_manifest(reference, data, media_type))
+    async def put_manifest(self, reference: str, data: bytes, media_type: str) -> bool:
+        """Store a manifest under a tag or digest; whether the registry lists it with its subject, if it has one.
 
-    async def _put_manifest(self, reference: str, data: bytes, media_type: str) -> None:
+        Raises Refused; BadAnswer if the registry took it for another.
+        """
+        return await self.patience.run(lambda: self._put_manifest(reference, data, media_type))
+
+    async def _put_manifest(self, reference: str, data: bytes, media_type: str) -> bool:
         url = self.url(f"manifests/{reference}")
         headers = {"Content-Type": media_type}
         async with self.request("PUT", url, expect=(200, 201, 202), headers=headers, body=data) as response:
             told = response.headers.get("Docker-Content-Digest", "")
         if is_digest(told) and algorithm(told) == "sha256" and told != sha256(data):
             raise BadAnswer(str(url), f"the registry stored {told} instead of {sha256(data)}")
+        return "OCI-Subject" in response.headers
 
     # --- blobs --------------------------------------------------------------------------------------------------------
 

@@ -26,6 +26,7 @@ from scow.transfer.client import RegistryClient
 from scow.transfer.credentials import Credentials
 from scow.transfer.flights import together
 from scow.transfer.progress import Emit, Meter, aux, message
+from scow.transfer.referrers import list_referrer
 from scow.transfer.registries import Registries
 from scow.transfer.registry_error import Refused
 from scow.transfer.restore import NotRestored, Restorer
@@ -278,7 +279,13 @@ class _Push:
         for member in members[:-1]:
             if member.manifest is not None:
                 await self._blobs(member.manifest)
-            await self._client.put_manifest(member.digest, member.data, member.media_type)
+            listed = await self._client.put_manifest(member.digest, member.data, member.media_type)
+            if member.manifest is not None and member.manifest.subject is not None and not listed:
+                subject = member.manifest.subject.digest
+                try:
+                    await list_referrer(self._client, subject, member.digest, member.data)
+                except Refused as error:  # all else is there: the index says of it, too
+                    self._emit(message(f"{short(member.digest)} could not be listed as a referrer: {error}"))
         return members[-1].data, members[-1].media_type
 
     async def _blobs(self, manifest: Manifest) -> None:

@@ -13,7 +13,7 @@ from scow.oci import media_types
 from support.daemon import Daemon, Registry
 
 from . import forms
-from .conftest import fetch, needs
+from .conftest import DebianRegistry, fetch, needs
 from .test_pulls import fresh
 
 HERE = f"linux/{forms.MACHINE}"
@@ -114,6 +114,23 @@ def test_attestations_are_referrers_of_the_image(engine: Daemon, registry: Regis
     engine.scow("pull", "--all-platforms", ref)
     kinds = [each["Kind"] for each in engine.json("GET", f"/v1.50/images/{ref}/json?manifests=1")["Manifests"]]
     assert kinds == ["image", "attestation"]
+    engine.docker("rmi", ref)
+
+
+def test_registries_without_referrers_get_a_list_of_them(
+    engine: Daemon, debian_registry: DebianRegistry, project: Path
+) -> None:
+    name = fresh()
+    ref = f"{debian_registry.address}/{name}:1"
+    for _ in range(2):  # the second time it is there already
+        engine.scow("build", "-t", ref, "--push", "--sbom=true", "--build-arg", "SOURCE_DATE_EPOCH=1", str(project))
+    top = f"http://{debian_registry.address}/v2/{name}/manifests"
+    image, attestation = json.loads(fetch(f"{top}/1", accept=ACCEPT)[0])["manifests"]
+    (listed,) = json.loads(fetch(f"{top}/{image['digest'].replace(':', '-')}", accept=ACCEPT)[0])["manifests"]
+    assert listed == {
+        **{key: attestation[key] for key in ("mediaType", "digest", "size")},
+        "artifactType": "application/vnd.docker.attestation.manifest.v1+json",
+    }
     engine.docker("rmi", ref)
 
 
