@@ -62,15 +62,16 @@ def test_a_new_restart_policy_holds_at_the_next_exit(engine: Daemon, docker_py: 
 
 def test_updates_that_make_no_sense_are_refused(engine: Daemon) -> None:
     box = engine.docker("create", "-m", "64m", "--cpus", "1", "busybox", "true").stdout.strip()
-    for body, words in (
-        ({"Memory": 1024}, "Minimum memory limit allowed is 6MB"),
-        ({"Memory": 1 << 40}, "Memory limit should be smaller than already set memoryswap limit"),
-        ({"CpuPeriod": 100000}, "CPU Period cannot be updated as NanoCPUs has already been set"),
-        ({"RestartPolicy": {"Name": "sometimes"}}, "invalid restart policy"),
-        ({"Memory": "much"}, "Memory"),
+    conflict = f"Cannot update container {box}: "
+    for body, expected, words in (
+        ({"Memory": 1024}, 400, "Minimum memory limit allowed is 6MB"),
+        ({"Memory": 1 << 40}, 409, f"{conflict}Memory limit should be smaller than already set memoryswap limit"),
+        ({"CpuPeriod": 100000}, 409, f"{conflict}Conflicting options: CPU Period cannot be updated as NanoCPUs has"),
+        ({"RestartPolicy": {"Name": "sometimes"}}, 400, "invalid restart policy"),
+        ({"Memory": "much"}, 400, "Memory"),
     ):
         status, answer = engine.request("POST", f"/containers/{box}/update", body)
-        assert (status, words in answer.decode()) == (400, True), answer
+        assert (status, words in answer.decode()) == (expected, True), answer
     assert engine.request("POST", "/containers/nobody/update", {})[0] == 404
     removed = engine.docker("create", "--rm", "busybox", "true").stdout.strip()
     status, answer = engine.request("POST", f"/containers/{removed}/update", {"RestartPolicy": {"Name": "always"}})

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from support import raw
+from support.calls import eventually
 from support.daemon import Daemon
 
 Refusals = list[tuple[str, str, int, str]]
@@ -235,6 +236,46 @@ def test_restart_policies(engine: Daemon) -> None:
     assert engine.json("GET", "/containers/always/json")["State"]["Status"] == "exited"
 
 
+TRAPS = "trap 'exit 5' TERM HUP; touch /ready; sleep 600 & wait"
+
+
+@pytest.mark.parametrize("order", ["stop?t=9", "kill?signal=TERM", "kill?signal=HUP"])
+def test_a_paused_container_is_thawed_to_act_on_what_shall_end_it(engine: Daemon, order: str) -> None:
+    started = engine.docker("run", "-d", "--name", "box", "busybox", "sh", "-c", TRAPS)
+    engine.docker("exec", "box", "sh", "-c", "until test -e /ready; do sleep 0.01; done")
+    engine.json("POST", "/containers/box/pause")
+    engine.json("POST", f"/containers/box/{order}")
+    assert wait(engine, started.stdout.strip()) == 5
+
+
+def test_a_signal_that_does_not_stop_leaves_a_paused_container_paused(engine: Daemon) -> None:
+    engine.docker("run", "-d", "--name", "box", "--stop-signal", "USR1", "busybox", "sleep", "600")
+    engine.json("POST", "/containers/box/pause")
+    engine.json("POST", "/containers/box/kill?signal=HUP")
+    assert engine.json("GET", "/containers/box/json")["State"]["Status"] == "paused"
+
+
+def test_a_container_that_was_signalled_is_not_restarted(engine: Daemon) -> None:
+    engine.docker("run", "-d", "--name", "box", "--restart", "always", "busybox", "sh", "-c", TRAPS)
+    engine.docker("exec", "box", "sh", "-c", "until test -e /ready; do sleep 0.01; done")
+    engine.json("POST", "/containers/box/kill?signal=HUP")
+    assert wait(engine, "box") == 5
+    assert engine.json("GET", "/containers/box/json")["State"]["Status"] == "exited"
+
+
+def test_one_that_waits_for_its_restart_is_stopped_by_a_signal_and_shows_no_processes(engine: Daemon) -> None:
+    run(engine, "box", "false", HostConfig={"RestartPolicy": {"Name": "always"}})
+
+    def restarting() -> bool:
+        return bool(engine.json("GET", "/containers/box/json")["State"]["Restarting"])
+
+    eventually(lambda: engine.json("GET", "/containers/box/json")["RestartCount"] >= 2 and restarting())
+    status, text = answer(engine, "GET", "/containers/box/top")
+    assert (status, text.endswith("is restarting, wait until the container is running")) == (409, True)
+    engine.json("POST", "/containers/box/kill?signal=HUP")
+    assert not restarting()
+
+
 FILTERS: list[tuple[dict[str, list[str]], list[str]]] = [
     ({}, ["two", "one"]),
     ({"status": ["exited"]}, ["done"]),
@@ -291,6 +332,9 @@ def test_filters_of_lists(engine: Daemon) -> None:
         ({"status": ["bogus"]}, "invalid filter 'status=bogus'"),
         ({"exited": ["x"]}, "invalid filter 'exited=x'"),
         ({"health": ["bogus"]}, "unrecognized filter value for health: bogus"),
+        ({"is-task": ["maybe"]}, "invalid filter 'is-task=[maybe]'"),
+        ({"publish": ["x"]}, "invalid filter 'publish=x': it isn't a port, or a range of them"),
+        ({"expose": ["80/foo"]}, "invalid filter 'expose=80/foo': it isn't a port, or a range of them"),
     ],
 )
 def test_bad_filters(engine: Daemon, filters: dict[str, list[str]], text: str) -> None:

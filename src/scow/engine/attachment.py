@@ -197,7 +197,7 @@ class DetachKeys:
         return bytes(passed), False
 
 
-def parse_detach_keys(text: str | None) -> bytes:
+def parse_detach_keys(text: str | None, word: str = "detach") -> bytes:
     """Read `ctrl-p,ctrl-q` or `a,b`; the default for None and "". Raises InvalidArgument in docker's words."""
     keys = bytearray()
     for key in (text or DEFAULT_DETACH_KEYS).split(","):
@@ -209,5 +209,5 @@ def parse_detach_keys(text: str | None) -> bytes:
         elif lower.startswith("ctrl-") and len(lower) == 6 and "a" <= lower[5] <= "z":
             keys.append(ord(lower[5]) - ord("a") + 1)
         else:
-            raise InvalidArgument(f"Invalid detach keys ({text}) provided")
+            raise InvalidArgument(f"Invalid {word} keys ({text}) provided")
     return bytes(keys)

@@ -178,7 +178,9 @@ class ContainerTable:
         return matches[0] if matches else None
 
     def get(self, ref: str) -> Container:
-        """Like find. Raises NoSuchContainer."""
+        """Like find. Raises NoSuchContainer, and InvalidArgument for nothing at all."""
+        if not ref:
+            raise InvalidArgument('invalid name or ID supplied: ""')
         found = self.find(ref)
         if found is None:
             raise NoSuchContainer(ref)

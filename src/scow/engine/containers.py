@@ -210,6 +210,8 @@ class Containers:
     async def top(self, ref: str, ps_args: str) -> TopReply:
         """GET /containers/{id}/top."""
         container: Container = self._table.get(ref)
+        if container.state.status == "restarting":
+            raise Conflict(f"container {container.id} is restarting, wait until the container is running")
         if not container.state.live:
             raise NotRunning(container)
         reply = await top(await self._resources.pids(container), ps_args)

@@ -70,7 +70,7 @@ class Execs:
             id=secrets.token_hex(32),
             container=container,
             request=request,
-            detach_keys=parse_detach_keys(request.detach_keys),
+            detach_keys=parse_detach_keys(request.detach_keys, "escape"),
         )
         self._execs[one.id] = one
         self._emit(one, f"exec_create: {shown_command(request.cmd)}")

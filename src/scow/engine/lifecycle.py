@@ -274,28 +274,34 @@ class Lifecycle:
         """Send a signal. Raises NotRunning."""
         number = parse_signal(signal_name) if signal_name else int(signal.SIGKILL)
         async with container.lock:
-            if container.state.status == "restarting" and number == signal.SIGKILL:
-                await self._give_up_restarting(container)
+            own_stop = container.record.config.stop_signal
+            # dockerd's rule: without a stop signal of its own any signal is meant to end it.
+            ends = number == signal.SIGKILL or not own_stop or number == parse_signal(own_stop)
+            if container.state.status == "restarting":
+                if ends:
+                    await self._give_up_restarting(container)
                 return
             if not container.state.live:
                 raise NotRunning(container)
-            own_stop = parse_signal(container.record.config.stop_signal or "SIGTERM")
-            if number in (signal.SIGKILL, own_stop):
+            if ends:
                 await self._table.note(container, container.record.with_state(stopped_by_user=True))
             ended = container.next_exit
-            await self._signal(container, number)
+            await self._signal(container, number, thaw=ends)
         if number == signal.SIGKILL and not await self._wait_killed(container, ended):
             raise Internal(
                 f"cannot kill container: {container.id}: tried to kill container, but did not receive an exit event"
             )
 
-    async def _signal(self, container: Container, number: int) -> None:
+    async def _signal(self, container: Container, number: int, *, thaw: bool = True) -> None:
         await self._resources.kill(container, number)
         container.dying = container.dying or number == signal.SIGKILL
         self._emit(container, "kill", signal=str(number))
-        if container.state.status == "paused" and number == signal.SIGKILL:
+        if container.state.status == "paused" and thaw:
             # A frozen process acts on no signal until it is thawed.
             await self._resources.resume(container)
+            if not container.dying:
+                await self._table.note(container, container.record.with_state(status="running"))
+                self._emit(container, "unpause")
 
     async def restart(self, container: Container, timeout_s: int | None, stop_signal: str | None) -> None:
         """Stop, if it runs, and start again."""

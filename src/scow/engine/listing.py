@@ -32,6 +32,7 @@ STATUSES: Final = frozenset(["created", "restarting", "running", "removing", "pa
 
 HEALTHS: Final = frozenset(["healthy", "none", "starting", "unhealthy"])
 
+_BOOLEANS: Final = frozenset(["0", "1", "false", "true"])
 Filters = Mapping[str, Sequence[str]]
 
 
@@ -56,6 +57,12 @@ def select(
     for health in filters.get("health", ()):
         if health not in HEALTHS:
             raise InvalidArgument(f"unrecognized filter value for health: {health}")
+    for key in ("publish", "expose"):
+        for wanted in filters.get(key, ()):
+            _check_port(key, wanted)
+    for value in filters.get("is-task", ()):
+        if value.lower() not in _BOOLEANS:
+            raise InvalidArgument(f"invalid filter 'is-task=[{value}]'")
     before = [table.get(ref) for ref in filters.get("before", ())]
     since = [table.get(ref) for ref in filters.get("since", ())]
     ancestors = {id for ref in filters.get("ancestor", ()) for id in image_ids(ref)}
@@ -126,13 +133,18 @@ def _name_matches(name: str, pattern: str) -> bool:
 def _port_matches(wanted: str, ports: Iterable[str]) -> bool:
     numbers, _, protocol = wanted.partition("/")
     low, _, high = numbers.partition("-")
-    if not low.isdigit() or (high and not high.isdigit()):
-        raise InvalidArgument(f"invalid filter: invalid port {wanted!r}")
     for port in ports:
         number, _, kind = port.partition("/")
         if int(low) <= int(number) <= int(high or low) and (kind or "tcp") == (protocol or "tcp"):
             return True
     return False
+
+
+def _check_port(key: str, wanted: str) -> None:
+    numbers, slash, protocol = wanted.partition("/")
+    low, dash, high = numbers.partition("-")
+    if not low.isdigit() or (dash and not high.isdigit()) or (slash and protocol not in ("tcp", "udp", "sctp")):
+        raise InvalidArgument(f"invalid filter '{key}={wanted}': it isn't a port, or a range of them")
 
 
 def _number(name: str, value: str) -> int:

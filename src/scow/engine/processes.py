@@ -18,7 +18,7 @@ async def top(pids: Iterable[int], ps_args: str) -> TopReply:
     output, problem = await process.communicate()
     if process.returncode != 0:
         first, _, _ = problem.decode(errors="replace").partition("\n")
-        raise InvalidArgument(f"ps: {first}")
+        raise InvalidArgument(f"ps: {first or f'exit status {process.returncode}'}")
     lines = output.decode(errors="replace").splitlines()
     titles = lines[0].split() if lines else []
     if "PID" not in titles:

@@ -32,7 +32,10 @@ class Updates:
                 raise Conflict(
                     f'Cannot update container {container.id}: container is marked for removal and cannot be "update"'
                 )
-            changed = merge(container, request)
+            try:
+                changed = merge(container, request)
+            except Conflict as error:
+                raise Conflict(f"Cannot update container {container.id}: {error}") from error
             validation.check_container(container.record.config, changed, None)
             if container.state.live:
                 wanted = _limits(container.record.host_config, changed, request)
@@ -44,7 +47,7 @@ class Updates:
 
 
 def merge(container: Container, request: UpdateRequest) -> HostConfig:
-    """The container's HostConfig with what the request names. Raises InvalidArgument in docker's words."""
+    """The container's HostConfig with what the request names. Raises Conflict, InvalidArgument in docker's words."""
     host = container.record.host_config
     changes: dict[str, object] = {}
     for name in Limits.__struct_fields__:
@@ -53,11 +56,11 @@ def merge(container: Container, request: UpdateRequest) -> HostConfig:
             changes[name] = value
     for name, words in PERIOD_AND_QUOTA:
         if name in changes and host.nano_cpus and "nano_cpus" not in changes:
-            raise InvalidArgument(f"Conflicting options: {words} cannot be updated as NanoCPUs has already been set")
+            raise Conflict(f"Conflicting options: {words} cannot be updated as NanoCPUs has already been set")
         if "nano_cpus" in changes and getattr(host, name) and name not in changes:
-            raise InvalidArgument(f"Conflicting options: Nano CPUs cannot be updated as {words} has already been set")
+            raise Conflict(f"Conflicting options: Nano CPUs cannot be updated as {words} has already been set")
     if "memory" in changes and "memory_swap" not in changes and 0 < host.memory_swap < request.memory:
-        raise InvalidArgument(
+        raise Conflict(
             "Memory limit should be smaller than already set memoryswap limit, update the memoryswap at the same time"
         )
     if request.pids_limit is not None and request.pids_limit <= 0:
