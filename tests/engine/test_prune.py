@@ -57,7 +57,7 @@ def test_only_anonymous_volumes_go_unless_all_are_wanted(engine: Daemon) -> None
     anonymous = engine.docker("volume", "create").stdout.strip()
     assert engine.json("POST", "/v1.42/volumes/prune")["VolumesDeleted"] == [anonymous]
     wanted = filters(all=["true"], label=["no"])
-    assert engine.json("POST", f"/v1.42/volumes/prune?{wanted}")["VolumesDeleted"] is None
+    assert engine.json("POST", f"/v1.42/volumes/prune?{wanted}")["VolumesDeleted"] == []
     assert engine.json("POST", f"/v1.42/volumes/prune?{filters(all=['1'])}")["VolumesDeleted"] == ["named"]
     engine.docker("volume", "create", "named")
     assert engine.json("POST", "/v1.41/volumes/prune")["VolumesDeleted"] == ["named"]

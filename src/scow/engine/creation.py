@@ -20,7 +20,7 @@ from scow.engine.endpoints import check_endpoint, parse_link
 from scow.engine.events import Events
 from scow.engine.image_lookup import get_image
 from scow.engine.merging import arguments, merge_config
-from scow.engine.mounts import resolve_mounts
+from scow.engine.mounts import parse_volumes_from, resolve_mounts
 from scow.engine.names import check_name, random_name
 from scow.engine.record import ContainerRecord, MountRecord, now_ns
 from scow.engine.volumes import Volumes
@@ -190,12 +190,10 @@ class Creation:
     def _inherited(self, host: HostConfig) -> list[MountRecord]:
         found: list[MountRecord] = []
         for spec in host.volumes_from or []:
-            ref, _, mode = spec.partition(":")
-            if mode not in ("", "ro", "rw", "z", "Z"):
-                raise InvalidArgument(f"invalid mode: {mode}")
+            ref, read_only = parse_volumes_from(spec)
             source = self._named(ref)
             found += [
-                msgspec.structs.replace(mount, rw=mount.rw and mode != "ro")
+                msgspec.structs.replace(mount, rw=mount.rw and not read_only)
                 for mount in source.record.mounts
                 if mount.type != "tmpfs"
             ]

@@ -6,6 +6,7 @@ containers, by ID, and short pieces of the engine's own work. moby 28 volume/loc
 
 import asyncio
 import contextlib
+import logging
 import os
 import re
 import shutil
@@ -19,9 +20,12 @@ from urllib.parse import urlsplit
 from scow.errors import Internal, InvalidArgument, ScowError
 from scow.linux import mount
 
+log = logging.getLogger(__name__)
+
 T = TypeVar("T")
 
 NAME: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
+NAME_MAX: Final = 255  # of a file's name
 MOUNT_TIMEOUT_S: Final = 60.0
 FILLING: Final = "_filling"
 _OPTIONS: Final = frozenset({"type", "o", "device", "size"})
@@ -71,6 +75,8 @@ class VolumeMountFailed(Internal):
 def check_name(name: str) -> None:
     """Raise InvalidArgument, in docker's words, for what can't name a local volume."""
     if NAME.fullmatch(name):
+        if len(name) > NAME_MAX:
+            raise InvalidArgument(f"create {name}: volume name is too long, it may have {NAME_MAX} characters")
         return
     if len(name) == 1:
         raise InvalidArgument(
@@ -194,7 +200,10 @@ class LocalVolumes:
                         pass
                 if (self.path(name).parent / FILLING).exists():
                     shutil.rmtree(self.path(name).parent / FILLING, ignore_errors=True)
-                self.make(name)
+                try:
+                    self.make(name)
+                except OSError as error:
+                    log.error("volume %s has no folder: %s", name, error)
 
         await asyncio.to_thread(work)
 

@@ -22,6 +22,7 @@ LABELS: Final = frozenset({"z", "Z"})
 CONSISTENCIES: Final = frozenset({"consistent", "cached", "delegated"})
 ONE_OF: Final = (frozenset({"ro", "rw"}), PROPAGATIONS, LABELS, CONSISTENCIES, frozenset({"nocopy"}))
 MODES: Final = frozenset().union(*ONE_OF)
+_FROM_MODES: Final = MODES - PROPAGATIONS - {"nocopy"}
 
 
 class InvalidMount(InvalidArgument):
@@ -68,6 +69,17 @@ def parse_bind(spec: str, driver: str) -> MountRecord:
             "field BindOptions must not be specified"
         )
     return _volume(source, destination, driver, mode or "z", modes)
+
+
+def parse_volumes_from(spec: str) -> tuple[str, bool]:
+    """Read `container[:mode]`, as in `--volumes-from`: the container, and whether only to read. Raises InvalidMount."""
+    ref, colon, mode = spec.partition(":")
+    if not ref:
+        raise InvalidMount("volumes-from specification cannot be an empty string")
+    words = mode.split(",") if colon else []
+    if set(words) - _FROM_MODES or any(len([word for word in words if word in group]) > 1 for group in ONE_OF):
+        raise InvalidMount(f"invalid mode: {mode}")
+    return ref, "ro" in words
 
 
 def parse_mount(mount: Mount) -> MountRecord:

@@ -138,7 +138,7 @@ class Pruning:
                 deleted.append(volume.name)
                 reclaimed += size
         self._events.emit("volume", "prune", "", {"reclaimed": str(reclaimed)})
-        return PruneVolumesReply(volumes_deleted=deleted or None, space_reclaimed=reclaimed)
+        return PruneVolumesReply(volumes_deleted=deleted, space_reclaimed=reclaimed)
 
     @asynccontextmanager
     async def _alone(self) -> AsyncIterator[None]:

@@ -25,7 +25,7 @@ from scow.engine.local_volumes import LocalVolumes, check_name, check_options, i
 from scow.engine.record import MountRecord, now_ns
 from scow.engine.tasks import Tasks
 from scow.engine.volume_plugins import PluginVolume, PluginVolumes
-from scow.errors import Conflict, InvalidArgument, NotFound, ScowError, Unavailable
+from scow.errors import Conflict, Internal, InvalidArgument, NotFound, ScowError, Unavailable
 from scow.store.database import Database
 from scow.store.snapshots import tree_size
 from scow.wire.times import format_time
@@ -183,7 +183,11 @@ class Volumes:
                 check_name(name)
                 check_options(name, record.options)
                 await self._insert(record)
-                await asyncio.to_thread(self._local.make, name)
+                try:
+                    await asyncio.to_thread(self._local.make, name)
+                except OSError as error:
+                    await self._database.write(self.deleting([name]), then=lambda _: self._forget(name))
+                    raise Internal(f"create {name}: error while creating volume path: {error}") from error
             else:
                 # The plugin's first: it may refuse, and a volume that it has without our record is found by its list.
                 await self._plugins.create(driver, name, record.options)

@@ -196,6 +196,12 @@ def test_what_makes_no_sense_for_a_volume_is_refused(engine: Daemon, spec: str, 
     assert (status, words in json.loads(answer)["message"]) == (400, True), answer
 
 
+def test_a_volume_that_cannot_be_made_is_none(engine: Daemon) -> None:
+    assert engine.request("POST", "/volumes/create", {"Name": "x" * 256})[0] == 400
+    assert "x" * 256 not in str(engine.json("GET", "/volumes"))
+    assert "x" * 256 not in str(engine.json("GET", "/system/df?type=volume"))
+
+
 # --- what the image has
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from scow.engine.config import InvalidConfig, make_config, read_config_file
 from scow.engine.merging import NoCommand, arguments, merge_config
-from scow.engine.mounts import InvalidMount, parse_bind, parse_mount, resolve_mounts
+from scow.engine.mounts import InvalidMount, parse_bind, parse_mount, parse_volumes_from, resolve_mounts
 from scow.engine.names import InvalidName, check_name, random_name
 from scow.engine.record import MountRecord
 from scow.engine.system import without_password
@@ -117,6 +117,25 @@ def test_a_mount_that_makes_no_sense_is_refused_by_field(mount: Mount, words: st
 def test_a_tmpfs_carries_its_size_and_mode() -> None:
     mount = parse_mount(Mount(type="tmpfs", target="/x", tmpfs_options=TmpfsOptions(size_bytes=4096, mode=0o700)))
     assert mount.options == ("size=4096", "mode=700")
+
+
+def test_volumes_of_others_are_named_with_a_mode() -> None:
+    assert parse_volumes_from("c1") == ("c1", False)
+    assert parse_volumes_from("c1:ro,z") == ("c1", True)
+    for spec, words in (
+        ("", "cannot be an empty string"),
+        ("c1:nocopy", "invalid mode: nocopy"),
+        ("c1:ro,rw", "invalid mode: ro,rw"),
+        ("c1:", "invalid mode: "),
+    ):
+        with pytest.raises(InvalidMount, match=words):
+            parse_volumes_from(spec)
+
+
+def test_a_tmpfs_is_never_everything() -> None:
+    for path, words in (("/", "destination can't be '/'"), ("rel", "mount path must be absolute")):
+        with pytest.raises(InvalidMount, match=words):
+            resolve_mounts(ContainerConfig(), HostConfig(tmpfs={path: ""}), ())
 
 
 def test_two_mounts_at_one_place_are_refused(tmp_path: Path) -> None:
