@@ -20,17 +20,14 @@ from scow.errors import ScowError
 from scow.registry.accounts import Account, SqlAccounts
 from scow.registry.collector import Plan, counts
 from scow.registry.configuration import read_settings
-from scow.registry.folder import Folder
-from scow.registry.importer import Importer
+from scow.registry.imports.command import add_arguments, run_import
 from scow.registry.metrics import Metrics
 from scow.registry.passwords import hash_password, make_secret
-from scow.registry.policies import Policies
 from scow.registry.readiness import ready as is_ready
 from scow.registry.registry import Registry
 from scow.registry.rules import ROBOT
 from scow.registry.server import Server, listen
 from scow.registry.settings import Settings, SettingsInvalid, Tls
-from scow.registry.sql_metadata import SqlMetadata
 from scow.registry.storage import open_database
 from scow.registry.supervisor import Post, Supervisor
 from scow.registry.upstream.relay import RelayClient, RelayServer
@@ -94,9 +91,10 @@ def _parser() -> argparse.ArgumentParser:
     sync.add_argument("--quiet", "-q", action="store_true", help="say nothing but the sums")
     sync.set_defaults(run=_sync)
 
-    imports = commands.add_parser("import", parents=[common], help="take over the storage folder of docker's registry")
-    imports.add_argument("folder", metavar="DIR", type=Path)
-    imports.add_argument("--no-verify", action="store_true", help="don't read every blob to check its digest")
+    imports = commands.add_parser(
+        "import", parents=[common], help="take over a folder of docker's registry, an OCI layout or a running registry"
+    )
+    add_arguments(imports)
     imports.set_defaults(run=_import)
 
     user = commands.add_parser("user", help="manage users").add_subparsers(required=True, metavar="COMMAND")
@@ -289,21 +287,11 @@ def _say(line: str) -> None:
 
 
 async def _import(settings: Settings, options: argparse.Namespace) -> int:
-    database = open_database(settings)
-    objects = Folder(Path(settings.storage))
+    registry = Registry.open(settings)
     try:
-        metadata = SqlMetadata(database, settings.gc.grace_s, Policies(settings.policies))
-        done = await Importer(options.folder, objects, metadata, verify=not options.no_verify).run()
+        return await run_import(registry, options)
     finally:
-        await objects.aclose()
-        await database.aclose()
-    for problem in done.problems:
-        print(f"left out: {problem}", file=sys.stderr)
-    print(
-        f"imported {done.repositories} repositories: {done.manifests} manifests, {done.tags} tags, "
-        f"{done.blobs} blobs; {len(done.problems)} problems"
-    )
-    return 1 if done.problems else 0
+        await registry.aclose()
 
 
 async def _check(settings: Settings, options: argparse.Namespace) -> int:

@@ -9,6 +9,7 @@ what was meant and nothing that was pushed since, whoever removes it, however la
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, NewType, Protocol
 
 from scow.oci.digest import Digest
@@ -94,6 +95,12 @@ class Objects(Protocol):
 
     async def verify(self, name: ObjectName) -> bool:
         """Read an object and tell whether its bytes are those of its digest; False if it is missing."""
+
+    async def adopt(self, source: Path, name: ObjectName, *, verify: bool) -> int:
+        """Make a file from elsewhere the object `name`; its size.
+
+        Raises DigestInvalid, StorageFull and FileNotFoundError.
+        """
 
     async def remove(self, name: ObjectName) -> None:
         """Remove an object. Idempotent."""

@@ -1,5 +1,6 @@
 """Taking over the storage folder of docker's registry."""
 
+import asyncio
 import hashlib
 import json
 import os
@@ -9,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from scow.oci.digest import parse_digest
@@ -94,7 +96,8 @@ async def test_images_indexes_and_tags_are_taken_over_by_links(
     old.image("deep/er/still", "1", "x")
     done = take_over(old, settings)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == "imported 2 repositories: 5 manifests, 5 tags, 6 blobs; 0 problems\n"
+    summary = "imported 2 repositories: 5 manifests, 5 tags, 6 blobs (57 bytes), 0 blobs were here; 0 problems\n"
+    assert done.stdout.endswith(f"\n{summary}")
     client.url = (await serve(settings)).url
     for tag, digest in (("v1", first), ("latest", first), ("multi", multi), ("outer", outer)):
         answer = await client("GET", f"/v2/library/app/manifests/{tag}")
@@ -110,7 +113,8 @@ def test_a_second_import_takes_only_what_is_new(old: Distribution, settings: Set
     old.image("app", "1", "v1")
     take_over(old, settings)
     old.image("app", "2", "v2")
-    assert "2 manifests, 2 tags, 2 blobs; 0 problems" in take_over(old, settings).stdout
+    again = take_over(old, settings, "--quiet").stdout
+    assert again == "imported 1 repositories: 2 manifests, 2 tags, 2 blobs (19 bytes), 2 blobs were here; 0 problems\n"
 
 
 def test_what_is_damaged_is_named_and_left_out(old: Distribution, settings: Settings) -> None:
@@ -126,14 +130,40 @@ def test_what_is_damaged_is_named_and_left_out(old: Distribution, settings: Sett
     assert f"left out: bad@{bad}: lacks {layer}\n" in done.stderr
     assert f"left out: bad@{schema1}: manifest invalid: docker schema 1 is not supported" in done.stderr
     assert "left out: BAD: invalid repository name\n" in done.stderr
-    assert "imported 2 repositories: 1 manifests, 1 tags, 3 blobs; 4 problems" in done.stdout
+    assert (
+        "imported 2 repositories: 1 manifests, 1 tags, 3 blobs (31 bytes), 0 blobs were here; 4 problems" in done.stdout
+    )
 
 
 def test_another_folder_is_refused(tmp_path: Path, settings: Settings, old: Distribution) -> None:
     old.folder.mkdir()
     done = take_over(old, settings)
     assert done.returncode == 1
-    assert done.stderr.startswith(f"scow registry: {old.folder} is not a storage folder of docker's registry: ")
+    assert done.stderr.startswith(f"scow registry: {old.folder} is neither a storage folder of docker's registry")
+
+
+def test_only_repositories_of_the_patterns_are_taken_over(old: Distribution, settings: Settings) -> None:
+    for name in ("team/a", "team/b", "other"):
+        old.image(name, name, "v1")
+    done = take_over(old, settings, "--only", "team/*", "--namespace", "old")
+    assert "imported 2 repositories" in done.stdout
+    assert done.stdout.startswith("old/team/a: 1 manifests, 2 blobs")
+
+
+def test_an_import_that_was_killed_goes_on(old: Distribution, settings: Settings) -> None:
+    for number in range(40):
+        old.image(f"app{number:02}", str(number), "v1")
+    command = [sys.executable, "-m", "scow.registry", "import", str(old.folder), "--storage", settings.storage]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for _ in range(5):
+            process.stdout.readline()
+        process.kill()
+    done = take_over(old, settings)
+    assert "imported 40 repositories: 40 manifests, 40 tags" in done.stdout
+    assert int(done.stdout.rpartition("bytes), ")[2].split()[0]) >= 10  # blobs that were here
+    check = [sys.executable, "-m", "scow.registry", "check", "--storage", settings.storage]
+    assert subprocess.run(check, capture_output=True, text=True, timeout=60).stdout == "all blobs are sound\n"
 
 
 async def test_blobs_are_copied_where_links_cannot_be_made(
@@ -155,3 +185,84 @@ async def test_blobs_are_copied_where_links_cannot_be_made(
     assert ours.read_bytes() == b"copied"  # a test's own look
     assert not same_file(ours, old.blob_path(digest))
     assert not list((Path(settings.storage) / "uploads").iterdir())
+
+
+class Layout:
+    """Writes an OCI layout."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        (folder / "blobs" / "sha256").mkdir(parents=True)
+        self._entries: list[dict[str, Any]] = []
+
+    def blob(self, data: bytes) -> str:
+        digest = digest_of(data)
+        self.path(digest).write_bytes(data)
+        return digest
+
+    def path(self, digest: str) -> Path:
+        return self.folder / "blobs" / digest.replace(":", "/")
+
+    def image(self, seed: str, **annotations: str) -> str:
+        config, layer = f'{{"seed":"{seed}"}}'.encode(), f"layer {seed}".encode()
+        document = {
+            "schemaVersion": 2,
+            "mediaType": MANIFEST,
+            "config": descriptor(CONFIG, self.blob(config), len(config)),
+            "layers": [descriptor(LAYER, self.blob(layer), len(layer))],
+        }
+        return self.add(document, MANIFEST, **annotations)
+
+    def add(self, document: dict[str, Any], media_type: str, **annotations: str) -> str:
+        data = json.dumps(document).encode()
+        digest = self.blob(data)
+        if annotations:
+            names = {"ref": "org.opencontainers.image.ref.name", "image": "io.containerd.image.name"}
+            notes = {names[key]: value for key, value in annotations.items()}
+            self._entries.append(descriptor(media_type, digest, len(data), annotations=notes))
+        (self.folder / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": self._entries}))
+        return digest
+
+
+async def test_an_oci_layout_is_taken_over_by_the_names_in_it(
+    tmp_path: Path, settings: Settings, serve: Callable[..., Any], client: Client
+) -> None:
+    layout = Layout(tmp_path / "layout")
+    single = layout.image("1", ref="v1", image="docker.io/library/app:v1")
+    children = [layout.image("2"), layout.image("3")]
+    listed = [descriptor(MANIFEST, child) for child in children]
+    index = layout.add(
+        {"schemaVersion": 2, "mediaType": INDEX, "manifests": listed}, INDEX, ref="registry.example.com/team/app:multi"
+    )
+    layout.image("4", ref="nameless")
+    command = [sys.executable, "-m", "scow.registry", "import", str(layout.folder), "--storage", settings.storage]
+    done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "index.json does not say which repository it belongs to" in done.stderr
+    assert "imported 2 repositories: 4 manifests, 2 tags, 6 blobs" in done.stdout
+    command += ["--repository", "all"]
+    done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    client.url = (await serve(settings)).url
+    for path, digest in (("library/app/manifests/v1", single), ("team/app/manifests/multi", index)):
+        assert (await client("GET", f"/v2/{path}")).headers["Docker-Content-Digest"] == digest
+    assert (await client("GET", f"/v2/team/app/manifests/{children[1]}")).status == 200
+    assert (await client("GET", "/v2/all/tags/list")).json["tags"] == ["multi", "nameless", "v1"]
+    layer = digest_of(b"layer 1")
+    (ours,) = (Path(settings.storage) / "blobs" / "sha256" / layer[7:9]).glob(f"{layer[7:]}*")
+    assert same_file(ours, layout.path(layer))
+
+
+async def test_a_running_registry_is_taken_over(
+    tmp_path: Path, settings: Settings, serve: Callable[..., Any], client: Client
+) -> None:
+    there = msgspec.structs.replace(settings, storage=str(tmp_path / "theirs"))
+    client.url = (await serve(there)).url
+    for name, tag in (("team/a", "v1"), ("team/a", "v2"), ("b", "v1")):
+        await client.push_image(tag, name, seed=name + tag)
+    command = [sys.executable, "-m", "scow.registry", "import", client.url, "--storage", settings.storage]
+    for tags, unchanged in ((3, 0), (0, 3)):
+        process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+        output, _ = await process.communicate()
+        assert process.returncode == 0
+        assert f"imported {tags} tags copied, {unchanged} unchanged".encode() in output
