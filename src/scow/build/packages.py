@@ -1,13 +1,20 @@
 """Packages that are installed in a file system: what dpkg, apk, rpm, Python's installers and npm have recorded there.
 
 Read from mounted layers: nothing of the image is executed, symlinks lead nowhere outside, sizes have limits, and a
-record that makes no sense is passed over. Blocks.
+record that makes no sense is passed over. It takes a while and parses what strangers wrote, hence a process of its own:
+
+    python -m scow.build.packages DIRECTORY
+
+which writes the packages as JSON.
 """
 
+import asyncio
+import contextlib
 import json
 import os
 import re
 import stat
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -17,6 +24,7 @@ import msgspec
 
 from scow.build.rpm_database import DATABASES, read_packages
 from scow.build.trees import ContextRefused, DirectoryTree, find
+from scow.errors import Internal
 
 LIMIT: Final = 64 << 20  # bytes of one record; Debian's status file has some hundred kB
 MAX_PACKAGES: Final = 100_000
@@ -43,6 +51,28 @@ class Package(msgspec.Struct, frozen=True, kw_only=True, order=True):
 def find_packages(top: Path) -> list[Package]:
     """All packages of the file system in a directory that nobody changes, sorted, each once."""
     return _Finder(top).run()
+
+
+async def scan(top: Path) -> list[Package]:
+    """`find_packages` in a process of its own, which ends with us. Raises Internal."""
+    environment = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "LC_ALL": "C.UTF-8"}
+    # -S: all that it imports is on PYTHONPATH already.
+    command = (sys.executable, "-S", "-m", "scow.build.packages", str(top))
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(
+        *command, stdin=asyncio.subprocess.DEVNULL, stdout=pipe, stderr=pipe, env=environment, cwd="/"
+    )
+    try:
+        out, said = await process.communicate()
+    finally:
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+    if process.returncode:
+        lines = said.decode(errors="replace").strip().splitlines()
+        raise Internal(f"the search for packages failed: {lines[-1] if lines else process.returncode}")
+    return await asyncio.to_thread(msgspec.json.decode, out, type=list[Package])
 
 
 class _Finder:
@@ -247,3 +277,7 @@ def _license(text: str) -> str:
 
 def _text(path: bytes) -> str:
     return "/" + path.decode("utf-8", "replace")
+
+
+if __name__ == "__main__":
+    sys.stdout.buffer.write(msgspec.json.encode(find_packages(Path(sys.argv[1]))))

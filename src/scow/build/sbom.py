@@ -10,10 +10,9 @@ from typing import Any, Final
 
 from scow import __version__
 from scow.build.attestation import STATEMENT_V0, Predicate
-from scow.build.packages import Package, find_packages
+from scow.build.packages import Package, scan
 from scow.errors import InvalidArgument
 from scow.oci.digest import DiffID, Digest
-from scow.store.snapshots import finish
 from scow.store.store import Store
 
 SPDX: Final = "https://spdx.dev/Document"
@@ -33,10 +32,8 @@ async def make_sbom(store: Store, diff_ids: tuple[DiffID, ...], *, name: str, im
     """Scan an image's layers. `created` is RFC 3339, in seconds. Hold a lease around it."""
     packages: list[Package] = []
     if diff_ids:
-        import asyncio
-
         async with store.snapshots.view(diff_ids) as top:
-            packages = await finish(asyncio.to_thread(find_packages, top))
+            packages = await scan(top)
     return Predicate(
         type=SPDX, value=document(packages, name, image, created), file="sbom.spdx.json", statement=STATEMENT_V0
     )

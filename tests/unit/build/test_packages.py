@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from scow.build import sbom
-from scow.build.packages import find_packages
+from scow.build.packages import find_packages, scan
 from scow.oci.digest import Digest
 
 DEBIAN = b'ID=debian\nVERSION_ID="12"\n'
@@ -125,6 +125,11 @@ def test_links_lead_nowhere_outside(tmp_path: Path) -> None:
     put(tmp_path, "x.dist-info/METADATA", b"Name: x\nVersion: 1\n")
     (top / "up").symlink_to("..")
     assert find_packages(top) == []
+
+
+async def test_another_process_finds_the_same(tmp_path: Path) -> None:
+    put(tmp_path, "var/lib/dpkg/status", DPKG)
+    assert await scan(tmp_path) == find_packages(tmp_path) != []
 
 
 def test_a_bill_of_materials_is_spdx(tmp_path: Path) -> None:
