@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 TYPES = ("image", "registry", "docker", "oci", "local", "tar")
 TRUE = ("true", "1", "t")
+PLAIN = frozenset({"dest", "name", "push", "tar"})  # options that an engine needn't know
 
 
 class Output:
@@ -109,9 +110,24 @@ def output_query(options: Options, outputs: list[Output]) -> list[str]:
         elif text:
             attested.append(f"type={type},{text}")
     words += [f"attest={quote(text)}" for text in attested]
-    if options.text("metadata-file"):
+    if options.text("metadata-file") or has_wishes(options, outputs):
         words.append("metadata=1")
     return words
+
+
+def has_wishes(options: Options, outputs: list[Output]) -> bool:
+    """Whether something is asked for that only our engine can do: dockerd passes over what it doesn't know."""
+    if any(set(output.options) - PLAIN for output in outputs) or options.texts("annotation") or options.texts("attest"):
+        return True
+    return any(options.text(name).lower() not in ("", "false", "0", "f") for name in ("provenance", "sbom"))
+
+
+def check_made(made: dict[str, Any], options: Options, outputs: list[Output]) -> None:
+    """Raise CliError if the engine has passed over what the image was to have."""
+    if has_wishes(options, outputs) and "Provenance" not in made:
+        raise CliError(
+            "the engine has built a plain image: it knows no attestations, annotations and options of outputs"
+        )
 
 
 def _placed(output: Output) -> dict[str, str]:

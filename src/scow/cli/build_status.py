@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 ID = "scow.build.status"
 STEP = re.compile(r"Step (\d+)/(\d+) : (.*)", re.DOTALL)
 MEANINGLESS = re.compile(r" ---> ([0-9a-f]{12}|Running in [0-9a-f]+)?|Removing intermediate container [0-9a-f]+")
-STDERR = "\x1b[91m"
+STDERR, PLAIN = "\x1b[91m", "\x1b[0m"
 
 
 class Statuses:
@@ -69,7 +69,7 @@ class Statuses:
             yield {"vertexes": [dict(self._step)]}
         elif line == " ---> Using cache":
             self._step["cached"] = True
-        elif self._step and not MEANINGLESS.fullmatch(line):
+        elif self._step and not MEANINGLESS.fullmatch(line.removeprefix(PLAIN)):
             stream = 2 if line.startswith(STDERR) else 1
             text = b64encode(f"{line}\n".encode()).decode()
             yield {"logs": [{"vertex": self._step["digest"], "stream": stream, "data": text, "timestamp": now()}]}

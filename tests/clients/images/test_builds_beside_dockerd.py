@@ -5,6 +5,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -125,6 +126,9 @@ def told(daemon: Socket, dockerfile: str, **query: Any) -> tuple[int, list[dict[
         text = message.get("stream", "")
         if "status" in message or text.startswith("[Warning] "):
             continue
+        if "error" in message:  # ours go on with a suggestion, and with the place in the Dockerfile
+            message["error"] = re.split(r" \(did you mean|\n", message["error"])[0]
+            message["errorDetail"]["message"] = message["error"]
         if text == "\n" or text == "s":
             messages[-1]["stream"] += text
         else:
@@ -158,3 +162,23 @@ def test_messages_are_those_of_docker(engine: Daemon, dockerd: Dockerd, dockerfi
     assert told(engine, dockerfile, **query) == told(dockerd, dockerfile, **query)
     for name in ("said:1", "said:2", "said:on"):
         engine.docker("rmi", "-f", name, check=False)
+
+
+def test_our_client_builds_with_docker(dockerd: Dockerd, tmp_path: Path) -> None:
+    (tmp_path / "Dockerfile").write_text("FROM busybox\nRUN echo out > /f\n")
+    environment = {"DOCKER_HOST": dockerd.host, "PATH": os.environ["PATH"], "HOME": str(tmp_path)}
+
+    def scow(*args: str) -> "subprocess.CompletedProcess[str]":
+        program = Path(sys.executable).with_name("scow")
+        return subprocess.run(
+            [program, *args], env=environment, capture_output=True, text=True, timeout=60, check=False
+        )
+
+    done = scow("build", "--progress", "rawjson", "-o", f"type=local,dest={tmp_path}/out", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    names = [vertex["name"] for line in done.stdout.splitlines() for vertex in json.loads(line).get("vertexes", ())]
+    assert names[-1] == "[2/2] RUN echo out > /f"
+    assert (tmp_path / "out/f").read_text() == "out\n"
+    refused = scow("build", "--sbom=true", str(tmp_path))
+    assert "the engine has built a plain image" in refused.stderr
+    assert refused.returncode != 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from scow.cli.build_inputs import GIT, CacheTarget, open_session, send_caches, send_contexts
-from scow.cli.build_outputs import deliver, metadata_of, output_query, outputs_of, push
+from scow.cli.build_outputs import check_made, deliver, metadata_of, output_query, outputs_of, push
 from scow.cli.build_progress import draws, show_build
 from scow.cli.command import Command
 from scow.cli.commands.prune import confirm
@@ -90,6 +90,7 @@ def _build(session: Session, options: Options, keys: KeyAgents) -> None:
         _write(options.text("iidfile"), str(made.get("ID", "")).encode())
     from io import StringIO
 
+    check_made(made, options, outputs)
     deliver(session, made, options.texts("tag"), outputs)
     names = [*options.texts("tag"), *(name for output in outputs for name in output.names)]
     pushed = push(session, names, outputs, StringIO() if quiet else out)
