@@ -32,7 +32,9 @@ from scow.registry.storage import open_database
 from scow.registry.supervisor import Post, Supervisor
 from scow.registry.upstream.relay import RelayClient, RelayServer
 
-_M_ARENA_MAX: Final = -8  # malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # malloc.h
+_LARGE: Final = 2 << 20
+"""Bytes of a block of memory that goes back to the system at once: more than the pieces that uploads are taken in."""
 
 log = logging.getLogger("scow.registry")
 
@@ -152,9 +154,15 @@ def _settings(options: argparse.Namespace) -> Settings:
 
 
 def _share_heaps() -> None:
-    """Let all threads of a process share two heaps of the C library's, which would keep what each once needed."""
+    """Let all threads of a process share two heaps of the C library's, which would keep what each once needed.
+
+    Large blocks stay out of them: the library would raise its bound for these to the largest that was ever freed.
+    """
     with suppress(OSError, AttributeError):  # another C library
-        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_M_ARENA_MAX, 2)
+        mallopt(_M_MMAP_THRESHOLD, _LARGE)
+        mallopt(_M_TRIM_THRESHOLD, 2 * _LARGE)
 
 
 def _serve(settings: Settings, options: argparse.Namespace) -> int:

@@ -18,6 +18,8 @@ from scow.registry.replies import Reply
 
 INLINE_SIZE: Final = 64 << 10
 """Manifests up to this size are read on the loop: a thread would cost more."""
+LARGE_AT_ONCE: Final = 2
+"""Larger ones that are read and stored at a time: each takes several times its size in memory meanwhile."""
 TAGS_LIMIT: Final = 100
 
 
@@ -34,6 +36,7 @@ class ManifestRequests:
         """`size_limit` is that of a manifest, in bytes."""
         self._metadata = metadata
         self._size_limit = size_limit
+        self._large = asyncio.Semaphore(LARGE_AT_ONCE)
 
     async def answer(self, call: Call) -> Reply:
         """Answer a request for one manifest."""
@@ -80,8 +83,13 @@ class ManifestRequests:
                 raise DigestInvalid("provided digest did not match uploaded content", {"digest": reference})
             return read_manifest(data, content_type, digest)
 
-        manifest = read() if len(data) <= INLINE_SIZE else await asyncio.to_thread(read)
-        await self._metadata.put_manifest(call.repository, manifest, tags)
+        if len(data) <= INLINE_SIZE:
+            manifest = read()
+            await self._metadata.put_manifest(call.repository, manifest, tags)
+        else:
+            async with self._large:
+                manifest = await asyncio.to_thread(read)
+                await self._metadata.put_manifest(call.repository, manifest, tags)
         headers = [
             ("Location", f"/v2/{call.repository}/manifests/{manifest.digest}"),
             ("Docker-Content-Digest", manifest.digest),

@@ -197,7 +197,7 @@ class SqliteDatabase:
 
     def _connect(self) -> SqliteSession:
         connection = sqlite3.connect(self._path, isolation_level=None, timeout=30, check_same_thread=False)
-        for pragma in ("busy_timeout=30000", "foreign_keys=ON", "cache_size=-8192", "mmap_size=268435456"):
+        for pragma in ("busy_timeout=30000", "foreign_keys=ON", "cache_size=-8192"):
             connection.execute(f"PRAGMA {pragma}").close()
         session = SqliteSession(connection)
         self._connections.append(session)

@@ -7,7 +7,7 @@ from scow.registry.metadata import LinkedBlob, StoredManifest
 from scow.registry.sql import Database
 
 VIEWS_LIMIT: Final = 4096
-VIEWS_DATA_LIMIT: Final = 32 << 20
+VIEWS_DATA_LIMIT: Final = 16 << 20
 """Bytes of manifests that are kept in memory."""
 
 Key = tuple[str, str]
