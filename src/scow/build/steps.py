@@ -84,14 +84,17 @@ class Steps:
             async def make(say: Say) -> Record:
                 return self._add(key, description, await work(say), time.time_ns())
 
-            flight = key if place.cached else f"{key}-{secrets.token_hex(8)}"
+            flight = key if place.cached else f"{key}-{self._build.anew.id}"
             record = await self._build.tools.flights.join(flight, make, lambda said: place.tell(*said))
             self._build.records[key] = record
+            if not place.cached:
+                self._build.anew.records[key] = record
         return record
 
     async def find(self, place: Place, key: str, description: str, created_by: str = "") -> Record | None:
         """Take a step's outcome from the cache; None if that doesn't know it, or isn't to be asked."""
-        record = await self._found(place, key, description, created_by) if place.cached else None
+        anew = self._build.anew.records.get(key)
+        record = await self._found(place, key, description, created_by) if place.cached else anew
         if record is not None:
             place.tell("cached")
             self._build.records[key] = record

@@ -1,5 +1,6 @@
 """What a build works with, and what it was asked for."""
 
+import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
@@ -77,17 +78,32 @@ class Tools:
         self.flights: Flights[Record] = Flights()
 
 
+class Anew:
+    """What a build without a cache has made: each step once, for whichever of its platforms it was."""
+
+    def __init__(self) -> None:
+        self.id = secrets.token_hex(8)
+        self.records: dict[str, Record] = {}
+
+
 class Build:
-    """One build's means: everything that its stages need."""
+    """One build's means for one platform: everything that its stages need."""
 
     def __init__(
-        self, tools: Tools, options: Options, runner: Runner, bases: Bases, imports: Imports | None = None
+        self,
+        tools: Tools,
+        options: Options,
+        runner: Runner,
+        bases: Bases,
+        imports: Imports | None = None,
+        anew: Anew | None = None,
     ) -> None:
         self.tools = tools
         self.options = options
         self.runner = runner
         self.bases = bases
         self.imports = imports or Imports(())
+        self.anew = anew or Anew()
         self.records: dict[str, Record] = {}
         """The steps that it came by so far, made or found, by their keys."""
         self.materials: list[Material] = []

@@ -24,7 +24,7 @@ from scow.build.packing import Outcome
 from scow.build.plan import find_target
 from scow.build.report import Report, StageEnded, StepEvent
 from scow.build.selection import Keep, everything
-from scow.build.tools import Build, Options, Tools
+from scow.build.tools import Anew, Build, Options, Tools
 from scow.build.trace import Trace
 from scow.engine import build_statements
 from scow.engine.build_bases import ImageBases
@@ -196,7 +196,7 @@ class BuildWork:
             return tell
 
         try:
-            uploads = self._uploads(keep)
+            uploads, anew = self._uploads(keep), Anew()
             sent = [spec for spec in self._imports if spec.type == "upload"]
             elsewhere = [spec for spec in self._imports if spec.type != "upload"]
             shared = await caches.sources(sent, host_platform(), bases.credentials_for, keep)
@@ -205,7 +205,7 @@ class BuildWork:
                 sources = await caches.sources(elsewhere, platform or host_platform(), bases.credentials_for, keep)
                 imports = Imports([*shared, *sources])
                 keep.push_async_callback(imports.aclose)
-                build = Build(means.tools, options, means.runs.runner(request.host_config()), bases, imports)
+                build = Build(means.tools, options, means.runs.runner(request.host_config()), bases, imports, anew)
                 named = NamedContexts(request.contexts or {}, uploads, means.tools, bases, options.git_access)
                 keep.push_async_callback(named.aclose)
                 execution = Execution(build, self._file, self._context, telling(number), self._keep, named)

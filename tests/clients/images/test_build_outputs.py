@@ -218,6 +218,25 @@ def test_a_command_of_another_platform_says_what_is_missing(engine: Daemon, proj
     assert "qemu-user-static" in done.stderr
 
 
+def test_what_runs_here_is_done_once_for_all_platforms(engine: Daemon, project: Path, tmp_path: Path) -> None:
+    (project / "Dockerfile").write_text("""
+FROM --platform=$BUILDPLATFORM busybox AS tools
+RUN cat /proc/sys/kernel/random/uuid > /once
+FROM --platform=$BUILDPLATFORM tools AS build
+ARG TARGETARCH
+RUN echo $TARGETARCH > /for
+FROM scratch
+COPY --from=build /once /for /
+""")
+    platforms = ("--platform", f"{HERE},{THERE}")
+    engine.scow("build", "--no-cache", *platforms, "-o", str(tmp_path / "out"), str(project))
+    trees = [tmp_path / "out" / platform.replace("/", "_") for platform in (HERE, THERE)]
+    assert len({(tree / "once").read_text() for tree in trees}) == 1
+    assert [(tree / "for").read_text().strip() for tree in trees] == [
+        platform.partition("/")[2] for platform in (HERE, THERE)
+    ]
+
+
 def test_bases_of_several_platforms_leave_the_name_to_this_machine(
     engine: Daemon, project: Path, registry: Registry
 ) -> None:
