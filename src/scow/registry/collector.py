@@ -7,23 +7,30 @@ an object of another name, so any number of collectors may remove, late or twice
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Final
 
 import msgspec
 
 from scow.oci.digest import Digest
 from scow.registry.errors import UploadBusy, UploadUnknown
+from scow.registry.jobs import Jobs
 from scow.registry.metadata import Metadata
 from scow.registry.metrics import Metrics
 from scow.registry.names import parse_upload_id
 from scow.registry.objects import ObjectName, Objects
 from scow.registry.policies import Policies, TagTime
+from scow.registry.schedule import Schedule
 from scow.registry.uploads import Uploads
 
 BATCH: Final = 100
+RETENTION: Final = "retention"
+COUNTING: Final = "pulls are counted"
+LEASE_S: Final = 60.0
 STRAY_S: Final = 3600
 """Staged bytes without a record are left alone for so long: their record may be about to be written."""
 
@@ -64,35 +71,69 @@ class Collector:
         policies: Policies,
         upload_expiry_s: float,
         metrics: Metrics,
+        jobs: Jobs,
+        retention: str = "",
     ) -> None:
+        """`retention` is the schedule that it goes by, if not with each run. Raises SettingsInvalid."""
         self._objects = objects
         self._metadata = metadata
         self._uploads = uploads
         self._policies = policies
         self._upload_expiry_s = upload_expiry_s
         self._metrics = metrics
+        self._jobs = jobs
+        self._schedule = Schedule(retention, "gc.retention") if retention else None
 
     async def run_every(self, interval_s: float) -> None:
         """Collect now and again until cancelled; a failing run is logged, the next one tries again."""
+        since = datetime.now(UTC)
+        if not self._policies.pulls_matter:
+            await self._jobs.forget(COUNTING)
         while True:
             try:
-                done = await self.collect()
+                done = await self.collect(await self._retention_is_due(since))
                 if done.blobs or done.uploads or done.tags or done.manifests:
                     log.info("collected %s", ", ".join(f"{count} {kind}" for kind, count in counts(done).items()))
             except Exception:
                 log.exception("garbage collection failed")
             await asyncio.sleep(interval_s)
 
-    async def collect(self) -> Collected:
-        """Decide everything that is due."""
-        done = Collected()
-        done.uploads = await self._expire_uploads()
+    async def _retain(self, done: Collected) -> None:
         async for repository in self._retained():
             for tag in await self._expired_tags(repository):
                 done.tags += await self._metadata.expire_tag(repository, tag)
-            before = self._policies.untagged_before(repository)
-            if before is not None:
-                done.manifests += await self._metadata.delete_untagged(repository, before)
+            if (times := await self._untagged_before(repository)) is not None:
+                done.manifests += await self._metadata.delete_untagged(repository, *times)
+
+    async def _untagged_before(self, repository: str) -> tuple[float, float] | None:
+        """Since when a manifest must have lost its last tag, and its last reader, to be removed; None if none is."""
+        before = self._policies.untagged_before(repository)
+        if before is None:
+            return None
+        unused = self._policies.unused_before(repository)
+        if unused is None:
+            return before, math.inf  # nobody counts: no pull keeps anything
+        if await self._jobs.since(COUNTING) > unused:
+            return None  # too early to tell
+        return before, unused
+
+    async def _retention_is_due(self, since: datetime) -> bool:
+        """Whether its time has come and no other process was quicker."""
+        if self._schedule is None or not self._policies.retain:
+            return True
+        last = datetime.fromtimestamp(await self._jobs.done_at(RETENTION), UTC)
+        following = self._schedule.next(max(last, since) if self._schedule.is_fixed else last)
+        if following is None or following > datetime.now(UTC) or not await self._jobs.lease(RETENTION, LEASE_S):
+            return False
+        await self._jobs.release(RETENTION, done=True)
+        return True
+
+    async def collect(self, retain: bool = True) -> Collected:
+        """Decide everything that is due; retention too if `retain`."""
+        done = Collected()
+        done.uploads = await self._expire_uploads()
+        if retain:
+            await self._retain(done)
         while reviews := await self._metadata.due_reviews(BATCH):
             for review in reviews:
                 await self._metadata.review(review)
@@ -116,9 +157,9 @@ class Collector:
         plan = Plan(blobs=await self._metadata.due_blobs())
         async for repository in self._retained():
             plan.tags += [(repository, tag.name) for tag in await self._expired_tags(repository)]
-            before = self._policies.untagged_before(repository)
-            if before is not None:
-                plan.manifests += [(repository, each) for each in await self._metadata.untagged(repository, before)]
+            if (times := await self._untagged_before(repository)) is not None:
+                untagged = await self._metadata.untagged(repository, *times)
+                plan.manifests += [(repository, each) for each in untagged]
         return plan
 
     async def _retained(self) -> AsyncIterator[str]:
@@ -129,7 +170,12 @@ class Collector:
             after = names[-1]
 
     async def _expired_tags(self, repository: str) -> list[TagTime]:
-        return self._policies.expired_tags(repository, await self._metadata.tag_times(repository))
+        tags = await self._metadata.tag_times(repository)
+        if self._policies.counts_pulls(repository):
+            # Whatever was there when the counting began counts as pulled then: nobody knows better.
+            since = await self._jobs.since(COUNTING)
+            tags = [TagTime(tag.name, tag.updated_at, max(tag.used_at, since)) for tag in tags]
+        return self._policies.expired_tags(repository, tags)
 
     async def _expire_uploads(self) -> int:
         now = time.time()

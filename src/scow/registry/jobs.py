@@ -58,6 +58,30 @@ class Jobs:
 
         await self._db.write(release, durable=False)
 
+    async def since(self, name: str) -> float:
+        """When this was asked first (seconds since the epoch), by any process, or after `forget`."""
+        if at := await self.done_at(name):
+            return at
+        now = time.time()
+
+        async def note(session: Session) -> None:
+            await session.run(
+                "INSERT INTO job (name, holder, leased_until, done_at) VALUES (?, '', 0, ?) ON CONFLICT DO NOTHING",
+                *(name, now),
+            )
+
+        await self._db.write(note, durable=False)
+        return now
+
+    async def forget(self, name: str) -> None:
+        """Forget everything about a job."""
+        if await self.done_at(name):
+
+            async def forget(session: Session) -> None:
+                await session.run("DELETE FROM job WHERE name = ?", name)
+
+            await self._db.write(forget, durable=False)
+
     async def done_at(self, name: str) -> float:
         """When it was done last (seconds since the epoch), 0 if never."""
         row = await self._db.row("SELECT done_at FROM job WHERE name = ?", name)

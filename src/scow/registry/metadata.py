@@ -191,10 +191,13 @@ class Metadata(Protocol):
     async def expire_tag(self, repository: str, tag: TagTime) -> bool:
         """Remove a tag unless it has moved meanwhile."""
 
-    async def untagged(self, repository: str, before: float) -> list[Digest]:
-        """Manifests that since `before` (seconds since the epoch) no tag, index or subject needs."""
+    async def untagged(self, repository: str, before: float, unused_before: float) -> list[Digest]:
+        """Manifests that since `before` (seconds since the epoch) no tag, index or subject needs.
 
-    async def delete_untagged(self, repository: str, before: float) -> int:
+        Those that somebody has pulled since `unused_before` are left out.
+        """
+
+    async def delete_untagged(self, repository: str, before: float, unused_before: float) -> int:
         """Remove them; how many there were."""
 
     async def all_blobs(self, after: str, limit: int) -> list[tuple[Digest, ObjectName]]:

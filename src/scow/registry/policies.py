@@ -21,10 +21,11 @@ class Quota(msgspec.Struct, frozen=True):
 
 
 class TagTime(msgspec.Struct, frozen=True):
-    """A tag, and when it was moved or pushed last (seconds since the epoch)."""
+    """A tag, when it was moved or pushed last, and what it stands for pulled (seconds since the epoch)."""
 
     name: str
     updated_at: float
+    used_at: float = 0.0  # 0 where nobody counts
 
 
 class Policies:
@@ -33,6 +34,7 @@ class Policies:
     def __init__(self, policies: Sequence[Policy]) -> None:
         """Raises SettingsInvalid for a namespace's quota whose pattern is no namespace."""
         self._policies = policies
+        self.pulls_matter = any(policy.keep_pulled_days for policy in policies)
         for policy in policies:
             for pattern in policy.repositories:
                 if policy.namespace_quota_size and not re.fullmatch(r"([^*]*/)?\*\*", pattern):
@@ -61,6 +63,16 @@ class Policies:
         """Whether anything is ever removed by age or number."""
         return any(policy.has_retention or policy.untagged_days for policy in self._policies)
 
+    def counts_pulls(self, repository: str) -> bool:
+        """Whether it matters when something was pulled last."""
+        return self.pulls_matter and any(policy.keep_pulled_days for policy in self._holding(repository))
+
+    def unused_before(self, repository: str, now: float | None = None) -> float | None:
+        """What was pulled since this time stays; None if pulls don't matter."""
+        days = [policy.keep_pulled_days for policy in self._holding(repository) if policy.keep_pulled_days]
+        now = time.time() if now is None else now
+        return now - max(days) * DAY_S if days else None
+
     def expired_tags(self, repository: str, tags: Sequence[TagTime], now: float | None = None) -> list[TagTime]:
         """Tags that retention removes: those that no policy with retention keeps."""
         now = time.time() if now is None else now
@@ -78,6 +90,8 @@ class Policies:
                     others.append(tag)
             kept.update(tag.name for tag in others[: policy.keep_last])
             kept.update(tag.name for tag in others if tag.updated_at > now - policy.keep_days * DAY_S)
+            unused = now - policy.keep_pulled_days * DAY_S
+            kept.update(tag.name for tag in others if max(tag.updated_at, tag.used_at) > unused)
         return [tag for tag in newest_first if tag.name not in kept]
 
     def untagged_before(self, repository: str, now: float | None = None) -> float | None:

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final
 
+from scow.oci.digest import Digest
 from scow.registry.access import Access
 from scow.registry.accounts import Accounts, SqlAccounts
 from scow.registry.audit import Audit
@@ -36,6 +37,7 @@ from scow.registry.upstream.places import Places
 from scow.registry.upstream.relay import RelayClient
 from scow.registry.upstream.requests import UpstreamRequests
 from scow.registry.upstream.sync import Syncs
+from scow.registry.uses import Uses
 from scow.registry.web.login import Login
 from scow.registry.web.oidc import OidcLogin
 from scow.registry.web.pages import Pages
@@ -83,13 +85,15 @@ class Registry:
         self._access = Access(accounts, passwords, settings)
         self._audit = Audit(Path(auth.audit_log) if auth.audit_log else None)
         token_requests = TokenRequests(self._access, auth.token, metrics)
+        policies = Policies(settings.policies)
+        self.jobs = jobs = Jobs(database)
         self.collector = Collector(
-            objects, metadata, uploads, Policies(settings.policies), settings.gc.upload_expiry_s, metrics
+            objects, metadata, uploads, policies, settings.gc.upload_expiry_s, metrics, jobs, settings.gc.retention
         )
+        self.uses = Uses(database, policies)
         self._places = Places(settings.proxy, settings.url)
         self._relay = relay
         self._cache = Cache(metadata, uploads, metrics, Path(settings.storage or os.devnull))
-        self.jobs = jobs = Jobs(database)
         self.syncs = Syncs(settings.sync, metadata, uploads, metrics, jobs)
         self.notices = Notices(database)
         self.webhooks = Webhooks(settings.webhooks, self.notices, jobs, metadata, metrics, settings.url)
@@ -141,9 +145,16 @@ class Registry:
                 return self._pages.refusal(call, refusal)
             raise
         self._audit.note(call, reply.status)
+        if call.route.kind == "manifest" and call.method == "GET" and reply.status < 400:
+            self._note_use(call, reply)
         if self.webhooks.wanted and call.caller is not None:
             await self._tell(call, reply)
         return self._with_host(call, reply) if self._settings.absolute_urls else reply
+
+    def _note_use(self, call: Call, reply: Reply) -> None:
+        for name, value in reply.headers:
+            if name == "Docker-Content-Digest":
+                self.uses.note(call.repository, Digest(value))
 
     async def _tell(self, call: Call, reply: Reply) -> None:
         try:
@@ -208,6 +219,7 @@ class Registry:
         await self._access.aclose()
         await self._cache.aclose()
         await self.webhooks.aclose()
+        await self.uses.aclose()
         if self._relay is not None:
             await self._relay.aclose()
         await self.uploads.aclose()

@@ -76,4 +76,9 @@ CREATE INDEX notice_endpoint ON notice (endpoint, id);
 CREATE TABLE job (
     name TEXT PRIMARY KEY, holder TEXT NOT NULL, leased_until REAL NOT NULL, done_at REAL NOT NULL) WITHOUT ROWID
 """,
+    """
+CREATE TABLE manifest_use (
+    repository INTEGER NOT NULL, digest TEXT NOT NULL, used_at REAL NOT NULL, PRIMARY KEY (repository, digest),
+    FOREIGN KEY (repository, digest) REFERENCES manifest (repository, digest) ON DELETE CASCADE) WITHOUT ROWID
+""",
 )

@@ -90,6 +90,7 @@ class Gc(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
     interval_s: float = 300.0  # between two runs; 0 leaves it to `scow registry gc`
     grace_s: float = 86400.0  # what nobody refers to is kept for so long
     upload_expiry_s: float = 86400.0  # an upload that nobody goes on with
+    retention: str = ""  # when retention runs, as sync's schedule; empty: with each collection
 
 
 class Tls(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -131,13 +132,14 @@ class Policy(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
     namespace_quota_size: int = 0  # bytes of blobs in all repositories beneath the pattern's fixed part together
     keep_last: int = 0  # retention: so many tags, the newest, stay
     keep_days: float = 0.0  # retention: tags stay for so long after they moved last
+    keep_pulled_days: float = 0.0  # retention: what was pulled or pushed within so long stays
     keep_tags: list[str] = []  # retention: tags of these patterns stay
     untagged_days: float = 0.0  # retention: manifests that no tag, index or subject needs go after so long
 
     @property
     def has_retention(self) -> bool:
         """Whether tags are removed by age or number."""
-        return bool(self.keep_last or self.keep_days)
+        return bool(self.keep_last or self.keep_days or self.keep_pulled_days)
 
 
 class Remote(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):

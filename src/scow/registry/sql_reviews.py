@@ -29,6 +29,8 @@ ORDER BY b.digest
 """
 _UNTAGGED: Final = """
 SELECT m.digest FROM manifest m WHERE m.repository = ? AND m.pushed_at < ?
+AND NOT EXISTS (
+    SELECT 1 FROM manifest_use u WHERE u.repository = m.repository AND u.digest = m.digest AND u.used_at > ?)
 AND NOT EXISTS (SELECT 1 FROM tag t WHERE t.repository = m.repository AND t.digest = m.digest)
 AND NOT EXISTS (
     SELECT 1 FROM manifest_ref r WHERE r.repository = m.repository AND r.digest = m.digest AND r.kind = 'manifest')
@@ -91,8 +93,8 @@ class SqlReviews(SqlManifests):
 
     async def tag_times(self, repository: str) -> list[TagTime]:
         query = (
-            "SELECT t.name, t.updated_at FROM repository r JOIN tag t ON t.repository = r.id "
-            "WHERE r.name = ? ORDER BY t.name"
+            "SELECT t.name, t.updated_at, COALESCE(u.used_at, 0) FROM repository r JOIN tag t ON t.repository = r.id "
+            "LEFT JOIN manifest_use u ON u.repository = r.id AND u.digest = t.digest WHERE r.name = ? ORDER BY t.name"
         )
         return [TagTime(*row) for row in await self._db.rows(query, repository)]
 
@@ -106,20 +108,21 @@ class SqlReviews(SqlManifests):
 
         return await self._db.write(expire, frees=True)
 
-    async def untagged(self, repository: str, before: float) -> list[Digest]:
+    async def untagged(self, repository: str, before: float, unused_before: float) -> list[Digest]:
         async def find(session: Session) -> list[Digest]:
             owner = await find_repository(session, repository)
-            return [row[0] for row in await session.rows(_UNTAGGED, owner, before)]
+            return [row[0] for row in await session.rows(_UNTAGGED, owner, before, unused_before)]
 
         return await self._db.read(find)
 
-    async def delete_untagged(self, repository: str, before: float) -> int:
+    async def delete_untagged(self, repository: str, before: float, unused_before: float) -> int:
         async def delete(session: Session) -> int:
             owner, count = await find_repository(session, repository), 0
-            for (digest,) in await session.rows(f"{_UNTAGGED} ORDER BY m.digest", owner, before):
+            times = (before, unused_before)
+            for (digest,) in await session.rows(f"{_UNTAGGED} ORDER BY m.digest", owner, *times):
                 # Held, then asked again: a tag or an index that has come meanwhile keeps it.
                 await session.row("SELECT 1 FROM manifest WHERE repository = ? AND digest = ? [hold]", owner, digest)
-                if await session.row(f"{_UNTAGGED} AND m.digest = ?", owner, before, digest) is not None:
+                if await session.row(f"{_UNTAGGED} AND m.digest = ?", owner, *times, digest) is not None:
                     count += await self._delete_manifest(session, owner, digest)
             return count
 

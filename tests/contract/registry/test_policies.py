@@ -1,5 +1,7 @@
 """Immutable tags, quotas, retention, limits."""
 
+import asyncio
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -212,8 +214,8 @@ class TestRetention:
         before = time.time()
         await client.push_image("latest", seed="2")
         metadata = running.registry.metadata
-        assert await metadata.untagged("test/repo", before) == []
-        assert await metadata.untagged("test/repo", time.time() + 1) == [first]
+        assert await metadata.untagged("test/repo", before, math.inf) == []
+        assert await metadata.untagged("test/repo", time.time() + 1, math.inf) == [first]
 
     async def test_a_tag_that_moved_meanwhile_stays(self, client: Client, running: Running) -> None:
         await client.push_image("latest", seed="1")
@@ -240,3 +242,57 @@ async def test_a_dry_run_names_the_blobs_and_leaves_them(
     assert (await client("GET", f"{REPO}/blobs/{unused}")).status == 200
     assert (await running.registry.collector.collect()).blobs == 1
     assert (await running.registry.collector.plan()).blobs == []
+
+
+class TestPulls:
+    async def test_what_is_pulled_stays(self, client: Client, started: Callable[..., Any]) -> None:
+        running = await started(Policy(repositories=["test/**"], keep_pulled_days=1, untagged_days=1e-9))
+        digests = [await client.push_image(f"v{number}", seed=str(number)) for number in range(3)]
+        await client("GET", f"{REPO}/manifests/v1")
+        await client("GET", f"{REPO}/manifests/{digests[2]}")
+        await client("DELETE", f"{REPO}/manifests/v2")
+        await running.registry.uses.flush()
+        used = {tag.name: tag.used_at for tag in await running.registry.metadata.tag_times("test/repo")}
+        assert used["v0"] == 0
+        assert used["v1"] > time.time() - 60
+        later = time.time() + 2 * DAY_S
+        policies = Policies([Policy(repositories=["test/**"], keep_pulled_days=1)])
+        tags = [TagTime("v0", later - 2 * DAY_S), TagTime("v1", later - 2 * DAY_S, later - 60)]
+        assert [tag.name for tag in policies.expired_tags("test/repo", tags, later)] == ["v0"]
+        before, unused = time.time() + 1, time.time() - 60
+        assert await running.registry.metadata.untagged("test/repo", before, unused) == []
+        assert await running.registry.metadata.untagged("test/repo", before, math.inf) == [digests[2]]
+
+    async def test_what_was_there_when_the_counting_began_counts_as_pulled_then(
+        self, client: Client, started: Callable[..., Any]
+    ) -> None:
+        running = await started()
+        await client.push_image("old")
+        policy = Policy(repositories=["test/**"], keep_pulled_days=0.3 / DAY_S)
+        running = await started(policy)
+        await asyncio.sleep(0.4)  # it is older than what the policy keeps
+        assert (await running.registry.collector.collect()).tags == 0
+        await asyncio.sleep(0.4)
+        assert (await running.registry.collector.collect()).tags == 1
+
+
+class TestSchedule:
+    async def test_retention_keeps_to_its_schedule_and_a_command_does_not(
+        self, client: Client, started: Callable[..., Any]
+    ) -> None:
+        policy = Policy(repositories=["**"], keep_last=1)
+        rare = Gc(interval_s=0.05, retention="0 0 29 2 *")
+        running = await started(policy, gc=rare)
+        for tag in ("v1", "v2"):
+            await client.push_image(tag, seed=tag)
+        await asyncio.sleep(0.3)
+        assert len((await client("GET", f"{REPO}/tags/list")).json["tags"]) == 2
+        assert (await running.registry.collector.collect()).tags == 1
+
+    async def test_retention_runs_when_its_time_comes(self, client: Client, started: Callable[..., Any]) -> None:
+        await started(Policy(repositories=["**"], keep_last=1), gc=Gc(interval_s=0.1, retention="every 1s"))
+        for tag in ("v1", "v2"):
+            await client.push_image(tag, seed=tag)
+        async with asyncio.timeout(10):
+            while (await client("GET", f"{REPO}/tags/list")).json["tags"] != ["v2"]:  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
