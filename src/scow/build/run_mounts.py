@@ -123,7 +123,7 @@ class RunMounts:
     async def _bind(self, stack: AsyncExitStack, mount: Mount, target: str) -> RunMount:
         layers = await self._origins.layers_of(mount.source_stage) if mount.source_stage else await self._as_layer()
         if mount.readonly:
-            top = await stack.enter_async_context(self._store.snapshots.view(layers))
+            top = await stack.enter_async_context(self._store.snapshots.view(layers, shifted=True))
         else:
             top = await stack.enter_async_context(self._scratch(layers))
         return RunMount(target=target, source=await self._inside(top, mount.source), rw=not mount.readonly)

@@ -9,7 +9,7 @@ import json
 import os
 import posixpath
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Final, Self
@@ -65,7 +65,15 @@ class TarStream(AsyncIterator[bytes]):
 class Archives:
     """Reads and writes containers' and volumes' files."""
 
-    def __init__(self, table: ContainerTable, roots: Roots, volumes: Volumes, events: Events) -> None:
+    def __init__(
+        self,
+        table: ContainerTable,
+        roots: Roots,
+        volumes: Volumes,
+        events: Events,
+        user_namespace: Callable[[Container], Path | None] = lambda container: None,
+    ) -> None:
+        self._user_namespace = user_namespace
         self._volumes = volumes
         self._table = table
         self._roots = roots
@@ -151,7 +159,10 @@ class Archives:
         mounts = [each for each in mounts if _concerns(str(each["destination"]), path)]
         if operation == "put":
             await asyncio.to_thread(_check_writable, container, root, path, mounts)
+        namespace = await asyncio.to_thread(self._user_namespace, container)
         request = {"operation": operation, "root": str(root), "path": path, "mounts": mounts, **more}
+        if namespace is not None:
+            request["user_namespace"] = str(namespace)
         worker = await _Worker.start(request)
         close.push_async_callback(worker.end)
         return worker

@@ -15,11 +15,12 @@ import tarfile
 from typing import Any
 
 from scow.engine.rooted import Found, look, open_directory
-from scow.engine.subpaths import SubpathFailed, open_subpath
+from scow.engine.subpaths import SubpathFailed, bind, open_subpath
 from scow.engine.tarring import Extractor, Refused, Writer, bind_targets
-from scow.linux.mount import MS_BIND, MS_PRIVATE, MS_REC, mount
+from scow.linux.mount import MS_PRIVATE, MS_REC, mount
 
 _CLONE_NEWNS = 0x20000
+_CLONE_NEWUSER = 0x10000000
 
 
 def main(request: dict[str, Any]) -> int:
@@ -30,7 +31,7 @@ def main(request: dict[str, Any]) -> int:
             _answer({})
             _trees(request)
             return 0
-        root = _enter(request["root"], request["mounts"])
+        root = _enter(request["root"], request["mounts"], request.get("user_namespace"))
         path = request["path"]
         if operation == "put":
             _put(root, path, request)
@@ -71,10 +72,14 @@ def _fail(kind: str, text: str) -> int:
     return 1
 
 
-def _enter(root: str, mounts: list[dict[str, Any]]) -> int:
-    """Open the root, with volumes mounted in a namespace of our own."""
+def _enter(root: str, mounts: list[dict[str, Any]], user_namespace: str | None) -> int:
+    """Open the root, with volumes mounted in a namespace of our own.
+
+    In the container's user namespace, if it has one, files have the owners that the container sees: we become its root.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
     if mounts:
-        if ctypes.CDLL(None, use_errno=True).unshare(_CLONE_NEWNS) != 0:
+        if libc.unshare(_CLONE_NEWNS) != 0:
             raise OSError(ctypes.get_errno(), "cannot make a mount namespace")
         mount(None, "/", None, MS_REC | MS_PRIVATE)
     fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -89,8 +94,15 @@ def _enter(root: str, mounts: list[dict[str, Any]]) -> int:
         for target, _ in bind_targets(fd, [(each["destination"], os.path.isdir(source))]):
             # By descriptor: the container can't put another place under the path meanwhile. What is read-only for the
             # container stays writable here: the engine has refused what must not be written.
-            mount(source, f"/proc/self/fd/{target}", None, MS_BIND | MS_REC)
+            bind(source, f"/proc/self/fd/{target}", user_namespace if each["shifted"] else None)
             os.close(target)
+    if user_namespace is not None:
+        namespace = os.open(user_namespace, os.O_RDONLY | os.O_CLOEXEC)
+        if libc.setns(namespace, _CLONE_NEWUSER) != 0:
+            raise OSError(ctypes.get_errno(), "cannot enter the container's user namespace")
+        os.setgroups([])
+        os.setresgid(0, 0, 0)
+        os.setresuid(0, 0, 0)
     return fd
 
 

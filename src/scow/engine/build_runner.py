@@ -20,6 +20,7 @@ from scow.engine.config import EngineConfig
 from scow.engine.container import Container
 from scow.engine.record import ContainerRecord, MountRecord, now_ns
 from scow.engine.resources import Resources
+from scow.engine.user_namespaces import check_user_namespace
 from scow.linux.cgroup import is_unified
 from scow.runtime.attach import AttachStream
 from scow.runtime.monitor import Exit
@@ -58,7 +59,10 @@ class BuildRuns:
 
     async def run(self, id: str, host: HostConfig, request: RunRequest, output: Output) -> tuple[int, Layer | None]:
         """As Runner.run."""
-        container = Container(self._record(id, host, request), self._config.exec_root / "build" / id)
+        record = self._record(id, host, request)
+        if self._resources.users is not None:
+            check_user_namespace(record.host_config)
+        container = Container(record, self._config.exec_root / "build" / id)
         self._ends[id] = asyncio.get_running_loop().create_future()
         try:
             async with AsyncExitStack() as undo:
@@ -164,7 +168,7 @@ def _mount(each: RunMount) -> MountRecord:
     if each.source is None:
         options = () if each.size is None else (f"size={each.size}",)
         return MountRecord(type="tmpfs", destination=each.target, rw=True, options=options)
-    return MountRecord(type="bind", source=str(each.source), destination=each.target, rw=each.rw)
+    return MountRecord(type="bind", source=str(each.source), destination=each.target, rw=each.rw, engines=True)
 
 
 async def _unhurried(work: Coroutine[Any, Any, None]) -> None:

@@ -6,7 +6,7 @@ other.
 """
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -14,13 +14,15 @@ import msgspec
 
 from scow.engine.image_lookup import get_image
 from scow.engine.record import ContainerRecord, MountRecord
-from scow.engine.subpaths import hide_subpath, show_subpath
+from scow.engine.subpaths import hide_subpath, show, show_subpath
 from scow.engine.volumes import LOCAL, VolumeRecord, Volumes
 from scow.errors import InvalidArgument, NotFound
 from scow.linux.mount import mount_of
 from scow.oci.digest import DiffID, Digest
 from scow.runtime.bundle import BundleMount
+from scow.store.snapshots import Shift
 from scow.store.store import Store
+from scow.wire.host_config import HostConfig
 
 
 def image_key(container_id: str, index: int) -> str:
@@ -51,7 +53,8 @@ class ContainerMounts:
         self._store = store
         self._volumes = volumes
         self._parts = exec_root / "parts"
-        self._shown: dict[str, list[Path]] = {}  # parts of volumes that runtimes have still to mount
+        self._shown: dict[str, list[Path]] = {}  # what runtimes have still to mount
+        self.shift: Callable[[HostConfig], Shift | None] = lambda host: None
 
     # --- creation
 
@@ -148,16 +151,23 @@ class ContainerMounts:
             return BundleMount(
                 source="tmpfs", destination=mount.destination, type="tmpfs", rw=mount.rw, options=mount.options
             )
+        shift = self.shift(record.host_config)
+        namespace = shift.namespace if shift is not None else None
+        place = self._parts / image_key(record.id, index)
         if mount.type == "bind":
-            return await _bind(mount)
+            if not mount.engines or namespace is None:
+                return await _bind(mount)
+            self._shown.setdefault(record.id, []).append(place)
+            await asyncio.to_thread(show, mount.source, place, namespace)
+            return BundleMount(source=str(place), destination=mount.destination, type="bind", rw=mount.rw)
         if mount.type == "image":
             path = await self._store.snapshots.mount(image_key(record.id, index))
+            namespace = None  # shifted as all snapshots
         else:
             path = await self._volumes.mount(mount.name, record.id)
-        if mount.subpath:
-            place = self._parts / image_key(record.id, index)
+        if mount.subpath or namespace is not None:
             self._shown.setdefault(record.id, []).append(place)
-            await asyncio.to_thread(show_subpath, path, mount.subpath, place)
+            await asyncio.to_thread(show_subpath, path, mount.subpath, place, namespace)
             path = place
         # Said again: crun makes a bind of what is read-only writable.
         rw = mount.rw and not self._volumes.is_read_only(mount.name)

@@ -23,6 +23,7 @@ from scow.engine.merging import arguments, merge_config
 from scow.engine.mounts import parse_volumes_from, resolve_mounts
 from scow.engine.names import check_name, random_name
 from scow.engine.record import ContainerRecord, MountRecord, now_ns
+from scow.engine.user_namespaces import check_user_namespace
 from scow.engine.volumes import Volumes
 from scow.errors import InvalidArgument, NotFound
 from scow.linux.cgroup import is_unified
@@ -52,7 +53,10 @@ class Creation:
         events: Events,
         runtimes: Mapping[str, object],
         default_runtime: str,
+        *,
+        remapped: bool,
     ) -> None:
+        self._remapped = remapped
         self._config = config
         self._store = store
         self._table = table
@@ -143,6 +147,8 @@ class Creation:
             mode = "bridge"
         if config.network_disabled:
             mode = "none"
+        if self._remapped:
+            check_user_namespace(msgspec.structs.replace(host, network_mode=mode))
         if host.runtime and host.runtime not in self._runtimes:
             raise InvalidArgument(f"unknown or invalid runtime name: {host.runtime}")
         unified = is_unified()

@@ -1,5 +1,7 @@
 """The engine: it has containers, images, networks, volumes, execs and events, and opens and closes them."""
 
+import asyncio
+import contextlib
 import logging
 import os
 from contextlib import AsyncExitStack
@@ -13,7 +15,7 @@ from scow.engine.checking import Checking
 from scow.engine.committing import Commits
 from scow.engine.config import EngineConfig, InvalidConfig
 from scow.engine.container import Container, ContainerTable
-from scow.engine.container_mounts import ContainerMounts, mounted_images, snapshot_keys, volume_names
+from scow.engine.container_mounts import ContainerMounts, container_of, mounted_images, snapshot_keys, volume_names
 from scow.engine.containers import Containers
 from scow.engine.creation import Creation
 from scow.engine.disk_usage import DiskUsages
@@ -44,12 +46,15 @@ from scow.engine.stats import StatsReader
 from scow.engine.system import System
 from scow.engine.tasks import Tasks
 from scow.engine.updating import Updates
+from scow.engine.user_namespaces import UserNamespaces, pin_of
 from scow.engine.volume_plugins import PluginVolumes
 from scow.engine.volumes import Volumes
+from scow.linux import netns
 from scow.network.networks import Networks as NetworkDriver
 from scow.oci.digest import Digest
 from scow.oci.media_types import Compression
 from scow.store.layers import Snapshotter
+from scow.store.snapshots import Shift
 from scow.store.store import Store
 from scow.transfer.hosts import HostPolicy, Proxies
 from scow.transfer.registries import Registries
@@ -98,13 +103,17 @@ class Engine:
 
     async def _open(self, close: AsyncExitStack) -> None:
         config = self.config
-        if config.userns_remap:
-            raise InvalidConfig("userns-remap is not supported yet: start without it")
         snapshotter = SNAPSHOTTERS.get(config.storage_driver)
         if snapshotter is None:
             raise InvalidConfig(f"unknown storage driver {config.storage_driver!r}: use erofs or overlay2")
         config.exec_root.mkdir(mode=0o711, parents=True, exist_ok=True)
         tasks = Tasks()
+        users = self._users = (
+            await UserNamespaces.open(config.userns_remap, config.data_root, config.exec_root)
+            if config.userns_remap
+            else None
+        )
+        close.push_async_callback(self._close_users)
         store = await Store.open(
             config.data_root,
             config.exec_root,
@@ -131,6 +140,9 @@ class Engine:
             network_settings(config),
         )
         close.push_async_callback(self._close_network, driver)
+        if users is not None:
+            driver.belong_to(users.new_network)
+            store.snapshots.shift = self._shift
         await driver.start()
         self._table = table = ContainerTable(store.db, config.data_root)
         table.load()
@@ -149,8 +161,10 @@ class Engine:
             }
         )
         mounts = ContainerMounts(store, volumes, config.exec_root)
+        if users is not None:
+            mounts.shift = users.shift_of
         await mounts.reconcile()
-        resources = await Resources.open(config, store, table, driver, mounts, tasks)
+        resources = await Resources.open(config, store, table, driver, mounts, tasks, users)
         close.push_async_callback(resources.aclose)
         lifecycle = Lifecycle(table, resources, events, tasks)
         removal = Removal(table, lifecycle, resources, store.snapshots, volumes, events)
@@ -158,7 +172,16 @@ class Engine:
         self.builds = builds = Builds.open(config, store, registries, resources, events)
         builds.runs.otherwise, resources.on_exit = lifecycle.exited, builds.runs.exited
         creation = Creation(
-            config, store, table, volumes, mounts, driver, events, resources.runtimes, resources.default_runtime
+            config,
+            store,
+            table,
+            volumes,
+            mounts,
+            driver,
+            events,
+            resources.runtimes,
+            resources.default_runtime,
+            remapped=users is not None,
         )
         inspector = Inspector(store, driver, volumes, resources.links, snapshotter, config.exec_root / "netns")
         self.containers = Containers(
@@ -168,7 +191,7 @@ class Engine:
         self.changes = Changes(table, store.snapshots)
         self.updates = Updates(table, resources, events)
         self.stats = StatsReader(table, resources)
-        self.archives = Archives(table, roots, volumes, events)
+        self.archives = Archives(table, roots, volumes, events, self._user_namespace)
         self.execs = Execs(table, resources, events, tasks)
         self.images = Images(store, registries, events, snapshotter, self._image_users)
         self.image_archives = ImageArchives(store, events, registries)
@@ -231,6 +254,29 @@ class Engine:
         if left:
             log.warning("these keys take effect when the engine is restarted: %s", ", ".join(left))
         self.events.emit("daemon", "reload", new.engine_id, attributes(new, os.uname().nodename))
+
+    def _shift(self, key: str) -> Shift | None:
+        """How the files of a snapshot are shifted: a container's as it wants, a build's always."""
+        container = self._table.find_id(container_of(key))
+        assert self._users is not None
+        return self._users.shift if container is None else self._users.shift_of(container.record.host_config)
+
+    def _user_namespace(self, container: Container) -> Path | None:
+        """The user namespace in which a container's files are its own; None for the machine's. Blocks."""
+        if container.state.live:  # it may have been started by an engine that was configured otherwise
+            own = Path(f"/proc/{container.state.pid}/ns/user")
+            with contextlib.suppress(OSError):
+                return own if os.readlink(own) != os.readlink("/proc/self/ns/user") else None
+        shift = self._users.shift_of(container.record.host_config) if self._users is not None else None
+        return shift.namespace if shift is not None else None
+
+    async def _close_users(self) -> None:
+        """Leave the user namespace to those who run in it."""
+        is_used = any(container.state.live for container in self._table)
+        if self._users is not None:
+            await self._users.aclose(remove=not is_used)
+        elif not is_used:
+            await asyncio.to_thread(netns.unpin, pin_of(self.config.exec_root))  # an earlier configuration's
 
     async def _close_network(self, driver: NetworkDriver) -> None:
         """Leave nothing on the machine if no container needs it."""

@@ -56,6 +56,7 @@ class MountRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     volume_labels: dict[str, str] = {}  # of a volume that has to be made
     volume_options: dict[str, str] = {}
     image: str = ""  # of a mount of the type image: the image's ID
+    engines: bool = False  # a bind of files that the engine made: with the container's own IDs on disk
     read_only_alone: bool = False  # a bind that is read-only without what is mounted below it
 
 

@@ -7,6 +7,7 @@ at any time, also after a crash, since each part knows from its own record what 
 import asyncio
 import contextlib
 import logging
+import os
 import posixpath
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -25,6 +26,7 @@ from scow.engine.links import Links
 from scow.engine.log_limits import limits_of
 from scow.engine.network_files import write_network_files
 from scow.engine.tasks import Tasks
+from scow.engine.user_namespaces import UserNamespaces, give_streams
 from scow.engine.validation import parse_host_ports, parse_port
 from scow.errors import Conflict, ScowError
 from scow.linux import cgroup
@@ -38,11 +40,12 @@ from scow.runtime.exec import ExecProcess, ExecSpec, start_exec
 from scow.runtime.monitor import Alive, Exit, Exited, Lost, Monitors, NoSuchRun
 from scow.runtime.oci_runtime import OciRuntime
 from scow.runtime.selection import choose_runtimes
-from scow.runtime.user import resolve_user
+from scow.runtime.user import ProcessUser, resolve_user
+from scow.store.snapshots import Shift
 from scow.store.store import Store
 from scow.wire.container import ContainerConfig
 from scow.wire.exec import ExecCreateRequest
-from scow.wire.host_config import DeviceRequest
+from scow.wire.host_config import DeviceRequest, HostConfig
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +67,9 @@ class Resources:
         runtimes: dict[str, OciRuntime],
         default_runtime: str,
         security: default_security.DefaultSecurity,
+        users: UserNamespaces | None,
     ) -> None:
+        self.users = users
         self._config = config
         self.security = security
         self._store = store
@@ -90,13 +95,14 @@ class Resources:
         networks: Networks,
         mounts: ContainerMounts,
         tasks: Tasks,
+        users: UserNamespaces | None,
     ) -> "Resources":
         """Choose the runtime by its self-check and listen for exits. Raises NotSupported if none works,
         InvalidConfig for a seccomp profile that can't be read."""
         configured = {name: Path(runtime.path or name) for name, runtime in config.runtimes.items()}
         runtimes, default = await choose_runtimes(config.default_runtime, configured, config.exec_root)
         security = await asyncio.to_thread(default_security.read, config)
-        resources = cls(config, store, table, networks, mounts, runtimes, default, security)
+        resources = cls(config, store, table, networks, mounts, runtimes, default, security, users)
         resources._monitors.open()
         return resources
 
@@ -124,7 +130,9 @@ class Resources:
             undo.push_async_callback(self.mounts.hide, record)
             rootfs, namespace = await _both(self._store.snapshots.mount(record.id), self._connect(container))
             await points.at("start.connected")
-            spec = await self._spec(container, rootfs, namespace)
+            groups = record.host_config.group_add or []
+            user = await asyncio.to_thread(resolve_user, rootfs, record.config.user, groups)
+            spec = await self._spec(container, rootfs, namespace, user)
             await points.at("start.specified")
             await self.before_run(container)
             await asyncio.to_thread(self.links.refresh, container)
@@ -137,10 +145,14 @@ class Resources:
                 stdin_once=record.config.stdin_once,
                 log_path=container.log_path if is_logged else None,
                 log_max_size=limits_of(record.host_config.log_config).backstop,
+                owner=shift[1:] if (shift := self._shift(record.host_config)) is not None else (0, 0),
                 shm_size=record.host_config.shm_size if record.host_config.ipc_mode == "shareable" else None,
                 runtime=self.runtimes.get(record.runtime),
             )
             undo.push_async_callback(self._monitors.delete, record.id)
+            owner = self._outside(record.host_config, user)
+            if owner is not None and not record.config.tty:
+                await asyncio.to_thread(give_streams, pid, owner)
             await self.mounts.created(record.id)
             await points.at("start.created")
             await created(container)
@@ -253,17 +265,18 @@ class Resources:
         }
         # Disconnected from all of them, a container has a loopback and nothing else.
         first = next((name for name, (network, _) in attachments.items() if mode in (name, network.id)), "")
-        sandbox: Sandbox = await self._networks.sandbox(record.id, first or next(iter(attachments), "none"))
+        sandbox: Sandbox = await self._networks.sandbox(
+            record.id, first or next(iter(attachments), "none"), machines=self._shift(host) is None
+        )
         published, main = published_ports(container), main_network(attachments)
         for name, (network, asked) in sorted(attachments.items(), key=lambda item: item[0] != first):
             request = endpoint_request(record, network, asked)
             await self._networks.connect(sandbox, name, request, published if name == main else ())
         return sandbox.path
 
-    async def _spec(self, container: Container, rootfs: Path, namespace: Path | None) -> bytes:
+    async def _spec(self, container: Container, rootfs: Path, namespace: Path | None, user: ProcessUser) -> bytes:
         record = container.record
         host = record.host_config
-        user = await asyncio.to_thread(resolve_user, rootfs, record.config.user, host.group_add or [])
         edits = await asyncio.to_thread(self._edits, host.device_requests) if host.device_requests else []
         mounts = await self._mounts(container)
         return make_spec(
@@ -280,6 +293,8 @@ class Resources:
                 cgroups_path=f"{self._group_above(host.cgroup_parent)}/{record.id}",
                 pid_namespace=self._joined(host.pid_mode, "pid"),
                 ipc_namespace=self._joined(host.ipc_mode, "ipc"),
+                user_namespace=shift.namespace if (shift := self._shift(host)) is not None else None,
+                ids=self.users.ids if self.users is not None and shift is not None else None,
                 shared_memory=self._shared_memory(container),
                 default_ulimits=tuple(self._config.default_ulimits.values()),
                 security=self.security.options(privileged=host.privileged),
@@ -288,6 +303,12 @@ class Resources:
                 init_path=self._config.init_path,
             ),
         )
+
+    def _shift(self, host: HostConfig) -> Shift | None:
+        return self.users.shift_of(host) if self.users is not None else None
+
+    def _outside(self, host: HostConfig, user: ProcessUser) -> tuple[int, int] | None:
+        return self.users.outside(host, user) if self.users is not None else None
 
     def _group_above(self, asked: str) -> str:
         return cgroup_parent(asked or self._config.cgroup_parent) or self._cgroup
@@ -342,6 +363,9 @@ class Resources:
         files = await write_network_files(
             container, self._table, self._networks, self._config, self.links.hosts(container)
         )
+        shift = self._shift(record.host_config)
+        if shift is not None:
+            await asyncio.to_thread(_give, [path for path in files.values() if path.parent == container.folder], shift)
         taken = {mount.destination for mount in record.mounts}
         for destination, source in files.items():
             if destination not in taken:
@@ -374,6 +398,7 @@ class Resources:
                 attached=attached,
                 stdin=request.attach_stdin,
                 default_ulimits=tuple(self._config.default_ulimits.values()),
+                owner=self._outside(record.host_config, user),
                 no_new_privileges=self.security.no_new_privileges,
                 console_size=(console_size[0], console_size[1]) if console_size and len(console_size) == 2 else None,
             ),
@@ -383,6 +408,12 @@ class Resources:
 def cgroup_parent(asked: str) -> str:
     """The group below which a container's is to be, absolute and without `..`; "" if none is asked for."""
     return posixpath.normpath(f"/{asked}").rstrip("/") if asked.strip("/") else ""
+
+
+def _give(files: Sequence[Path], shift: Shift) -> None:
+    """Let a container's root own files that are mounted into it."""
+    for path in files:
+        os.chown(path, shift.uid, shift.gid)
 
 
 async def _nothing(container: Container) -> None:

@@ -59,12 +59,16 @@ class Roots:
             await self._snapshots.unmount(container.id)
 
     def mounts(self, container: Container) -> list[dict[str, object]]:
-        """What is mounted over the root, outer ones first: source, destination, rw. A tmpfs is the container's own."""
+        """What is mounted over the root, outer ones first: source, destination, rw. A tmpfs is the container's own.
+
+        `shifted` are those whose files have the container's own IDs on disk.
+        """
         found: dict[str, tuple[str, bool, str]] = {}
         for name in NETWORK_FILES:
             file = container.folder / name
             if file.exists():
                 found[f"/etc/{name}"] = (str(file), True, "")
+        volumes = {mount.destination for mount in container.record.mounts if mount.type == "volume"}
         for index, mount in enumerate(container.record.mounts):
             if mount.type == "bind":
                 found[mount.destination] = (mount.source, mount.rw, "")
@@ -74,7 +78,13 @@ class Roots:
                 source = self._snapshots.mount_point(image_key(container.id, index))
                 found[mount.destination] = (str(source), False, mount.subpath)
         return [
-            {"source": source, "destination": destination, "rw": rw, "subpath": subpath}
+            {
+                "source": source,
+                "destination": destination,
+                "rw": rw,
+                "subpath": subpath,
+                "shifted": destination in volumes,
+            }
             for destination, (source, rw, subpath) in sorted(found.items(), key=lambda item: item[0].count("/"))
             if Path(source).exists()
         ]

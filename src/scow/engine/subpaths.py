@@ -37,23 +37,44 @@ def open_subpath(base: str | os.PathLike[str], subpath: str) -> int:
         os.close(top)
 
 
-def show_subpath(base: str | os.PathLike[str], subpath: str, place: Path) -> None:
-    """Bind what is at `subpath` below `base` at `place`, which is made. Blocks. Raises SubpathFailed, MountFailed."""
+def show_subpath(base: str | os.PathLike[str], subpath: str, place: Path, shift: Path | None = None) -> None:
+    """Bind what is at `subpath` below `base` at `place`, as `show`. Raises SubpathFailed, MountFailed."""
     fd = open_subpath(base, subpath)
     try:
-        source = f"/proc/self/fd/{fd}"
-        hide_subpath(place)
-        if os.path.isdir(source):
-            place.mkdir()
-        else:
-            place.touch()
-        mount.bind(source, place, recursive=True)
+        show(f"/proc/self/fd/{fd}", place, shift)
     finally:
         os.close(fd)
 
 
+def show(source: str, place: Path, shift: Path | None) -> None:
+    """Bind `source` at `place`, which is made, with IDs shifted by the user namespace at `shift`. Blocks.
+
+    A file system that can't shift is shown as it is: a container finds it with nobody's files. Raises MountFailed.
+    """
+    hide_subpath(place)
+    if os.path.isdir(source):
+        place.mkdir()
+    else:
+        place.touch()
+    bind(source, place, shift)
+
+
+def bind(source: str, target: str | os.PathLike[str], shift: str | os.PathLike[str] | None) -> None:
+    """Bind `source` at `target`, shifted if its file system can. Blocks. Raises MountFailed."""
+    if shift is not None:
+        namespace = os.open(shift, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return mount.bind_mapped(source, target, namespace, recursive=True)
+        except mount.MountFailed as error:
+            if error.errno not in (errno.EINVAL, errno.EPERM):
+                raise
+        finally:
+            os.close(namespace)
+    mount.bind(source, target, recursive=True)
+
+
 def hide_subpath(place: Path) -> None:
-    """Undo `show_subpath`. Blocks; idempotent."""
+    """Undo `show_subpath` or `show`. Blocks; idempotent."""
     if not place.exists():
         return
     while mount.ensure_unmounted(place):

@@ -126,6 +126,8 @@ class System:
         unified = is_unified()
         memory, descriptors, system = await asyncio.to_thread(_machine)
         security = [f"name=seccomp,profile={self._config.seccomp_profile or 'builtin'}"]
+        if self._config.userns_remap:
+            security.append("name=userns")
         if self._config.no_new_privileges:
             security.append("name=no-new-privileges")
         if unified:

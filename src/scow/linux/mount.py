@@ -75,6 +75,7 @@ _AT_RECURSIVE: Final = 0x8000
 _AT_EMPTY_PATH: Final = 0x1000
 _AT_SYMLINK_NOFOLLOW: Final = 0x100
 _MOVE_MOUNT_F_EMPTY_PATH: Final = 0x4
+_MOVE_MOUNT_T_SYMLINKS: Final = 0x10
 _AT_FDCWD: Final = -100
 
 _STATX_SIZE: Final = 256
@@ -271,10 +272,13 @@ def mount_with(
         context.mounted_at(target, attributes | (MOUNT_ATTR_RDONLY if read_only else 0))
 
 
-def move_mount(fd: int, target: StrPath) -> None:
-    """Attach the mount behind `fd` (of fsmount or open_tree) at `target`. Raises MountFailed."""
+def move_mount(fd: int, target: StrPath, *, follow: bool = False) -> None:
+    """Attach the mount behind `fd` (of fsmount or open_tree) at `target`, or where a symlink there leads with `follow`.
+
+    Raises MountFailed."""
+    flags = _MOVE_MOUNT_F_EMPTY_PATH | (_MOVE_MOUNT_T_SYMLINKS if follow else 0)
     path = ctypes.c_char_p(os.fsencode(target))
-    if _syscall(_SYS_MOVE_MOUNT, fd, ctypes.c_char_p(b""), _AT_FDCWD, path, _MOVE_MOUNT_F_EMPTY_PATH) != 0:
+    if _syscall(_SYS_MOVE_MOUNT, fd, ctypes.c_char_p(b""), _AT_FDCWD, path, flags) != 0:
         raise MountFailed(ctypes.get_errno(), "detached mount", os.fspath(target))
 
 
@@ -285,6 +289,19 @@ def open_tree(path: StrPath, *, recursive: bool = False) -> int:
     if fd < 0:
         raise MountFailed(ctypes.get_errno(), f"copy of {os.fspath(path)}", "")
     return fd
+
+
+def bind_mapped(source: StrPath, target: StrPath, user_namespace: int, *, recursive: bool = False) -> None:
+    """Show `source` at `target` with IDs shifted as the user namespace behind the descriptor has them.
+
+    Raises MountFailed, with errno EINVAL for a file system that can't.
+    """
+    fd = open_tree(source, recursive=recursive)
+    try:
+        set_attributes(fd, add=MOUNT_ATTR_IDMAP, user_namespace=user_namespace, recursive=recursive)
+        move_mount(fd, target, follow=True)  # as mount(2) does: /proc/self/fd is a symlink
+    finally:
+        os.close(fd)
 
 
 class _MountAttr(ctypes.Structure):

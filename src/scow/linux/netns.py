@@ -6,10 +6,11 @@ A namespace lives as long as a process is in it, a descriptor is open on it, or 
 
 import ctypes
 import os
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, TypeVar
+
+from scow.linux.own_thread import in_own_thread
 
 T = TypeVar("T")
 
@@ -25,25 +26,6 @@ def _check(result: int, what: str) -> None:
         raise OSError(number, f"{what}: {os.strerror(number)}")
 
 
-def _own_thread(job: Callable[[], T]) -> T:
-    """Run `job` in a thread that ends afterwards, since the job changes the thread's namespace."""
-    results: list[T] = []
-    failures: list[BaseException] = []
-
-    def body() -> None:
-        try:
-            results.append(job())
-        except BaseException as error:
-            failures.append(error)
-
-    thread = threading.Thread(target=body, name="netns")
-    thread.start()
-    thread.join()
-    if failures:
-        raise failures[0]
-    return results[0]
-
-
 def make(job: Callable[[int], T]) -> T:
     """Make a namespace and run `job(fd)` inside it; the fd is the caller's to close, and all that keeps it alive."""
 
@@ -56,7 +38,7 @@ def make(job: Callable[[int], T]) -> T:
             os.close(fd)
             raise
 
-    return _own_thread(body)
+    return in_own_thread(body)
 
 
 def inside(fd: int, job: Callable[[], T]) -> T:
@@ -66,7 +48,7 @@ def inside(fd: int, job: Callable[[], T]) -> T:
         _check(_libc.setns(fd, _CLONE_NEWNET), "setns")
         return job()
 
-    return _own_thread(body)
+    return in_own_thread(body)
 
 
 def pin(fd: int, path: Path) -> None:

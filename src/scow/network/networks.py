@@ -250,10 +250,15 @@ class Networks:
         """Return a container's endpoints in the order in which they were made."""
         return list(self._containers.get(container_id, {}).values())
 
-    async def sandbox(self, container_id: str, network: str = BRIDGE) -> Sandbox:
+    def belong_to(self, make: Callable[[], int]) -> None:
+        """From now on containers' namespaces are those that `make` gives: they belong to a user namespace."""
+        self._sandboxes.make = make
+
+    async def sandbox(self, container_id: str, network: str = BRIDGE, *, machines: bool = False) -> Sandbox:
         """Make a container's network namespace; `network` is the first it will be connected to, and decides its kind.
 
-        On `host` there is nothing to make. Raises NoSuchNetwork, OSError.
+        On `host` there is nothing to make. `machines`: it belongs to the machine's user namespace, whatever
+        `belong_to` was told. Raises NoSuchNetwork, OSError.
         """
         driver = self.get(network).driver
         if driver == HOST:
@@ -261,7 +266,7 @@ class Networks:
         self._recorded_sandboxes.add(container_id)
         await self._state.put_sandbox(container_id)
         try:
-            return await self._sandboxes.take(container_id, linked=driver == BRIDGE)
+            return await self._sandboxes.take(container_id, linked=driver == BRIDGE, machines=machines)
         except BaseException:
             self._recorded_sandboxes.discard(container_id)
             await self._state.remove_sandbox(container_id)

@@ -38,8 +38,11 @@ class Inside(msgspec.Struct):
         os.close(self.fd)
 
 
-def new_inside() -> Inside:
-    """Make a namespace with its loopback up and IPv6 off on later links, until an endpoint wants it. Blocks."""
+def new_inside(make: Callable[[], int] | None = None) -> Inside:
+    """Make a namespace with its loopback up and IPv6 off on later links, until an endpoint wants it. Blocks.
+
+    `make` gives the descriptor of a new one that belongs to another user namespace.
+    """
 
     def job(fd: int) -> Inside:
         netlink = Netlink()
@@ -52,7 +55,14 @@ def new_inside() -> Inside:
             raise
         return Inside(fd, netlink)
 
-    return netns.make(job)
+    if make is None:
+        return netns.make(job)
+    fd = make()
+    try:
+        return netns.inside(fd, lambda: job(fd))
+    except BaseException:
+        os.close(fd)
+        raise
 
 
 def open_inside(path: Path) -> Inside:
@@ -84,6 +94,7 @@ class Sandboxes:
         self._ready: list[Inside] = []
         self._taken: dict[str, Inside] = {}
         self._refill: asyncio.Task[None] | None = None
+        self.make: Callable[[], int] | None = None  # of namespaces that belong to another user namespace
 
     def new_link_name(self) -> str:
         """Name the outer end of a new veth pair: the engine's prefix and eight random digits."""
@@ -98,13 +109,16 @@ class Sandboxes:
         self._bridge = bridge
         self._schedule(0)
 
-    async def take(self, container_id: str, *, linked: bool) -> Sandbox:
-        """Pin a sandbox for a container, a ready one if it is to be `linked` to the default bridge and there is one."""
-        inside = self._ready.pop() if linked and self._ready else None
+    async def take(self, container_id: str, *, linked: bool, machines: bool = False) -> Sandbox:
+        """Pin a sandbox for a container, a ready one if it is to be `linked` to the default bridge and there is one.
+
+        One that is the `machines` belongs to its user namespace, whatever `make` gives.
+        """
+        inside = self._ready.pop() if linked and self._ready and not (machines and self.make) else None
         path = self.path(container_id)
 
         def job() -> None:
-            mine = inside or new_inside()
+            mine = inside or new_inside(None if machines else self.make)
             try:
                 netns.unpin(path)
                 netns.pin(mine.fd, path)
@@ -176,7 +190,7 @@ class Sandboxes:
                 return
 
     def _make_ready(self, bridge: int, mtu: int | None) -> None:
-        inside = new_inside()
+        inside = new_inside(self.make)
         try:
             inside.link = self.new_link_name()
             inside.bridge = bridge

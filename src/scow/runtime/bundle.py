@@ -12,6 +12,7 @@ import msgspec
 
 from scow.errors import InvalidArgument
 from scow.linux import sysctl
+from scow.linux.userns import Extent, IdMap
 from scow.runtime import cdi, profile
 from scow.runtime.bundle_mounts import BundleMount, rootfs_propagation, spec_mounts
 from scow.runtime.capabilities import bounding_set, container_capabilities
@@ -44,6 +45,8 @@ class BundleContext(msgspec.Struct, frozen=True, kw_only=True):
     cgroups_path: str
     pid_namespace: Path | None = None  # to be joined
     ipc_namespace: Path | None = None  # to be joined
+    user_namespace: Path | None = None  # to be joined; None: the machine's
+    ids: IdMap | None = None  # what its users and groups are
     shared_memory: Path | None = None  # /dev/shm, if it is shared with others: own or the joined container's
     default_ulimits: Sequence[Ulimit] = ()
     security: Sequence[str] = ()  # the engine's own security options: those of the container come after them
@@ -170,6 +173,9 @@ def _linux(
         "resources": limits,
         "devices": devices,
     }
+    if context.ids is not None:
+        # Told though the namespace is joined: runc 1.1 asks for them.
+        linux["uidMappings"], linux["gidMappings"] = (_mappings(each) for each in context.ids)
     parameters = _sysctls(config, host, context)
     if parameters:
         linux["sysctl"] = parameters
@@ -189,8 +195,14 @@ def _linux(
     return linux
 
 
+def _mappings(extents: Sequence[Extent]) -> list[dict[str, int]]:
+    return [{"containerID": each.inside, "hostID": each.outside, "size": each.size} for each in extents]
+
+
 def _namespaces(host: HostConfig, context: BundleContext) -> list[dict[str, str]]:
     found = [{"type": "mount"}]
+    if context.user_namespace is not None:
+        found.append({"type": "user", "path": str(context.user_namespace)})
     if context.network_namespace is not None:
         found.append({"type": "network", "path": str(context.network_namespace)})
     for kind, mode, joined in (
@@ -230,7 +242,8 @@ def _sysctls(config: ContainerConfig, host: HostConfig, context: BundleContext) 
     if context.network_namespace is not None and not host.network_mode.startswith("container:"):
         # Ports below 1024 and ping need no capability in a namespace of one's own.
         for name, value in ((_PORT_START, "0"), (_PING_GROUPS, "0 2147483647")):
-            if sysctl.exists(name):
+            # Groups that a user namespace doesn't map can't be named in it: as with docker, ping is for its root there.
+            if sysctl.exists(name) and (name != _PING_GROUPS or context.user_namespace is None):
                 found[name.replace("/", ".")] = value
     if config.domainname and host.uts_mode != "host":
         found["kernel.domainname"] = config.domainname

@@ -40,6 +40,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     log_path: Path | None
     log_max_size: int | None
     shm_size: int | None
+    owner: tuple[int, int]  # of the tmpfs: the user and group that are root in the container
     args: tuple[str, ...]  # for messages only
 
 

@@ -70,6 +70,7 @@ class ExecSpec(msgspec.Struct, frozen=True, kw_only=True):
     stdin: bool = False
     console_size: tuple[int, int] | None = None  # rows, columns
     default_ulimits: Sequence[Ulimit] = ()
+    owner: tuple[int, int] | None = None  # who owns the pipes, if the command's user isn't root of the machine
     no_new_privileges: bool = False  # unless the container's own options say otherwise
 
 
@@ -284,6 +285,9 @@ def _pipes(spec: ExecSpec) -> _Stdio:
         return _Stdio((stdin, nothing, nothing), {}, input)
     ours_out, stdout = os.pipe()
     ours_err, stderr = os.pipe()
+    if spec.owner is not None:
+        for pipe in filter(None, (input, stdout, stderr)):
+            os.fchown(pipe, *spec.owner)  # so that it can open /dev/stdout
     for pipe in (ours_out, stdout):
         with contextlib.suppress(OSError):  # the user's pipe pages may be used up: a small one works too
             fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)

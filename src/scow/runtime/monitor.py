@@ -173,12 +173,14 @@ class Monitors:
         log_path: Path | None = None,
         log_max_size: int | None = None,
         shm_size: int | None = None,
+        owner: tuple[int, int] = (0, 0),
         runtime: OciRuntime | None = None,
     ) -> int:
         """Create the container from config.json's bytes and return the pid of its process, which waits for `start`.
 
         `log_path` None keeps no log; the log begins anew when it would become larger than `log_max_size` bytes.
-        With `shm_size` a tmpfs of so many bytes lies at `shared_memory(id)`, for the spec to name.
+        With `shm_size` a tmpfs of so many bytes lies at `shared_memory(id)`, for the spec to name; it belongs to
+        `owner`, the user and group that are the container's root.
         Raises CommandNotFound, CommandNotExecutable or RuntimeFailed; then nothing is left behind.
         """
         chosen = runtime or self._runtime
@@ -195,6 +197,7 @@ class Monitors:
             log_path=log_path,
             log_max_size=log_max_size,
             shm_size=shm_size,
+            owner=owner,
             args=tuple(view.process.args),
         )
         begun = MonitorRecord(
@@ -557,7 +560,13 @@ def _launch(plan: conmon.Plan, begun: MonitorRecord, spec: bytes) -> conmon.Laun
     if plan.shm_size is not None:
         shm = plan.bundle / "shm"
         shm.mkdir()
-        mount("shm", shm, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, f"mode=1777,size={plan.shm_size}")
+        mount(
+            "shm",
+            shm,
+            "tmpfs",
+            MS_NOSUID | MS_NODEV | MS_NOEXEC,
+            f"mode=1777,size={plan.shm_size},uid={plan.owner[0]},gid={plan.owner[1]}",
+        )
     return conmon.launch(plan)
 
 

@@ -1,5 +1,8 @@
 """Snapshots: a stack of layers with a writable directory on top, as one file system.
 
+With a user namespace (`shift`) the IDs of files are shifted on their way through the mount; on disk they stay the
+container's own.
+
 The life of a snapshot: `prepare` records it and makes its directories, `mount` shows it (overlayfs: the layers below,
 the snapshot's own `upper` above), `unmount` hides it and keeps what was written, `remove` ends it. A snapshot outlives
 its mount and the engine; after a reboot it is mounted again on demand. `view` shows layers alone, read-only, for the
@@ -18,15 +21,15 @@ import secrets
 import sqlite3
 import stat
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Collection, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
 from pathlib import Path
-from typing import Final, Protocol, TypeVar
+from typing import Final, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
 from scow import points
 from scow.errors import Conflict, InvalidArgument, NotFound
-from scow.linux import mount
+from scow.linux import fsids, mount
 from scow.oci.digest import DiffID
 from scow.store.database import Database
 from scow.store.trash import Trash
@@ -36,6 +39,7 @@ T = TypeVar("T")
 MIGRATIONS: Final = ["CREATE TABLE snapshots (key TEXT PRIMARY KEY, diff_ids TEXT NOT NULL) WITHOUT ROWID"]
 
 VIEW: Final = "view-"
+SHIFTED: Final = ".shifted"
 
 # As docker's overlay2 mounts: what is in `upper` is then complete in itself, so that it can be compared and committed,
 # and moves between kernels. Each is passed explicitly, since distributions change the module's defaults.
@@ -43,6 +47,14 @@ OPTIONS: Final = (("index", "off"), ("metacopy", "off"), ("redirect_dir", "off")
 
 
 _KERNEL: Final = tuple(int(number) for number in re.findall(r"\d+", os.uname().release)[:2])
+
+
+class Shift(NamedTuple):
+    """A user namespace for mounts: where it is pinned, and its root's user and group on the machine."""
+
+    namespace: Path
+    uid: int
+    gid: int
 
 
 class LowerLayers(Protocol):
@@ -122,6 +134,7 @@ class Snapshots:
         self._warm_limit = warm_limit
         self._warm: dict[DiffID, None] = {}
         self.version = 0
+        self.shift: Callable[[str], Shift | None] = lambda key: None  # by the snapshot's key; the engine's
         db.migrate("snapshots", MIGRATIONS)
         db.read_now(self._load)
 
@@ -232,8 +245,11 @@ class Snapshots:
         return sum([await asyncio.to_thread(tree_size, self.upper(key)) for key in self.keys()])
 
     @contextlib.asynccontextmanager
-    async def view(self, diff_ids: Sequence[DiffID]) -> AsyncIterator[Path]:
-        """Show a stack of layers, base first, read-only, until the block is left."""
+    async def view(self, diff_ids: Sequence[DiffID], *, shifted: bool = False) -> AsyncIterator[Path]:
+        """Show a stack of layers, base first, read-only, until the block is left.
+
+        `shifted` if a container is to see it: with the IDs that its files have in the others.
+        """
         name = f"{VIEW}{secrets.token_hex(6)}"
         target = self._mounts / name
         self._views[name] = tuple(diff_ids)
@@ -242,7 +258,7 @@ class Snapshots:
             async with contextlib.AsyncExitStack() as undo:
                 lowers = await self._take(unique(diff_ids), undo)
                 undo.push_async_callback(asyncio.to_thread, self._unmount_now, target)
-                await finish(asyncio.to_thread(self._mount_view, lowers, target))
+                await finish(asyncio.to_thread(self._mount_view, lowers, target, self.shift(name) if shifted else None))
                 yield target
         finally:
             del self._views[name]
@@ -352,13 +368,43 @@ class Snapshots:
         target.mkdir(exist_ok=True)
         while mount.ensure_unmounted(target):  # what an earlier life left: maybe with layers that were replaced
             pass
-        overlay(target, bottom, upper=upper, work=work)
+        shift = self.shift(key)
+        if shift is None:
+            overlay(target, bottom, upper=upper, work=work)
+        else:
+            self._mount_shifted(bottom, target, shift, self._root / key)
 
-    def _mount_view(self, lowers: Sequence[Path], target: Path) -> None:
+    def _mount_shifted(self, lowers: Sequence[Path], target: Path, shift: Shift, own: Path | None) -> None:
+        """Mount layers and `own` with shifted IDs, overlayfs on them, and hide them again: it holds what it needs.
+
+        overlayfs itself can't shift. It makes files as whoever mounted it, so that has to be somebody who is mapped.
+        """
+        place = self._mounts / f"{target.name}{SHIFTED}"
+        shown: list[Path] = []
+        namespace = os.open(shift.namespace, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            for number, source in enumerate([*lowers, *filter(None, [own])]):
+                shown.append(place / str(number))
+                shown[-1].mkdir(parents=True, exist_ok=True)
+                mount.bind_mapped(source, shown[-1], namespace)
+            parts = {} if own is None else {"upper": shown[-1] / "upper", "work": shown[-1] / "work"}
+            below = shown[: len(lowers)]
+            fsids.as_owner(shift.uid, shift.gid, lambda: overlay(target, below, **parts))
+        finally:
+            os.close(namespace)
+            for each in shown:
+                self._unmount_now(each)
+            with contextlib.suppress(OSError):
+                place.rmdir()
+
+    def _mount_view(self, lowers: Sequence[Path], target: Path, shift: Shift | None) -> None:
         target.mkdir()
         # Without an upper directory overlayfs wants two below; empty ones change nothing.
         padding = [self._empty / name for name in ("a", "b")][: max(0, 2 - len(lowers))]
-        overlay(target, [*padding, *lowers])
+        if shift is None:
+            overlay(target, [*padding, *lowers])
+        else:
+            self._mount_shifted([*padding, *lowers], target, shift, None)
 
     def _unmount_now(self, target: Path) -> None:
         while mount.ensure_unmounted(target):
