@@ -247,3 +247,19 @@ def test_what_cannot_propagate_is_refused(engine: Daemon, tmp_path: Path) -> Non
         assert re.search(r" /b rw\S* shared:", shown.stdout)
     finally:
         subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+def test_a_joined_container_may_expose_ports_by_its_image_and_follows_a_rename(engine: Daemon) -> None:
+    id = engine.docker("run", "-d", "--name", "base", "-h", "first", "busybox", "sleep", "60").stdout.strip()
+    engine.docker("commit", "-c", "EXPOSE 80", "base", "exposing")
+    engine.docker("create", "--name", "joined", "--network", "container:base", "--pid", "container:base", "exposing")
+    engine.docker("rename", "base", "renamed")
+    engine.docker("start", "joined")
+    found = engine.json("GET", "/containers/joined/json")
+    modes = found["HostConfig"]["NetworkMode"], found["HostConfig"]["PidMode"]
+    assert (modes, found["Config"]["Hostname"]) == ((f"container:{id}", f"container:{id}"), "first")
+    engine.json("POST", "/containers/joined/update", {"CpuShares": 100})
+    engine.docker("run", "-d", "--name", "named", "--uts", "host", "busybox", "sleep", "60")
+    engine.json("POST", "/containers/named/update", {"CpuShares": 100})
+    engine.clean()
+    engine.docker("rmi", "exposing")

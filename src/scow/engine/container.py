@@ -78,7 +78,6 @@ class Container:
         self.attachments: set[Attachment] = set()  # those that wait for a run to attach to
         self.execs: dict[str, int] = {}  # running execs: ID -> pid
         self.restart: asyncio.Task[None] | None = None
-        self.backoff_s = 0.0
         self.health: Health | None = None  # what the probes said; None without a health check
         self.removing = False
         self.removal: asyncio.Task[None] | None = None  # that of `--rm`, once it has begun

@@ -73,7 +73,7 @@ class Creation:
             name = check_name(name)
         asked, host = _split(request)
         wanted = parse_platform(platform) if platform else None
-        validation.check_container(asked, host, request.networking_config)
+        validation.check_request(asked, host, request.networking_config)
         image, image_exec, found = None, ExecConfig(), None
         if asked.image:
             found = get_image(self._store.images, asked.image)
@@ -87,10 +87,12 @@ class Creation:
         config = merge_config(asked, image_exec)
         args = arguments(config)
         host, warnings = self._complete(config, host)
-        validation.check_container(msgspec.structs.replace(config, hostname=asked.hostname), host, None)
+        validation.check_container(config, host)
         id = secrets.token_hex(32)
-        if not config.hostname and host.network_mode != "host" and not host.network_mode.startswith("container:"):
-            config = msgspec.structs.replace(config, hostname=id[:12])
+        if not config.hostname and host.network_mode != "host":
+            joined = host.network_mode.startswith("container:")
+            named = self._named(host.network_mode.partition(":")[2]).record.config.hostname if joined else id[:12]
+            config = msgspec.structs.replace(config, hostname=named)
         mounts = self._mounts.resolved(resolve_mounts(config, host, self._inherited(host)))
         endpoints = self._endpoints(host, request)
         links = self._links(host)
@@ -169,9 +171,10 @@ class Creation:
             "readonly_paths": _paths(host.readonly_paths, READONLY_PATHS, privileged),
         }
         warnings += _unmet(host)
-        for joined in (host.ipc_mode, host.pid_mode):
-            if joined.startswith("container:"):
-                self._named(joined.partition(":")[2])
+        for name in ("network_mode", "ipc_mode", "pid_mode"):
+            kind, colon, ref = str(changes.get(name, getattr(host, name))).partition(":")
+            if kind == "container" and colon:
+                changes[name] = f"container:{self._named(ref).id}"  # whatever it is called later
         if host.oom_kill_disable is None and not unified:
             changes["oom_kill_disable"] = False
         elif host.oom_kill_disable is not None and unified:

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import logging
 import signal
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from typing import Any
 
 from scow import points
@@ -64,9 +64,8 @@ class Lifecycle:
             if container.removing or state.status in ("dead", "removing"):
                 raise Conflict("container is marked for removal and cannot be started")
             self._cancel_restart(container)
-            container.backoff_s = 0.0
             try:
-                await self._run(container, restart_count=0)
+                await self._run(container, restart_count=0, backoff_s=0.0)
                 return True
             except (ScowError, OSError) as error:
                 failure = error
@@ -75,7 +74,7 @@ class Lifecycle:
             await asyncio.wait([container.removal])
         raise failure
 
-    async def _run(self, container: Container, *, restart_count: int) -> None:
+    async def _run(self, container: Container, *, restart_count: int, backoff_s: float) -> None:
         """Bring one run up; the caller holds the lock."""
         await self._table.set_state(
             container,
@@ -85,6 +84,7 @@ class Lifecycle:
             oom_killed=False,
             stopped_by_user=False,
             restart_count=restart_count,
+            backoff_s=backoff_s,
         )
         try:
             await points.at("start.recorded")
@@ -145,9 +145,19 @@ class Lifecycle:
                 )
 
     async def settle(
-        self, container: Container, exit_code: int, *, oom_killed: bool = False, error: str = "", at: int = 0
+        self,
+        container: Container,
+        exit_code: int,
+        *,
+        oom_killed: bool = False,
+        error: str = "",
+        at: int = 0,
+        schedule: bool = True,
     ) -> None:
-        """Record that a run ended and do what follows from it; the caller holds the lock."""
+        """Record that a run ended and do what follows from it; the caller holds the lock.
+
+        With `schedule` false a restart that is due is left to the caller.
+        """
         state = container.state
         finished_at = at or now_ns()
         await points.at("exit.seen")
@@ -155,8 +165,11 @@ class Lifecycle:
         restarting = not self._closing and should_restart(
             policy, exit_code, state.restart_count, stopped_by_user=state.stopped_by_user
         )
+        ran_s = (finished_at - state.started_at) / 1e9
+        backoff_s = next_backoff(0.0 if ran_s > BACKOFF_RESET_S else state.backoff_s) if restarting else 0.0
         ended = container.record.with_state(
             status="restarting" if restarting else "exited",
+            backoff_s=backoff_s,
             pid=0,
             exit_code=exit_code,
             oom_killed=oom_killed,
@@ -180,34 +193,40 @@ class Lifecycle:
         self._emit(container, "die", exitCode=str(exit_code), execDuration=str(duration_s))
         container.ended(Outcome(exit_code, error), restarting=restarting)
         if restarting:
-            ran_s = (finished_at - state.started_at) / 1e9
-            container.backoff_s = next_backoff(0.0 if ran_s > BACKOFF_RESET_S else container.backoff_s)
-            self.schedule_restart(container, container.backoff_s)
+            if schedule:
+                self.schedule_restart(container)
         elif container.record.host_config.auto_remove:
             self._auto_remove(container)
 
-    def schedule_restart(self, container: Container, after_s: float) -> None:
-        """Start the container again in a while, as its restart policy says."""
+    def schedule_restart(self, container: Container, after: Collection[asyncio.Task[None]] = ()) -> asyncio.Task[None]:
+        """Start the container again when its back-off and `after` are over, as its restart policy says."""
+        after_s = max(0.0, container.state.backoff_s - (now_ns() - container.state.finished_at) / 1e9)
         container.restart = self._tasks.start(
-            self._restart_later(container, after_s), f"restart of {container.id[:12]}"
+            self._restart_later(container, after_s, after), f"restart of {container.id[:12]}"
         )
+        return container.restart
 
-    async def _restart_later(self, container: Container, after_s: float) -> None:
+    async def _restart_later(self, container: Container, after_s: float, after: Collection[asyncio.Task[None]]) -> None:
+        if after:
+            await asyncio.wait(after)
         await asyncio.sleep(after_s)
         async with container.lock:
             if container.state.status != "restarting":
                 return
             container.restart = None
             try:
-                await self._run(container, restart_count=container.state.restart_count + 1)
+                state = container.state
+                await self._run(container, restart_count=state.restart_count + 1, backoff_s=state.backoff_s)
             except (ScowError, OSError) as error:
                 log.warning("container %s could not be restarted: %s", container.id, error)
 
-    def start_in_background(self, container: Container) -> None:
-        """Start a container because its restart policy says so at the engine's start."""
-        self._tasks.start(self._start_quietly(container), f"start of {container.id[:12]}")
+    def start_in_background(self, container: Container, after: Collection[asyncio.Task[None]]) -> asyncio.Task[None]:
+        """Start a container because its restart policy says so at the engine's start, and `after` these others."""
+        return self._tasks.start(self._start_quietly(container, after), f"start of {container.id[:12]}")
 
-    async def _start_quietly(self, container: Container) -> None:
+    async def _start_quietly(self, container: Container, after: Collection[asyncio.Task[None]]) -> None:
+        if after:
+            await asyncio.wait(after)
         try:
             await self.start(container)
         except (ScowError, OSError) as error:
@@ -336,6 +355,8 @@ class Lifecycle:
     def close(self) -> None:
         """From now on nothing is restarted or removed by itself: the engine is stopping, its containers are not."""
         self._closing = True
+        for container in self._table:
+            self._cancel_restart(container)  # the next engine goes on with it
 
     def _emit_volumes(self, container: Container, action: str) -> None:
         for mount in container.record.mounts:

@@ -25,6 +25,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     finished_at: int = 0
     stopped_by_user: bool = False  # `unless-stopped` and `on-failure` must not start it again
     restart_count: int = 0
+    backoff_s: float = 0.0  # waited before the last restart by policy, or being waited
     ever_started: bool = False
     held_by_commit: bool = False  # frozen, or about to be, by a commit: not for longer than that takes
     remove_volumes: bool = False  # with status `removing`: its anonymous volumes go too

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 import shutil
+from collections.abc import Mapping, Set
 from pathlib import Path
 
 from scow.engine.container import Container, ContainerTable
@@ -73,22 +74,41 @@ class Recovery:
         await self._resources.reconcile(live, [container.id for container, *_ in ended])
         for container, code, error, at, oom_killed in ended:
             async with container.lock:
-                await self._lifecycle.settle(container, code, error=error, at=at or now_ns(), oom_killed=oom_killed)
+                at = at or now_ns()
+                await self._lifecycle.settle(container, code, error=error, at=at, oom_killed=oom_killed, schedule=False)
         for container in self._table:
             await self._finish(container)
 
     def start_what_is_due(self) -> None:
         """Start, in the background, containers whose restart policy says so."""
+        due: dict[str, Container] = {}
         for container in self._table:
             state = container.state
             if state.status == "restarting" and container.restart is None:
-                self._lifecycle.schedule_restart(container, 0.0)
+                due[container.id] = container
             elif state.status in ("exited", "dead") or (state.status == "created" and state.ever_started):
                 policy = container.record.host_config.restart_policy
                 if container.restart is None and should_start_at_boot(
                     policy, state.exit_code, state.restart_count, stopped_by_user=state.stopped_by_user
                 ):
-                    self._lifecycle.start_in_background(container)
+                    due[container.id] = container
+        starts: dict[str, asyncio.Task[None]] = {}
+        for id in needed_first({id: self._needed(container) & due.keys() for id, container in due.items()}):
+            after = [starts[other] for other in self._needed(due[id]) if other in starts]
+            again = due[id].state.status == "restarting"
+            start = self._lifecycle.schedule_restart if again else self._lifecycle.start_in_background
+            starts[id] = start(due[id], after)
+
+    def _needed(self, container: Container) -> set[str]:
+        """The containers that have to run before this one can: whose namespaces it joins, and to which it links."""
+        host = container.record.host_config
+        modes = (host.network_mode, host.pid_mode, host.ipc_mode)
+        found = set(container.record.links.values())
+        for mode in modes:
+            with contextlib.suppress(ScowError):  # gone, or not to be told from others: then it waits for nobody
+                if mode.startswith("container:"):
+                    found.add(self._table.get(mode.partition(":")[2]).id)
+        return found
 
     async def _adopt(self, container: Container, pid: int) -> None:
         if container.state.status == "starting":
@@ -136,3 +156,20 @@ class Recovery:
         for folder in self._containers_root.iterdir():
             if folder.name not in known:
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def needed_first(needs: Mapping[str, Set[str]]) -> list[str]:
+    """Order IDs so that each comes after those that it needs; who needs each other comes in any order."""
+    found: list[str] = []
+    seen: set[str] = set()
+
+    def visit(id: str) -> None:
+        if id not in seen:
+            seen.add(id)
+            for other in sorted(needs[id]):
+                visit(other)
+            found.append(id)
+
+    for id in needs:
+        visit(id)
+    return found

@@ -36,7 +36,7 @@ class Updates:
                 changed = merge(container, request)
             except Conflict as error:
                 raise Conflict(f"Cannot update container {container.id}: {error}") from error
-            validation.check_container(container.record.config, changed, None)
+            validation.check_container(container.record.config, changed)
             if container.state.live:
                 wanted = _limits(container.record.host_config, changed, request)
                 if wanted:

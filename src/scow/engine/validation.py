@@ -22,23 +22,32 @@ RESTART_POLICIES: Final = ("", "no", "always", "unless-stopped", "on-failure")
 HEALTH_MINIMUM: Final = 1_000_000  # nanoseconds
 
 
-def check_container(config: ContainerConfig, host: HostConfig, networking: NetworkingConfig | None) -> None:
+def check_request(config: ContainerConfig, host: HostConfig, networking: NetworkingConfig | None) -> None:
+    """Raise InvalidArgument for what makes no sense in a request.
+
+    That is more than in a container: an image may expose ports, a namespace of another's bring a hostname with it.
+    """
+    check_container(config, host)
+    _check_conflicts(config, host)
+    for name, endpoint in ((networking.endpoints_config if networking else None) or {}).items():
+        if not name:
+            raise InvalidArgument("no network name was given for an endpoint")
+        if endpoint is not None and endpoint.gw_priority and not isinstance(endpoint.gw_priority, int):
+            raise InvalidArgument(f"invalid gateway priority for network {name}")
+
+
+def check_container(config: ContainerConfig, host: HostConfig) -> None:
     """Raise InvalidArgument for values that are out of range, contradict each other, or can't be had here."""
     _check_config(config)
     _check_resources(host)
     _check_restart(host)
-    _check_namespaces(config, host)
+    _check_namespaces(host)
     check_log_config(host.log_config)
     container_capabilities(host.cap_add, host.cap_drop, privileged=False, available=frozenset(capabilities.NAMES))
     if host.storage_opt:
         raise InvalidArgument("--storage-opt is supported only for overlay over xfs with 'pquota' mount option")
     if host.shm_size < 0:
         raise InvalidArgument("SHM size can not be less than 0")
-    for name, endpoint in ((networking.endpoints_config if networking else None) or {}).items():
-        if not name:
-            raise InvalidArgument("no network name was given for an endpoint")
-        if endpoint is not None and endpoint.gw_priority and not isinstance(endpoint.gw_priority, int):
-            raise InvalidArgument(f"invalid gateway priority for network {name}")
     security_options(host.security_opt)
 
 
@@ -153,11 +162,9 @@ def _check_restart(host: HostConfig) -> None:
         raise InvalidArgument("can't create 'AutoRemove' container with restart policy")
 
 
-def _check_namespaces(config: ContainerConfig, host: HostConfig) -> None:
+def _check_conflicts(config: ContainerConfig, host: HostConfig) -> None:
     mode = host.network_mode
     if mode.startswith("container:"):
-        if not mode.partition(":")[2]:
-            raise InvalidArgument("invalid network mode: invalid container format container:<name|id>")
         for wrong, name in (
             (config.hostname, "hostname and the network mode"),
             (host.links, "container type network can't be used with links. This would result in undefined behavior"),
@@ -178,6 +185,13 @@ def _check_namespaces(config: ContainerConfig, host: HostConfig) -> None:
             )
         if config.mac_address:
             raise InvalidArgument("conflicting options: mac-address and the network mode")
+    if host.uts_mode == "host" and config.hostname:
+        raise InvalidArgument("conflicting options: hostname and the UTS mode")
+
+
+def _check_namespaces(host: HostConfig) -> None:
+    if host.network_mode == "container:":
+        raise InvalidArgument("invalid network mode: invalid container format container:<name|id>")
     for entry in host.extra_hosts or []:
         parse_extra_host(entry, gateways=["0.0.0.0"])
     for mode, what in ((host.pid_mode, "PID"), (host.ipc_mode, "IPC"), (host.uts_mode, "UTS")):
@@ -189,8 +203,6 @@ def _check_namespaces(config: ContainerConfig, host: HostConfig) -> None:
             raise InvalidArgument(f"invalid {what} mode: {mode}")
     if host.cgroupns_mode not in ("", "host", "private"):
         raise InvalidArgument(f"invalid cgroup namespace mode: {host.cgroupns_mode}")
-    if host.uts_mode == "host" and config.hostname:
-        raise InvalidArgument("conflicting options: hostname and the UTS mode")
     if host.userns_mode not in ("", "host"):
         raise InvalidArgument(f"invalid USER mode: {host.userns_mode}")
     if host.isolation not in ("", "default"):

@@ -172,6 +172,8 @@ def test_after_a_reboot_policies_decide_what_runs(own_engine: Daemon) -> None:
     }
     for id in stopped.values():
         own_engine.json("POST", f"/containers/{id}/stop?t=0")
+    joins = {"RestartPolicy": {"Name": "always"}, "NetworkMode": "container:always", "PidMode": "container:always"}
+    joined = run(own_engine, "sleep 60", "joined", **joins)
     temporary = run(own_engine, "sleep 60", "temporary", AutoRemove=True)
     own_engine.docker(
         "run", "-d", "--name", "named", "-v", "things:/things", "busybox", "sh", "-c", "echo x >/things/x; sleep 60"
@@ -186,10 +188,25 @@ def test_after_a_reboot_policies_decide_what_runs(own_engine: Daemon) -> None:
     for name in ("always", "unless-stopped", "on-failure"):
         eventually(lambda name=name: state(own_engine, ids[name])["Status"] == "running", name)
     eventually(lambda: state(own_engine, stopped["always"])["Status"] == "running")  # as docker: it forgets the stop
+    eventually(lambda: state(own_engine, joined)["Status"] == "running", "what it joins was not started first")
     assert state(own_engine, stopped["unless-stopped"])["Status"] == "exited"
     assert state(own_engine, stopped["on-failure"])["Status"] == "exited"
     assert (own_engine.folder / "data/volumes/things/_data/x").read_text() == "x\n"
     assert own_engine.docker("exec", ids["always"], "echo", "works").stdout == "works\n"
+
+
+def test_a_back_off_goes_on_in_the_next_engine_and_does_not_hold_up_the_end_of_this_one(own_engine: Daemon) -> None:
+    id = run(own_engine, "exit 3", RestartPolicy={"Name": "always"})
+    eventually(lambda: inspect(own_engine, id)["RestartCount"] >= 4)
+    eventually(lambda: state(own_engine, id)["Restarting"])
+    before = time.monotonic()
+    own_engine.stop()
+    assert time.monotonic() - before < 5
+    own_engine.start()
+    count = inspect(own_engine, id)["RestartCount"]
+    assert count in (4, 5)
+    time.sleep(1)  # the fifth wait is 1.6 s, the sixth 3.2
+    assert inspect(own_engine, id)["RestartCount"] <= count + 1
 
 
 def test_a_stopped_engine_leaves_containers_and_their_network_alone(own_engine: Daemon) -> None:

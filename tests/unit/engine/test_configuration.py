@@ -10,7 +10,7 @@ from scow.engine.mounts import InvalidMount, parse_bind, parse_mount, parse_volu
 from scow.engine.names import InvalidName, check_name, random_name
 from scow.engine.record import MountRecord
 from scow.engine.system import without_password
-from scow.engine.validation import check_container, parse_host_ports, parse_port
+from scow.engine.validation import check_request, parse_host_ports, parse_port
 from scow.errors import InvalidArgument
 from scow.linux.signals import parse_signal
 from scow.oci.image_config import ExecConfig, Healthcheck
@@ -187,7 +187,7 @@ def test_values_out_of_range_are_refused_in_dockers_words(
     config: dict[str, object], host: dict[str, object], words: str
 ) -> None:
     with pytest.raises(InvalidArgument, match=words):
-        check_container(ContainerConfig(**config), HostConfig(**host), None)  # type: ignore[arg-type]  # tables
+        check_request(ContainerConfig(**config), HostConfig(**host), None)  # type: ignore[arg-type]  # tables
 
 
 @pytest.mark.parametrize(("text", "number"), [("KILL", 9), ("SIGKILL", 9), ("9", 9), ("sigterm", 15), ("RTMIN+3", 37)])

@@ -8,6 +8,7 @@ from scow.engine.attachment import Attachment, DetachKeys, parse_detach_keys
 from scow.engine.describing import command_text, human_duration, status_text
 from scow.engine.events import Events
 from scow.engine.record import State
+from scow.engine.recovery import needed_first
 from scow.engine.restart import next_backoff, should_restart, should_start_at_boot
 from scow.engine.streams import ProgressStream
 from scow.errors import InvalidArgument, NotFound
@@ -275,3 +276,9 @@ def test_states_are_told_in_dockers_words() -> None:
 
 def test_a_command_is_shown_on_one_line() -> None:
     assert command_text(["sh", "-c", "echo it's"]) == "sh -c 'echo it'\\''s'"
+
+
+def test_what_others_need_is_started_first() -> None:
+    needs = {"a": {"b", "c"}, "b": {"d"}, "c": set[str](), "d": set[str]()}
+    assert needed_first(needs) == ["d", "b", "c", "a"]
+    assert sorted(needed_first({"x": {"y"}, "y": {"x"}})) == ["x", "y"]
