@@ -89,7 +89,7 @@ class Access:
         self._anybody = Caller(None, self.rules, free=True)
         token = auth.token or Token()
         self.keys = keys = Keys(accounts, token.algorithm, token.key_life_s, max(token.life_s, auth.session_life_s))
-        self.sessions = Sessions(keys, passwords, auth.session_life_s)
+        self.sessions = Sessions(keys, passwords, auth.session_life_s, self.rules.groups)
         self.issuers = Issuers(auth.oidc)
         self.tokens: Tokens | None = None  # that we issue
         self._foreign: ForeignTokens | None = None

@@ -51,7 +51,7 @@ class Issuer:
                 raise SettingsInvalid(settings.client_secret_file, error.strerror or str(error)) from error
         self._known: tuple[float, _Discovery, ForeignKeys] | None = None
         self._asking = asyncio.Lock()
-        self._kept: dict[str, tuple[Identity, float]] = {}
+        self._kept: dict[bytes, tuple[Identity, float]] = {}  # by the token's hash: tokens may be long
 
     def has_issued(self, text: str) -> bool:
         """Whether a token claims to be this issuer's. Nothing is verified."""
@@ -62,7 +62,8 @@ class Issuer:
 
         `nonce` is that of the login which it is to belong to, None where a client has brought it.
         """
-        kept = self._kept.get(text) if nonce is None else None
+        key = sha256(text.encode()).digest()
+        kept = self._kept.get(key) if nonce is None else None
         if kept is not None:
             return kept[0] if time.time() < kept[1] else None
         _, keys = await self._discover()
@@ -72,7 +73,7 @@ class Issuer:
         who = self._identity(claims)
         if len(self._kept) >= _KEPT_LIMIT:
             self._kept.clear()
-        self._kept[text] = (who, float(claims["exp"]))
+        self._kept[key] = (who, float(claims["exp"]))
         return who
 
     def _is_good(self, claims: dict[str, Any], nonce: str | None) -> bool:

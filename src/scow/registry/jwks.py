@@ -30,7 +30,9 @@ FRESH_S: Final = 3600.0
 PAUSE_S: Final = 60.0
 TIMEOUT_S: Final = 10.0
 DOCUMENT_LIMIT: Final = 1 << 20
-TOKEN_LIMIT: Final = 16 << 10
+TOKEN_LIMIT: Final = 128 << 10
+RETRY_S: Final = 5.0
+"""Who does not answer is not asked again for so long: requests fail at once rather than wait in a row."""
 LEEWAY_S: Final = 30
 """Clocks differ by so much."""
 
@@ -55,9 +57,22 @@ class Peer:
             except OSError as error:
                 raise SettingsInvalid(ca, error.strerror or str(error)) from error
         self._session: aiohttp.ClientSession | None = None
+        self._failed: dict[str, tuple[float, IssuerUnreachable]] = {}  # by URL, with the time (monotonic)
 
     async def ask(self, url: str, form: dict[str, str] | None = None, **headers: str) -> tuple[int, dict[str, Any]]:
         """GET a document, or POST a form; status and object. Raises IssuerUnreachable."""
+        failed_at, failure = self._failed.get(url, (0.0, None))
+        if failure is not None and time.monotonic() - failed_at < RETRY_S:
+            raise failure
+        try:
+            answer = await self._ask(url, form, headers)
+        except IssuerUnreachable as error:
+            self._failed[url] = (time.monotonic(), error)
+            raise
+        self._failed.pop(url, None)
+        return answer
+
+    async def _ask(self, url: str, form: dict[str, str] | None, headers: dict[str, str]) -> tuple[int, dict[str, Any]]:
         if self._session is None:
             timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
             self._session = aiohttp.ClientSession(timeout=timeout, headers={"Accept": "application/json"})
@@ -115,6 +130,8 @@ class ForeignKeys:
         return None
 
     async def _read(self, age_s: float) -> None:
+        if self._keys and time.monotonic() - self._read_at < age_s:
+            return  # perhaps they are being read anew: nobody else need wait for that
         async with self._reading:
             if time.monotonic() - self._read_at < age_s:
                 return

@@ -31,6 +31,11 @@ class Rules:
         self._kept: dict[tuple[Identity | None, str], frozenset[str]] = {}
 
     @property
+    def groups(self) -> frozenset[str]:
+        """Groups that rules name."""
+        return frozenset(group for rule in self._auth.rules for group in rule.groups)
+
+    @property
     def anonymous_may_pull(self) -> bool:
         """Whether there is anything that somebody without a name may read."""
         return self._auth.anonymous_pull or any(rule.anonymous and _grants(rule, "pull") for rule in self._auth.rules)

@@ -31,6 +31,8 @@ from scow.registry.traces import Traces
 KEEP_ALIVE_S: Final = 90
 """Idle connections stay for so long; clients' pools count on a minute."""
 READ_BUFFER_SIZE: Final = 512 << 10
+LINE_LIMIT: Final = 64 << 10
+"""Bytes of a request's line or of one header: tokens of issuers with many groups are long."""
 LINGER_S: Final = 5
 BACKLOG: Final = 1024
 
@@ -125,6 +127,8 @@ class Server:
             logger=http_log,
             keepalive_timeout=KEEP_ALIVE_S,
             read_bufsize=READ_BUFFER_SIZE,
+            max_line_size=LINE_LIMIT,
+            max_field_size=LINE_LIMIT,
             lingering_time=LINGER_S,
             auto_decompress=False,  # a blob is the bytes that were sent, whatever Content-Encoding says
         )

@@ -29,10 +29,12 @@ class _Session(msgspec.Struct, frozen=True):
 class Sessions:
     """Makes and reads the cookies."""
 
-    def __init__(self, keys: Keys, passwords: Passwords, life_s: float) -> None:
+    def __init__(self, keys: Keys, passwords: Passwords, life_s: float, groups: frozenset[str]) -> None:
+        """`groups` are those that any rule names: an issuer's others would make a cookie larger than browsers take."""
         self._keys = keys
         self._passwords = passwords
         self._life_s = life_s
+        self._groups = groups
         self._kept: dict[str, _Session] = {}
 
     async def begin(self, call: Call, identity: Identity) -> tuple[str, str]:
@@ -41,7 +43,7 @@ class Sessions:
         claims: dict[str, Any] = {
             "aud": AUDIENCE,
             "sub": identity.name,
-            "groups": sorted(identity.groups),
+            "groups": sorted(identity.groups & self._groups),
             "proof": await self._proof(identity.name) if identity.local else "",
             "exp": now + int(self._life_s),
         }

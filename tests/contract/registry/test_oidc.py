@@ -136,6 +136,14 @@ class TestBrowser:
         assert issuer.url.encode() in answer.body
         assert (await tab("GET", "/-/login")).status == 200
 
+    async def test_a_cookie_holds_the_groups_that_matter(self, tab: Tab, issuer: FakeIssuer) -> None:
+        issuer.claims["groups"] = [f"a group of the company with the number {number}" for number in range(900)] + [
+            "dev"
+        ]
+        await tab("GET", await tab.begin())
+        assert len(tab.jar["scow-session"]) < 1000  # browsers take 4096
+        assert (await tab("GET", "/-/repositories/team/app")).status == 404
+
     async def test_an_unknown_issuer(self, tab: Tab) -> None:
         assert (await tab("GET", "/-/oidc/nobody")).status == 404
 
@@ -210,6 +218,21 @@ class TestTokens:
         monkeypatch.setattr(jwks, "PAUSE_S", 0.0)  # a minute later
         assert (await tab("GET", "/v2/", Authorization=f"Bearer {token}")).status == 200
         assert issuer.asked_for_keys == 2
+
+    async def test_a_long_token_is_taken(self, tab: Tab, issuer: FakeIssuer) -> None:
+        token = issuer.token(groups=["dev", *(f"group number {number}" for number in range(400))])
+        assert len(token) > 8190
+        assert (await tab("GET", "/v2/", Authorization=f"Bearer {token}")).status == 200
+        assert (await tab("GET", "/v2/", Authorization=basic("oidc", token))).status == 200
+
+    async def test_an_issuer_that_is_away_is_not_asked_by_each_request(self, tab: Tab, issuer: FakeIssuer) -> None:
+        token = issuer.token()
+        await issuer.stop()
+        bearer = f"Bearer {token}"
+        assert (await tab("GET", "/v2/", Authorization=bearer)).status == 503
+        await issuer.start(int(issuer.url.rsplit(":", 1)[1]))
+        assert (await tab("GET", "/v2/", Authorization=bearer)).status == 503
+        assert issuer.asked_for_keys == 0
 
     async def test_without_the_issuer_known_keys_go_on_and_passwords_too(
         self, tab: Tab, running: Running, issuer: FakeIssuer
