@@ -4,6 +4,7 @@ import base64
 import concurrent.futures
 import json
 import os
+import re
 import socket
 import time
 from collections.abc import Iterator
@@ -163,6 +164,24 @@ def test_the_ignore_file_keeps_files_from_copies(engine: Daemon) -> None:
     messages = build(engine, "FROM busybox\nCOPY . /all\nRUN cd /all && find . | sort", files)
     assert ".\n./.dockerignore\n./Dockerfile\n./a\n./keep.log\n" in text(messages)
     assert "not found" in error_of(build(engine, "FROM busybox\nCOPY sub/x /", files))
+
+
+def test_exclusions_are_relative_to_each_source(engine: Daemon) -> None:
+    names = ("home.txt", "home.md", "d/a.log", "d/e/b.log", "d/k", "d/e/c.txt")
+    dockerfile = """
+    FROM busybox
+    COPY --exclude=*.txt hom* /files/
+    COPY --exclude=*.log d /one/
+    COPY --exclude=**/*.log --exclude=!e/b.log d /most/
+    COPY --exclude=e d /flat/
+    COPY --parents --exclude=d/e d/*/* d/k /whole/
+    RUN cd /; find files one most flat whole -type f | sort
+    """
+    said = text(build(engine, dockerfile, dict.fromkeys(names, b"")))
+    assert [line for line in said.splitlines() if re.fullmatch(r"\w+(/[\w.]+)+", line)] == [
+        *("files/home.md", "flat/a.log", "flat/k", "most/e/b.log", "most/e/c.txt", "most/k"),
+        *("one/e/b.log", "one/e/c.txt", "one/k", "whole/d/k"),
+    ]
 
 
 def test_owners_and_modes(engine: Daemon) -> None:

@@ -49,7 +49,12 @@ class _Pattern:
         return path == self.text
 
 
-def _tokens(pattern: str) -> list[tuple[str, str]]:
+def compile_name(pattern: str) -> re.Pattern[str]:
+    """A pattern for one name, in which two stars are no more than one; to be matched. Raises BadPattern."""
+    return re.compile(_assembled(_tokens(pattern, directories=False)), re.DOTALL)
+
+
+def _tokens(pattern: str, *, directories: bool = True) -> list[tuple[str, str]]:
     """The pattern as wildcards and, between them, regular expressions of fixed width. Raises BadPattern."""
     tokens: list[tuple[str, str]] = []
     literal: list[str] = []
@@ -58,14 +63,14 @@ def _tokens(pattern: str) -> list[tuple[str, str]]:
         if literal:
             tokens.append(("", "".join(literal)))
             literal.clear()
-        if not (kind == _ANY_DIRECTORIES and tokens and tokens[-1][0] == kind):  # twice is no more than once
+        if not (tokens and tokens[-1][0] == kind):  # twice is no more than once
             tokens.append((kind, ""))
 
     at = 0
     while at < len(pattern):
         letter = pattern[at]
         at += 1
-        if letter == "*" and pattern.startswith("*", at):
+        if letter == "*" and directories and pattern.startswith("*", at):
             at += 1
             if pattern.startswith("/", at) and at + 1 <= len(pattern):
                 at += 1

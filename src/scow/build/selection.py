@@ -5,7 +5,6 @@ Go's filepath.Match, within one name each.
 """
 
 import contextlib
-import fnmatch
 import hashlib
 import posixpath
 import re
@@ -13,10 +12,11 @@ import stat
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple
 
+from scow.build.ignore import BadPattern, compile_name
 from scow.build.suggest import did_you_mean, nearest
 from scow.build.trees import ContextRefused, Tree, find, join, walk
 from scow.errors import InvalidArgument
-from scow.store.tree import Node, shown
+from scow.store.tree import Node
 
 _WILD: Final = re.compile(rb"[*?\[\\]")
 
@@ -158,55 +158,11 @@ def _named(tree: Tree, path: bytes, node: Node, pattern: bytes) -> list[tuple[by
 
 def compile_match(pattern: bytes) -> Callable[[bytes], object]:
     """Go's filepath.Match for one name. Raises InvalidArgument for a pattern that makes no sense."""
-    text, at, parts = pattern.decode("utf-8", "surrogateescape"), 0, []
-    while at < len(text):
-        letter = text[at]
-        at += 1
-        if letter == "*":
-            parts.append("[^/]*")
-        elif letter == "?":
-            parts.append("[^/]")
-        elif letter == "\\" and at < len(text):
-            parts.append(re.escape(text[at]))
-            at += 1
-        elif letter == "[":
-            end = text.find("]", at + (2 if text[at : at + 1] == "^" else 1))
-            if end < 0:
-                raise InvalidArgument(f"syntax error in pattern: {shown(pattern)}")
-            inner = text[at:end]
-            negated = inner.startswith("^")
-            inner = re.sub(r"([\[&~|])", r"\\\1", inner[1:] if negated else inner)
-            parts.append(f"[{'^' if negated else ''}{inner}]")
-            at = end + 1
-        else:
-            parts.append(re.escape(letter))
     try:
-        compiled = re.compile("".join(parts), re.DOTALL)
-    except re.error as error:
-        raise InvalidArgument(f"syntax error in pattern: {shown(pattern)}") from error
-    return lambda name: compiled.fullmatch(name.decode("utf-8", "surrogateescape"))
-
-
-def excluding(patterns: Sequence[str]) -> Keep:
-    """What COPY --exclude leaves: patterns as in .dockerignore, relative to the source."""
-    compiled = [re.compile(_exclusion(pattern)) for pattern in patterns]
-
-    def keep(path: bytes, node: Node) -> bool:
-        text = path.decode("utf-8", "surrogateescape")
-        return not any(each.fullmatch(text) for each in compiled)
-
-    return keep if compiled else everything
-
-
-def _exclusion(pattern: str) -> str:
-    parts = []
-    for part in posixpath.normpath(pattern).lstrip("/").split("/"):
-        if part == "**":
-            parts.append("(?:.*/)?")
-        else:
-            parts.append(fnmatch.translate(part)[4:-3].replace(".*", "[^/]*") + "/")
-    text = "".join(parts).removesuffix("/")
-    return f"{text}(?:/.*)?"
+        compiled = compile_name(pattern.decode("utf-8", "surrogateescape"))
+    except BadPattern as error:
+        raise InvalidArgument(str(error)) from error
+    return lambda name: compiled.match(name.decode("utf-8", "surrogateescape"))
 
 
 def digest(tree: Tree, selections: Sequence[Selected], keep: Keep, *, owners: bool) -> str:

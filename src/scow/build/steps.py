@@ -4,7 +4,6 @@ import asyncio
 import posixpath
 import re
 import secrets
-import shutil
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
@@ -17,6 +16,7 @@ from scow.build import instructions as kinds
 from scow.build.cache import Record, Sources, step_key
 from scow.build.compose import Composer, Owner, parse_chmod
 from scow.build.context import Context
+from scow.build.copy_sources import CopySources
 from scow.build.emulation import why_not
 from scow.build.flights import Say
 from scow.build.image_state import ImageState
@@ -24,15 +24,11 @@ from scow.build.layering import compose_layer
 from scow.build.mounts import Mount
 from scow.build.run_mounts import SCRIPT, Origins, RunMounts
 from scow.build.runner import CommandFailed, RunRequest
-from scow.build.selection import Keep, NothingFound, Selected, digest, everything, excluding, select
-from scow.build.sources import Remote, archive_tree, inline_tree, is_remote
+from scow.build.selection import Keep, NothingFound, everything
 from scow.build.tools import Build
-from scow.build.trees import DirectoryTree, Tree
 from scow.errors import InvalidArgument, NotSupported, ScowError
 from scow.oci.digest import DiffID
 from scow.runtime.user import UnknownGroup, UnknownUser, resolve_user
-from scow.store.snapshots import finish
-from scow.store.tree import Node
 
 _MAX_ID: Final = 2**31 - 1
 _ONLY_HEREDOC: Final = re.compile(r"<<-?\s*[\"']?([^\s\"'<>]+)[\"']?")
@@ -46,14 +42,6 @@ class Place(NamedTuple):
     state: ImageState  # what the step stands on
 
 
-class _Origin(NamedTuple):
-    tree: Tree
-    selections: Sequence[Selected]
-    keep: Keep
-    owners: bool  # the files' own count
-    archive: bool = False  # its entries replace what is in their way, as tar does
-
-
 class Steps:
     """Executes the steps of one build."""
 
@@ -61,10 +49,9 @@ class Steps:
         self._build = build
         self._store = build.tools.store
         self._cache = build.tools.cache
-        self._context = context
         self._origins = origins
-        self._ignored = ignored
         self._mounts = RunMounts(build, context, origins, ignored)
+        self._sources = CopySources(build, context, origins, ignored)
 
     async def perform(
         self,
@@ -222,11 +209,11 @@ class Steps:
         handed_over = False
         try:
             try:
-                origins = await self._origins_of(stack, one)
+                origins = await self._sources.open(stack, one)
             except NothingFound as error:
                 why = error.elsewhere if one.source_stage else str(error)
                 raise InvalidArgument(f"{one.NAME} failed: {why}") from error
-            sources = await self._sources_of(origins, one, owner)
+            sources = await self._sources.digests(origins, one, owner)
             if sources.several and not destination.endswith("/"):
                 raise InvalidArgument(
                     f"When using {one.NAME} with more than one source file, "
@@ -261,92 +248,6 @@ class Steps:
             if not handed_over:
                 await stack.aclose()
         return record, created_by
-
-    async def _sources_of(self, origins: Sequence[_Origin], one: kinds.Copy, owner: Owner | None) -> Sources:
-        """What is copied, by digests of it all."""
-        several = sum(len(origin.selections) for origin in origins) > 1 or len(one.sources) + len(one.inline) > 1
-        digests = await finish(
-            asyncio.to_thread(
-                lambda: [
-                    digest(each.tree, each.selections, each.keep, owners=each.owners and owner is None)
-                    for each in origins
-                ]
-            )
-        )
-        return Sources(digests=tuple(digests), several=several, shown=_digest_of(origins, digests, several))
-
-    async def _origins_of(self, stack: AsyncExitStack, one: kinds.Copy) -> list[_Origin]:
-        folder = self._build.tools.folder / f"copy-{secrets.token_hex(8)}"
-        stack.push_async_callback(asyncio.to_thread, shutil.rmtree, folder, True)
-        excluded = excluding(one.exclude)
-        found: list[_Origin] = []
-        tree: Tree
-        ignored: Keep
-        if one.source_stage:
-            layers = await self._origins.layers_of(one.source_stage)
-            tree, ignored, owners = (
-                DirectoryTree(await stack.enter_async_context(self._store.snapshots.view(layers))),
-                everything,
-                True,
-            )
-        else:
-            tree, ignored, owners = self._context.tree, self._ignored, False
-            await stack.enter_async_context(self._context.used())
-
-        def keep(path: bytes, node: Node) -> bool:
-            return ignored(path, node) and excluded(path, node)
-
-        if (
-            isinstance(one, kinds.Add)
-            and one.checksum
-            and (len(one.sources) + len(one.inline) > 1 or not is_remote(one.sources[0]))
-        ):
-            raise InvalidArgument("checksum requires a single source, from HTTP(S) or git")
-        wanted = everything if ignored is everything and excluded is everything else keep
-        for source in one.sources:
-            if isinstance(one, kinds.Add) and is_remote(source):
-                options = self._build.options
-                remote = Remote(
-                    source,
-                    options.git_access,
-                    checksum=one.checksum,
-                    keep_git_dir=one.keep_git_dir,
-                    epoch=options.epoch,
-                )
-                fetched = await remote.fetch(folder)
-                if remote.material is not None:
-                    self._build.materials.append(remote.material)
-                if one.unpack and (inner := await archive_tree(fetched, folder)) is not None:
-                    stack.callback(inner.close)
-                    found.append(_Origin(inner, [Selected(b"", inner.root, b"")], everything, True, True))
-                else:
-                    selections = (
-                        await asyncio.to_thread(select, fetched, remote.folder or ".")
-                        if remote.is_git
-                        else [Selected(name, node, name) for name, node in fetched.children(b"", fetched.root)]
-                    )
-                    found.append(_Origin(fetched, selections, excluded, False))
-                continue
-            selections = await asyncio.to_thread(select, tree, source, wanted, parents=one.parents)
-            plain: list[Selected] = []
-            for each in selections:
-                inner = None
-                if isinstance(one, kinds.Add) and one.unpack is not False and not each.node.is_directory:
-                    inner = await archive_tree(tree, folder, each.path, each.node)
-                if inner is None:
-                    plain.append(each)
-                else:
-                    stack.callback(inner.close)
-                    found.append(_Origin(inner, [Selected(b"", inner.root, b"")], everything, True, True))
-            if plain:
-                found.append(_Origin(tree, plain, wanted, owners))
-        if one.inline:
-            inner = await asyncio.to_thread(inline_tree, {each.name: each.text for each in one.inline}, folder)
-            stack.callback(inner.close)
-            found.append(
-                _Origin(inner, [Selected(n, node, n) for n, node in inner.children(b"", inner.root)], everything, False)
-            )
-        return found
 
     async def _owner(self, state: ImageState, one: kinds.Copy) -> Owner | None:
         if not one.chown:
@@ -402,15 +303,6 @@ class Steps:
             return None
 
         return await self.perform(place, key, shown, work, created_by)
-
-
-def _digest_of(origins: Sequence[_Origin], names: Sequence[str], several: bool) -> str:
-    """What docker's history calls the files of a copy, by digests of each."""
-    if several or len(names) != 1:
-        return f"multi:{step_key(names)}"
-    selections = origins[0].selections
-    kind = "dir" if len(selections) == 1 and selections[0].node.is_directory and not selections[0].name else "file"
-    return f"{kind}:{names[0]}"
 
 
 def _pretend(say: Say) -> None:

@@ -1,14 +1,16 @@
 """Which files COPY means."""
 
+import contextlib
 import io
 import tarfile
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
 from scow.build.context import take_tar
-from scow.build.selection import Keep, NothingFound, Selected, digest, everything, excluding, kept_below, select
+from scow.build.selection import Keep, NothingFound, Selected, digest, everything, kept_below, select
 from scow.build.trees import ContextRefused, DirectoryTree, SpooledTree, Tree
 from scow.errors import InvalidArgument
 
@@ -126,10 +128,16 @@ def test_what_is_kept_out_is_not_there(tree: Tree) -> None:
     assert [path for path, _ in kept_below(tree, folder.path, folder.node, keep)] == [b"d/e.txt"]
 
 
-def test_excluded_names_are_left_out_at_every_depth(tree: Tree) -> None:
-    keep = excluding(["**/*.txt"])
-    assert [path for path, _ in kept_below(tree, b"", tree.root, keep) if path.endswith(b".txt")] == []
-    assert excluding([]) is everything
+@pytest.mark.parametrize("pattern", ["*a" * 60 + "b", "**" * 40 + "a*b", "?" * 200 + "*" * 200])
+def test_no_pattern_takes_long(tmp_path: Path, pattern: str) -> None:
+    spooled = take_tar(io.BytesIO(packed({"a" * 200: b""})), tmp_path / "long")
+    try:
+        began = time.monotonic()
+        with contextlib.suppress(NothingFound):
+            select(spooled, pattern)
+        assert time.monotonic() - began < 1
+    finally:
+        spooled.close()
 
 
 def key(content: bytes, folder: Path, **changes: int) -> str:
