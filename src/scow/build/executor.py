@@ -29,9 +29,9 @@ from scow.build.selection import Keep, everything
 from scow.build.squash import squash
 from scow.build.steps import Place, Steps, command_of
 from scow.build.tools import Build
-from scow.errors import NotFound, ScowError
+from scow.errors import InvalidArgument, NotFound, ScowError
 from scow.oci.digest import DiffID
-from scow.oci.image_config import ExecConfig
+from scow.oci.image_config import MAX_CONFIG_SIZE, ExecConfig
 from scow.oci.platform import host_platform
 from scow.wire.progress import ProgressMessage
 
@@ -289,6 +289,7 @@ class _StageRun:
         self.state = state
         self.scope = scope
         self._cmd_set = False
+        self._told = 0  # characters of the history so far
         filtered = self._options.no_cache_filter
         self._cached = not self._options.no_cache and not (
             filtered and (stage.name in filtered or str(stage.index) in filtered)
@@ -399,9 +400,10 @@ class _StageRun:
     async def _note(self, number: int, shown: str, config: Any, more: Any = None) -> None:
         nop = " ".join([*shell_of(config), "#(nop)"])  # the shell after it: docker notes SHELL so
         created_by = f"{nop}  {shown}"
-        record = await self._steps.note(
-            self._place(number), self.state, shown, [msgspec.json.encode(config).decode(), more], created_by
-        )
+        encoded = msgspec.json.encode(config)
+        if len(encoded) > MAX_CONFIG_SIZE:
+            raise InvalidArgument(f"the image's config would become larger than {MAX_CONFIG_SIZE} bytes")
+        record = await self._steps.note(self._place(number), self.state, shown, [encoded.decode(), more], created_by)
         self._then(created_by, record, config)
 
     @property
@@ -412,6 +414,9 @@ class _StageRun:
     def _then(self, created_by: str, record: Record, config: Any = None) -> None:
         epoch = self._options.epoch
         at = record.created_at if epoch is None else epoch * 1_000_000_000
+        self._told += len(created_by)
+        if self._told > MAX_CONFIG_SIZE:
+            raise InvalidArgument(f"the image's history would become larger than {MAX_CONFIG_SIZE} bytes")
         self.state = self.state.then(created_by, at, config=config, diff_id=record.diff_id, key=record.key)
 
 

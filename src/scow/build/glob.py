@@ -84,11 +84,17 @@ def without_suffix(text: str, pattern: str, *, longest: bool) -> str:
     return text if end is None else text[: len(text) - end]
 
 
-def replaced(text: str, pattern: str, replacement: str, *, everywhere: bool) -> str:
-    """`text` with `replacement` where the pattern matches, first or everywhere. Raises ValueError for a bad pattern."""
-    glob, parts, at = Glob(pattern), [], 0
+def replaced(text: str, pattern: str, replacement: str, *, everywhere: bool, limit: int) -> str:
+    """`text` with `replacement` where the pattern matches, first or everywhere.
+
+    Raises ValueError for a bad pattern, and for a result of more than `limit` characters.
+    """
+    glob, parts, at, size = Glob(pattern), [], 0, len(text)
     while (found := glob.search(text, at)) is not None:
         parts += [text[at : found[0]], replacement]
+        size += len(replacement)
+        if size > limit + len(text):
+            raise ValueError(f"it would become longer than {limit} characters")
         at = found[1]
         if not everywhere:
             break

@@ -5,7 +5,9 @@ The rules are a small shell's: single quotes keep everything, double quotes all 
 (`\\`, or a backtick by directive) takes the next character as it is, in double quotes only `"`, `$` and itself.
 """
 
+import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -18,6 +20,11 @@ SPACE: Final = (
 )
 """What separates words, as Go's unicode.IsSpace sees it."""
 _SPECIAL: Final = frozenset("@*#?-$!0")
+LONGEST: Final = 1 << 20
+"""How many characters a text may become: a few lines could ask for more than there is memory."""
+_MOST_READ: Final = 4 * LONGEST  # what is read on the way counts once for each level that it goes through
+_PATTERN_WORK: Final = 1 << 26  # characters of a value times those of a pattern
+_SPACES: Final = re.compile(f"[{SPACE}]")
 _DEEPEST: Final = 40
 """How many `${a:-${b:-...}}` may be inside each other."""
 
@@ -70,6 +77,8 @@ class Words:
         """Read `text` with the variables of `env`. Raises WordError."""
         reader = _Reader(text, env, self)
         result = reader.until(None)
+        if len(result) > LONGEST:
+            raise WordError(f"it would become longer than {LONGEST} characters")
         return Expansion(result, tuple(reader.words.finish()), frozenset(reader.used), frozenset(reader.unset))
 
 
@@ -82,11 +91,13 @@ class _Splitter:
         self._inside = False
 
     def add(self, text: str) -> None:
-        for letter in text:
-            if letter in SPACE:
-                self._end()
-            else:
-                self.add_raw(letter)
+        first, *others = _SPACES.split(text)
+        if first:
+            self.add_raw(first)
+        for piece in others:
+            self._end()
+            if piece:
+                self.add_raw(piece)
 
     def add_raw(self, text: str) -> None:
         self._word.append(text)
@@ -109,6 +120,7 @@ class _Reader:
         self._text, self._env, self._how = text, env, how
         self._at = 0
         self._depth = 0
+        self._size = 0
         self.words = _Splitter()
         self.used: set[str] = set()
         self.unset: set[str] = set()
@@ -127,6 +139,7 @@ class _Reader:
         result: list[str] = []
         keep_escapes = keep_escapes or how.keep_escapes
         words = self.words if stop is None else _Splitter()
+        ordinary = _ordinary(how.escape, stop or "")
         while letter := self._peek():
             if letter == stop:
                 self._at += 1
@@ -143,12 +156,20 @@ class _Reader:
                 if piece or self._peek():
                     words.add_raw(piece)
             else:
-                piece = self._next()
+                found = ordinary.match(self._text, self._at)
+                piece = found[0] if found else letter
+                self._at += len(piece)
                 words.add(piece)
             result.append(piece)
+            self._grow(piece)
         if stop is not None:
             raise WordError(f"unexpected end of statement while looking for matching {stop}")
         return "".join(result)
+
+    def _grow(self, piece: str) -> None:
+        self._size += len(piece)
+        if self._size > _MOST_READ:
+            raise WordError(f"it would become longer than {LONGEST} characters")
 
     def _single_quoted(self) -> str:
         end = self._text.find("'", self._at + 1)
@@ -161,13 +182,19 @@ class _Reader:
     def _double_quoted(self, keep_escapes: bool) -> str:
         self._at += 1
         result: list[str] = []
+        ordinary = _ordinary(self._how.escape, "")
         while letter := self._peek():
+            if found := ordinary.match(self._text, self._at):
+                self._at = found.end()
+                result.append(found[0])
+                continue
             if letter == '"':
                 self._at += 1
                 inside = "".join(result)
                 return f'"{inside}"' if self._how.keep_quotes else inside
             if letter == "$":
                 result.append(self._variable())
+                self._grow(result[-1])
                 continue
             self._at += 1
             if letter == self._how.escape:
@@ -263,14 +290,22 @@ class _Reader:
             return self._text[start : self._at] if self._how.keep_unset else ""
         if self._how.escape != "\\":
             pattern = _with_backslashes(pattern, self._how.escape)
+        if len(value) * len(pattern) > _PATTERN_WORK:
+            raise WordError(f"{name} and the pattern are too long for a substitution")
         try:
             if sign == "#":
                 return without_prefix(value, pattern, longest=longest)
             if sign == "%":
                 return without_suffix(value, pattern, longest=longest)
-            return replaced(value, pattern, replacement, everywhere=longest)
+            return replaced(value, pattern, replacement, everywhere=longest, limit=LONGEST)
         except ValueError as error:
             raise WordError(f"invalid pattern ({pattern}) in substitution: {error}") from error
+
+
+@lru_cache(maxsize=64)
+def _ordinary(escape: str, stop: str) -> re.Pattern[str]:
+    """As many letters as mean nothing but themselves."""
+    return re.compile(f"[^$'\"{re.escape(escape)}{re.escape(stop)}]+")
 
 
 def _with_backslashes(pattern: str, escape: str) -> str:

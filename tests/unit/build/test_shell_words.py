@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scow.build.shell_words import WordError, Words, expand, expand_words
+from scow.build.shell_words import LONGEST, WordError, Words, expand, expand_words
 
 ENV = {"str": "foobarbaz", "e": "", "FOO": "/bar", "sp": "a b", "x": "1", "path": "/usr/local/bin", "star": "a*b?c"}
 
@@ -153,3 +153,18 @@ def test_whatever_is_written_is_expanded_or_refused(text: str, env: dict[str, st
 @given(st.text(st.characters(exclude_characters="$'\"\\"), max_size=40))
 def test_text_without_notation_stays(text: str) -> None:
     assert expand(text, {}) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "$A" * 20,
+        '"' + "$A" * 20 + '"',
+        "${A//a/$A}",
+        "${B:-" * 30 + "$A$A$A$A$A" + "}" * 30,
+        "${A##*" + "a*" * 5000 + "b}",
+    ],
+)
+def test_no_text_grows_beyond_all_bounds(text: str) -> None:
+    with pytest.raises(WordError, match=r"longer than|too long"):
+        expand(text, {"A": "a" * (LONGEST // 8)})
