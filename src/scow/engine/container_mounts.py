@@ -20,7 +20,7 @@ from scow.errors import InvalidArgument, NotFound
 from scow.linux.mount import mount_of
 from scow.oci.digest import DiffID, Digest
 from scow.runtime.bundle import BundleMount
-from scow.store.snapshots import Shift
+from scow.store.overlay import Shift
 from scow.store.store import Store
 from scow.wire.host_config import HostConfig
 

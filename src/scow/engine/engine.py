@@ -54,7 +54,7 @@ from scow.network.networks import Networks as NetworkDriver
 from scow.oci.digest import Digest
 from scow.oci.media_types import Compression
 from scow.store.layers import Snapshotter
-from scow.store.snapshots import Shift
+from scow.store.overlay import Shift
 from scow.store.store import Store
 from scow.transfer.hosts import HostPolicy, Proxies
 from scow.transfer.registries import Registries

@@ -41,7 +41,7 @@ from scow.runtime.monitor import Alive, Exit, Exited, Lost, Monitors, NoSuchRun
 from scow.runtime.oci_runtime import OciRuntime
 from scow.runtime.selection import choose_runtimes
 from scow.runtime.user import ProcessUser, resolve_user
-from scow.store.snapshots import Shift
+from scow.store.overlay import Shift
 from scow.store.store import Store
 from scow.wire.container import ContainerConfig
 from scow.wire.exec import ExecCreateRequest

@@ -19,7 +19,7 @@ from scow.engine.config import InvalidConfig
 from scow.errors import InvalidArgument
 from scow.linux.userns import Extent, IdMap, UserNamespace, outside
 from scow.runtime.user import ProcessUser
-from scow.store.snapshots import Shift
+from scow.store.overlay import Shift
 from scow.wire.host_config import HostConfig
 
 SUBORDINATE_USERS: Final = Path("/etc/subuid")

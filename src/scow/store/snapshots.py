@@ -14,24 +14,23 @@ Directories: `root`/<key>/upper and work; mounts at `mounts`/<key>. Whatever a k
 
 import asyncio
 import contextlib
-import errno
 import os
-import re
 import secrets
 import sqlite3
 import stat
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple, Protocol, TypeVar
+from typing import Final, Protocol, TypeVar
 
 import msgspec
 
 from scow import points
 from scow.errors import Conflict, InvalidArgument, NotFound
-from scow.linux import fsids, mount
+from scow.linux import mount
 from scow.oci.digest import DiffID
 from scow.store.database import Database
+from scow.store.overlay import Shift, overlay, shifted_overlay
 from scow.store.trash import Trash
 
 T = TypeVar("T")
@@ -39,22 +38,6 @@ T = TypeVar("T")
 MIGRATIONS: Final = ["CREATE TABLE snapshots (key TEXT PRIMARY KEY, diff_ids TEXT NOT NULL) WITHOUT ROWID"]
 
 VIEW: Final = "view-"
-SHIFTED: Final = ".shifted"
-
-# As docker's overlay2 mounts: what is in `upper` is then complete in itself, so that it can be compared and committed,
-# and moves between kernels. Each is passed explicitly, since distributions change the module's defaults.
-OPTIONS: Final = (("index", "off"), ("metacopy", "off"), ("redirect_dir", "off"), ("xino", "off"))
-
-
-_KERNEL: Final = tuple(int(number) for number in re.findall(r"\d+", os.uname().release)[:2])
-
-
-class Shift(NamedTuple):
-    """A user namespace for mounts: where it is pinned, and its root's user and group on the machine."""
-
-    namespace: Path
-    uid: int
-    gid: int
 
 
 class LowerLayers(Protocol):
@@ -372,30 +355,7 @@ class Snapshots:
         if shift is None:
             overlay(target, bottom, upper=upper, work=work)
         else:
-            self._mount_shifted(bottom, target, shift, self._root / key)
-
-    def _mount_shifted(self, lowers: Sequence[Path], target: Path, shift: Shift, own: Path | None) -> None:
-        """Mount layers and `own` with shifted IDs, overlayfs on them, and hide them again: it holds what it needs.
-
-        overlayfs itself can't shift. It makes files as whoever mounted it, so that has to be somebody who is mapped.
-        """
-        place = self._mounts / f"{target.name}{SHIFTED}"
-        shown: list[Path] = []
-        namespace = os.open(shift.namespace, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            for number, source in enumerate([*lowers, *filter(None, [own])]):
-                shown.append(place / str(number))
-                shown[-1].mkdir(parents=True, exist_ok=True)
-                mount.bind_mapped(source, shown[-1], namespace)
-            parts = {} if own is None else {"upper": shown[-1] / "upper", "work": shown[-1] / "work"}
-            below = shown[: len(lowers)]
-            fsids.as_owner(shift.uid, shift.gid, lambda: overlay(target, below, **parts))
-        finally:
-            os.close(namespace)
-            for each in shown:
-                self._unmount_now(each)
-            with contextlib.suppress(OSError):
-                place.rmdir()
+            shifted_overlay(target, bottom, shift, self._root / key)
 
     def _mount_view(self, lowers: Sequence[Path], target: Path, shift: Shift | None) -> None:
         target.mkdir()
@@ -404,45 +364,13 @@ class Snapshots:
         if shift is None:
             overlay(target, [*padding, *lowers])
         else:
-            self._mount_shifted([*padding, *lowers], target, shift, None)
+            shifted_overlay(target, [*padding, *lowers], shift)
 
     def _unmount_now(self, target: Path) -> None:
         while mount.ensure_unmounted(target):
             pass
         with contextlib.suppress(FileNotFoundError):
             target.rmdir()
-
-
-def overlay(target: Path, lowers: Sequence[Path], *, upper: Path | None = None, work: Path | None = None) -> None:
-    """Mount overlayfs at `target`: `lowers` base first; read-only without `upper` and `work`. Raises MountFailed."""
-    own = [] if upper is None or work is None else [("upperdir", upper), ("workdir", work)]
-    with contextlib.ExitStack() as stack, mount.FsContext("overlay") as context:
-        try:
-            context.set("source", "overlay")  # what `df` and `mount` show of it
-            for lower in reversed(lowers):
-                context.set("lowerdir+", _short(lower, stack))
-            for key, path in own:
-                context.set(key, _short(path, stack))
-            for key, value in OPTIONS:
-                context.set(key, value)
-            context.mounted_at(target, 0 if own else mount.MOUNT_ATTR_RDONLY)
-        except mount.MountFailed as error:
-            # Linux before 6.5 doesn't know lowerdir+. There the old call is tried, which also words its own refusal.
-            if error.errno != errno.EINVAL or _KERNEL >= (6, 5):
-                raise mount.MountFailed(error.errno, "overlay", os.fspath(target), error.messages) from None
-            overlay_by_options(target, lowers, upper=upper, work=work)
-
-
-def overlay_by_options(
-    target: Path, lowers: Sequence[Path], *, upper: Path | None = None, work: Path | None = None
-) -> None:
-    """Do what `overlay` does by mount(2), whose options end at one page: descriptors keep 127 layers within it."""
-    with contextlib.ExitStack() as stack:
-        options = ["lowerdir=" + ":".join(_by_descriptor(lower, stack) for lower in reversed(lowers))]
-        if upper is not None and work is not None:
-            options += [f"upperdir={_by_descriptor(upper, stack)}", f"workdir={_by_descriptor(work, stack)}"]
-        options += [f"{key}={value}" for key, value in OPTIONS]
-        mount.mount("overlay", target, "overlay", 0 if upper is not None else mount.MS_RDONLY, ",".join(options))
 
 
 async def finish(step: Awaitable[T]) -> T:
@@ -499,14 +427,3 @@ def _copy_attributes(source: Path, target: Path) -> None:
     os.chown(target, status.st_uid, status.st_gid)
     os.chmod(target, stat.S_IMODE(status.st_mode))
     os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))
-
-
-def _short(path: Path, stack: contextlib.ExitStack) -> str:
-    text = os.fspath(path)
-    return text if len(os.fsencode(text)) <= mount.STRING_LIMIT else _by_descriptor(path, stack)
-
-
-def _by_descriptor(path: Path, stack: contextlib.ExitStack) -> str:
-    fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    stack.callback(os.close, fd)
-    return f"/proc/self/fd/{fd}"

@@ -16,7 +16,7 @@ import pytest
 from scow.linux import mount
 from scow.oci.digest import sha256
 from scow.store.layers import EMPTY_LAYER, Layer, Layers, LayerUnsupported
-from scow.store.snapshots import overlay
+from scow.store.overlay import overlay
 from support.trees import Facts, by_gnu_tar, facts, make_tar, one_of_everything
 
 

@@ -12,12 +12,12 @@ import pytest
 from scow.errors import InvalidArgument
 from scow.linux import mount
 from scow.oci.digest import DiffID, sha256
+from scow.store.overlay import overlay_by_options
 from scow.store.snapshots import (
     LayerMissing,
     NoSuchSnapshot,
     SnapshotExists,
     Snapshots,
-    overlay_by_options,
     tree_size,
     unique,
 )
