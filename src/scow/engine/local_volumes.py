@@ -195,17 +195,20 @@ class LocalVolumes:
                 if folder.name not in names:
                     _delete(folder)
             for name in names:
-                if not self._holders.get(name):
-                    while mount.ensure_unmounted(self.path(name)):
-                        pass
-                if (self.path(name).parent / FILLING).exists():
-                    shutil.rmtree(self.path(name).parent / FILLING, ignore_errors=True)
                 try:
-                    self.make(name)
-                except OSError as error:
-                    log.error("volume %s has no folder: %s", name, error)
+                    self._settle(name)
+                except (OSError, ScowError) as error:  # the others are not to suffer
+                    log.error("volume %s can't be used: %s", name, error)
 
         await asyncio.to_thread(work)
+
+    def _settle(self, name: str) -> None:
+        if not self._holders.get(name):
+            while mount.ensure_unmounted(self.path(name)):
+                pass
+        if (self.path(name).parent / FILLING).exists():
+            shutil.rmtree(self.path(name).parent / FILLING, ignore_errors=True)
+        self.make(name)
 
     def _lock(self, name: str) -> asyncio.Lock:
         return self._locks.setdefault(name, asyncio.Lock())

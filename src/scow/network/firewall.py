@@ -296,6 +296,8 @@ table {table} {{
     }}
     chain output {{
         type nat hook output priority -100; policy accept;
+        # The kernel lets nothing leave loopback under ::1. Refused at once, clients of "localhost" go on to 127.0.0.1.
+        ip6 daddr ::1 return
         fib daddr type local jump published
     }}
     chain postrouting {{

@@ -2,6 +2,8 @@
 
 import asyncio
 import socket
+import struct
+import time
 from functools import partial
 from pathlib import Path
 
@@ -125,6 +127,9 @@ async def test_ipv6_networks_carry_traffic_and_publish(rig: Rig) -> None:
         assert in_sandbox(two, partial(ask, first.ipv6, 80)) == "fd97:5::3"
         public = next(port for port in first.ports if port.host_ip == "::")
         assert ask("fd97:5::1", public.host_port)
+        begun = time.monotonic()
+        assert unreachable("::1", public.host_port)
+        assert time.monotonic() - begun < 0.3, "refused, so that clients go on to 127.0.0.1"
     for name in ("c1", "c2"):
         await networks.release(name)
     await networks.remove("six")
@@ -166,3 +171,41 @@ async def test_a_udp_client_that_keeps_its_port_reaches_whoever_has_the_port_nex
             assert await asyncio.to_thread(server.recv, 100) == name.encode()
             server.close()
             await networks.release(name)
+
+
+async def test_sctp_is_led_to_the_container_and_back(rig: Rig, outside: Host) -> None:
+    """By raw sockets: not every kernel has SCTP itself, but its connection tracking has."""
+    networks = await rig.engine()
+    path, endpoint = await container(networks, "c1", ports=(Port(7000, "sctp"),))
+    port = endpoint.ports[0].host_port
+
+    def new_socket() -> socket.socket:
+        return socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_SCTP)
+
+    with in_sandbox(path, new_socket) as server, outside.run(new_socket) as client:
+        server.settimeout(5)
+        client.settimeout(5)
+        client.sendto(sctp(9999, port, tag=0, chunk=bytes([1]) + INIT[1:]), (outside.ours, 0))
+        packet, peer = await asyncio.to_thread(server.recvfrom, 1000)
+        assert (ports_of(packet), peer[0]) == ((9999, 7000), outside.address)
+        server.sendto(sctp(7000, 9999, tag=1, chunk=bytes([2]) + INIT[1:]), peer)
+        packet, peer = await asyncio.to_thread(client.recvfrom, 1000)
+        assert (ports_of(packet), peer[0]) == ((port, 9999), outside.ours)
+
+
+INIT = struct.pack(">BBHIIHHI", 1, 0, 20, 1, 65536, 1, 1, 1)  # the first chunk; INIT ACK, type 2, looks the same
+
+
+def ports_of(packet: bytes) -> tuple[int, ...]:
+    return struct.unpack_from(">HH", packet, (packet[0] & 15) * 4)
+
+
+def sctp(source: int, target: int, tag: int, chunk: bytes) -> bytes:
+    """A packet with its checksum (RFC 9260, appendix A)."""
+    head = struct.pack(">HHI", source, target, tag)
+    crc = 0xFFFFFFFF
+    for byte in head + bytes(4) + chunk:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+    return head + struct.pack("<I", crc ^ 0xFFFFFFFF) + chunk
