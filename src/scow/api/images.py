@@ -31,7 +31,9 @@ async def inspect(call: Call) -> web.StreamResponse:
     if platform is not None and manifests:
         raise InvalidArgument("conflicting options: manifests and platform options cannot both be set")
     found = await call.engine.images.inspect(call.params["name"], platform=platform, manifests=manifests)
-    return respond("images.inspect", call.version, found)
+    # docker-compose 1.x speaks the newest version that there is, and needs a field that went with 1.45.
+    old_compose = call.request.headers.get("User-Agent", "").startswith("docker-compose/1.")
+    return respond("images.inspect", min(call.version, (1, 44)) if old_compose else call.version, found)
 
 
 async def history(call: Call) -> web.StreamResponse:

@@ -80,7 +80,9 @@ def _image_created(item: dict[str, Any]) -> None:
 
 def _image_container(item: dict[str, Any]) -> None:
     item["Container"] = ""
-    item["ContainerConfig"] = to_plain(ContainerConfig())
+    # docker-compose 1.x looks here for volumes whose content goes over to a container's successor.
+    volumes = (item.get("Config") or {}).get("Volumes")
+    item["ContainerConfig"] = {**to_plain(ContainerConfig()), "Volumes": volumes}
 
 
 def _image_config_of_a_container(item: dict[str, Any]) -> None:

@@ -22,7 +22,7 @@ services:
     networks:
       front: {aliases: [www]}
   client:
-    image: busybox
+    image: kept
     command: sh -c "echo client is up; exec sleep 600"
     depends_on: [web]
     stop_grace_period: 0s
@@ -39,7 +39,11 @@ class Project:
     def __init__(self, engine: Daemon, folder: Path, version: str) -> None:
         self.engine = engine
         self.folder = folder
-        (folder / "docker-compose.yml").write_text(f'version: "{version}"\n{SERVICES}')
+        self.file = folder / "docker-compose.yml"
+        self.file.write_text(f'version: "{version}"\n{SERVICES}')
+        engine.docker("create", "--name", "base", "busybox", "true")
+        engine.docker("commit", "--change", "VOLUME /keep", "base", "kept")
+        engine.docker("rm", "base")
 
     def __call__(self, *args: str) -> str:
         done = subprocess.run(
@@ -78,8 +82,15 @@ def test_an_application_comes_up_scales_and_goes_without_a_trace(
         compose("up", "-d", "--scale", "web=3")
         after = own_engine.json("GET", "/containers/json")
         assert sorted(each["Id"] for each in before) == sorted(each["Id"] for each in after)
+        # A service that has changed is made anew, with what its image's volumes held.
+        compose("exec", "-T", "client", "touch", "/keep/this")
+        compose.file.write_text(compose.file.read_text().replace("client is up", "client is back"))
+        compose("up", "-d", "--scale", "web=3")
+        assert "client is back" in compose("logs", "client")
+        assert compose("exec", "-T", "client", "ls", "/keep") == "this\n"
     finally:
         compose("down", "-v")
+    own_engine.docker("volume", "prune", "-f")  # what went over to a successor isn't the successor's to remove
     assert own_engine.json("GET", "/containers/json?all=1") == []
     assert [each["Name"] for each in own_engine.json("GET", "/networks")] == ["bridge", "host", "none"]
     assert not own_engine.json("GET", "/volumes")["Volumes"]
