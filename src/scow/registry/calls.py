@@ -168,12 +168,16 @@ class Call:
                 raise TimedOut(f"nothing was sent for {READ_TIMEOUT_S} s") from error
             except web.RequestPayloadError as error:
                 raise BlobUploadInvalid("the body is malformed") from error
+            except ConnectionError as error:
+                # aiohttp keeps the error with the body: with its traceback it would keep every frame up to here.
+                raise ConnectionResetError(str(error)) from error.with_traceback(None)
             if not data:
                 if content.is_eof():
                     return
                 continue
             self.received += len(data)
             yield data
+            data = b""  # or it would be kept until more comes, which for a stalled client is long
 
     @property
     def remote(self) -> str:

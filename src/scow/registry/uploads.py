@@ -35,6 +35,9 @@ log = logging.getLogger("scow.registry")
 
 BATCH_SIZE: Final = 1 << 20
 """Bytes that are handed to a thread at a time: hashing releases the interpreter's lock, handing over costs."""
+HELD_LIMIT: Final = 32 << 20
+SMALL_BATCH_SIZE: Final = 64 << 10
+"""The same where all uploads together hold more than `HELD_LIMIT` in memory: many clients, or many that stall."""
 STATES_LIMIT: Final = 1024
 BUSY_TRIES: Final = 40
 BUSY_PAUSE_S: Final = 0.05
@@ -53,6 +56,7 @@ class Receiver:
         self._uploads = uploads
         self._stage = stage
         self._closing: asyncio.Task[ObjectName] | None = None
+        self._held = 0  # bytes that are in memory
         self._tail: list[bytes] = []  # the last bytes of a closing request: written when it finishes
         self.upload = upload
         self.finished = False
@@ -80,16 +84,18 @@ class Receiver:
             async for data in body:
                 batch.append(data)
                 batched += len(data)
+                self._hold(len(data))
                 total += len(data)
                 if expected is not None and total > expected:
                     break
                 if limit and start + total > limit:
                     break
-                if batched >= BATCH_SIZE:
+                if batched >= self._uploads.batch_size:
                     if writing is not None:
                         await writing
                     writing = asyncio.create_task(self._append(batch, hashing))
                     batch, batched = [], 0
+                data = b""  # not to be kept while waiting for more
             else:
                 whole = expected is None or total == expected
         finally:
@@ -114,6 +120,9 @@ class Receiver:
         except BaseException:
             self._uploads.forget(self.upload.upload_id)
             raise
+        finally:
+            self._hold(-sum(map(len, batch)))
+            batch.clear()  # an error's traceback may outlive the request
         hashing.offset = self._stage.size
 
     async def _hashing(self, name: str) -> _HashState:
@@ -132,8 +141,13 @@ class Receiver:
         closing = self._uploads.metadata.close_upload(self.upload.upload_id, digest)
         self._closing = asyncio.create_task(closing)
 
+    def _hold(self, size: int) -> None:
+        self._held += size
+        self._uploads.held_size += size
+
     async def settle(self) -> None:
         """Wait for what `announce` began, whatever became of it."""
+        self._hold(-self._held)
         if self._closing is not None:
             await asyncio.wait([self._closing])
             if not self._closing.cancelled():
@@ -180,9 +194,15 @@ class Uploads:
         self.objects = objects
         self.size_limit = size_limit
         self.metadata = metadata
+        self.held_size = 0  # bytes that all receivers hold in memory
         self._endings: set[asyncio.Task[None]] = set()
         self._states: OrderedDict[str, _HashState] = OrderedDict()
         self._known: OrderedDict[str, Upload] = OrderedDict()
+
+    @property
+    def batch_size(self) -> int:
+        """Bytes that a receiver gathers before they are written."""
+        return BATCH_SIZE if self.held_size <= HELD_LIMIT else SMALL_BATCH_SIZE
 
     @asynccontextmanager
     async def begin(self, repository: str, algorithm_name: str) -> AsyncIterator[Receiver]:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from scow.registry.settings import Settings
+from scow.registry.uploads import HELD_LIMIT, SMALL_BATCH_SIZE
 
 from .conftest import CONFIG, INDEX, LAYER, MANIFEST, Client, Running, descriptor, digest_of
 
@@ -293,6 +294,28 @@ async def test_an_upload_in_flight_ends_well_when_the_server_drains(client: Clie
     assert answer.startswith(b"HTTP/1.1 201")
     assert b"Connection: close" in answer
     writer.close()
+
+
+async def test_uploads_that_stall_hold_little_in_memory(running: Running, client: Client, settings: Settings) -> None:
+    uploads, writers = running.registry.uploads, []
+    sent = 60 * 900_000  # of each less than is usually written at once
+    for _ in range(60):
+        location = await client.begin()
+        _, writer = await asyncio.open_connection(*running.url.removeprefix("http://").split(":"))
+        writer.write(f"PATCH {location} HTTP/1.1\r\nHost: x\r\nContent-Length: 10000000\r\n\r\n".encode())
+        writer.write(bytes(900_000))
+        writers.append(writer)
+    folder = Path(settings.storage) / "uploads"
+    async with asyncio.timeout(60):
+        while (staged := sum(path.stat().st_size for path in folder.iterdir())) + uploads.held_size < sent:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+        assert uploads.held_size <= HELD_LIMIT + 60 * SMALL_BATCH_SIZE
+        assert staged > 0
+        for writer in writers:
+            writer.transport.abort()
+        while uploads.held_size:  # noqa: ASYNC110  # nothing else tells
+            await asyncio.sleep(0.05)
+    assert sum(path.stat().st_size for path in folder.iterdir()) == sent  # to go on from
 
 
 async def test_a_flood_of_query_parameters_is_refused(client: Client) -> None:
