@@ -108,29 +108,14 @@ class _Finder:
     def _deb(self, fields: dict[str, str], place: bytes) -> Iterator[Package]:
         name, version = fields.get("Package", ""), fields.get("Version", "")
         if name and version:
-            qualifiers = {"arch": fields.get("Architecture", ""), "distro": self._distro}
-            yield Package(
-                kind="deb",
-                name=name,
-                version=version,
-                purl=_purl("deb", self._release.get("ID") or "debian", name, version, qualifiers),
-                place=_text(place),
-                supplier=fields.get("Maintainer", ""),
-            )
+            supplier, arch = fields.get("Maintainer", ""), fields.get("Architecture", "")
+            yield self._package("deb", "debian", name, version, place, supplier=supplier, arch=arch)
 
     def _apk(self, fields: dict[str, str], place: bytes) -> Iterator[Package]:
         name, version = fields.get("P", ""), fields.get("V", "")
         if name and version:
-            qualifiers = {"arch": fields.get("A", ""), "distro": self._distro}
-            yield Package(
-                kind="apk",
-                name=name,
-                version=version,
-                purl=_purl("apk", self._release.get("ID") or "alpine", name, version, qualifiers),
-                place=_text(place),
-                license=_license(fields.get("L", "")),
-                supplier=fields.get("m", ""),
-            )
+            license, supplier, arch = fields.get("L", ""), fields.get("m", ""), fields.get("A", "")
+            yield self._package("apk", "alpine", name, version, place, license, supplier, arch=arch)
 
     def _rpm(self) -> Iterator[Package]:
         for path in DATABASES:
@@ -138,17 +123,33 @@ class _Finder:
             if place is None:
                 continue
             for each in read_packages(place):
-                version = f"{each.version}-{each.release}"
-                qualifiers = {"arch": each.architecture, "epoch": each.epoch, "distro": self._distro}
-                yield Package(
-                    kind="rpm",
-                    name=each.name,
-                    version=version,
-                    purl=_purl("rpm", self._release.get("ID", ""), each.name, version, qualifiers),
-                    place=_text(path),
-                    license=_license(each.license),
-                    supplier=each.vendor,
+                version, arch, epoch = f"{each.version}-{each.release}", each.architecture, each.epoch
+                yield self._package(
+                    "rpm", "", each.name, version, path, each.license, each.vendor, arch=arch, epoch=epoch
                 )
+
+    def _package(
+        self,
+        kind: str,
+        distribution: str,
+        name: str,
+        version: str,
+        place: bytes,
+        license: str = "",
+        supplier: str = "",
+        **qualifiers: str,
+    ) -> Package:
+        """A package of the system; `distribution` is whose it is, if the release doesn't say."""
+        namespace = self._release.get("ID") or distribution
+        return Package(
+            kind=kind,
+            name=name,
+            version=version,
+            purl=_purl(kind, namespace, name, version, {**qualifiers, "distro": self._distro}),
+            place=_text(place),
+            license=_license(license),
+            supplier=supplier,
+        )
 
     @property
     def _distro(self) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from scow import points
 from scow.build.attestation import encode_statement
 from scow.build.output import Annotation, Output
 from scow.build.packing import Outcome, Packed, pack
@@ -87,6 +88,7 @@ class Delivery:
             )
             manifest = packed.manifests[list(self._outcomes).index(self._main)]
             index = packed.top.digest if packed.is_index else None
+            await points.at("build.packed")
             await images.publish(msgspec.structs.replace(image, manifest=manifest.digest, index=index))
         elif state.based_on is None:
             packed = None

@@ -5,10 +5,10 @@ that its index leads to.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Final
 
 import msgspec
 
+from scow.build.attestation import REFERENCE_DIGEST, REFERENCE_TYPE
 from scow.errors import Conflict
 from scow.oci import manifest
 from scow.oci.descriptor import Descriptor, unique
@@ -22,9 +22,6 @@ from scow.store.store import Store
 from scow.transfer.documents import is_image_config
 from scow.transfer.save import PlatformMissing
 from scow.wire.image import AttestationData, ImageData, ManifestSize, ManifestSummary, UnpackedSize
-
-REFERENCE_TYPE: Final = "vnd.docker.reference.type"
-REFERENCE_DIGEST: Final = "vnd.docker.reference.digest"
 
 
 class Variant(msgspec.Struct, frozen=True, kw_only=True):

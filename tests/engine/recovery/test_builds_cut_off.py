@@ -3,6 +3,7 @@
 import http.client
 import socket
 import time
+from pathlib import Path
 
 import pytest
 
@@ -83,3 +84,18 @@ def test_killed_between_the_steps_of_a_run(own_engine: Daemon, point: str) -> No
     own_engine.start()
     assert left(own_engine) == []
     image_of(build(own_engine, "FROM busybox\nRUN echo 1 > /one\n"))
+
+
+def test_killed_before_its_image_is_there(own_engine: Daemon) -> None:
+    def kept() -> list[Path]:
+        return sorted((own_engine.folder / "data/blobs").rglob("*"))
+
+    before = kept()
+    own_engine.at("build.packed", "kill")
+    with pytest.raises((OSError, http.client.HTTPException)):
+        build(own_engine, "FROM scratch\nCOPY file /\n", {"file": b"x"}, t="cut", attest=["type=sbom"])
+    own_engine.wait_killed()
+    assert len(kept()) > len(before)
+    own_engine.start()
+    assert own_engine.request("GET", "/images/cut/json")[0] == 404
+    assert [path for path in kept() if path.is_file()] == [path for path in before if path.is_file()]
