@@ -6,6 +6,7 @@ containers, by ID, and short pieces of the engine's own work. moby 28 volume/loc
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import re
@@ -242,6 +243,8 @@ class LocalVolumes:
             raise VolumeMountFailed(path, reason) from None
         except mount.MountFailed as error:
             reason = f"failed to mount local volume: {said}: {os.strerror(error.errno).lower()}"
+            if error.errno == errno.ENODEV:
+                reason += f" (this machine's kernel has no file system {kind})"
             raise VolumeMountFailed(path, reason) from error
 
 

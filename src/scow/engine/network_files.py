@@ -15,13 +15,16 @@ from scow.network.files import (
     asking,
     hostname_file,
     hosts_file,
+    moved_hosts,
     parse_resolver,
     resolver_file,
     resolver_for,
 )
+from scow.network.model import Endpoint
 from scow.network.networks import Networks
 
 FILES: Final = {"/etc/resolv.conf": "resolv.conf", "/etc/hostname": "hostname", "/etc/hosts": "hosts"}
+_WRITTEN: Final = "resolv.conf.written"  # /etc/resolv.conf as we wrote it last
 MACHINE_RESOLVERS: Final = (Path("/etc/resolv.conf"), Path("/run/systemd/resolve/resolv.conf"))
 
 
@@ -58,21 +61,51 @@ async def write_network_files(
             hosts = _read(Path("/etc/hosts")) or hosts_file(hostname)
         else:
             hosts = hosts_file(hostname, record.config.domainname, endpoints, host.extra_hosts or (), gateways, links)
-        resolver = resolver_for(
-            _machine_resolver(shares),
-            nameservers=tuple(host.dns or config.dns),
-            search=tuple(host.dns_search or config.dns_search),
-            options=tuple(host.dns_options or config.dns_opts),
-            shares_network=shares,
-        )
-        if ours:
-            resolver = asking(ours, resolver, host.dns_options or config.dns_opts)
         (container.folder / "hosts").write_text(hosts)
         (container.folder / "hostname").write_text(hostname_file(hostname))
-        (container.folder / "resolv.conf").write_text(resolver_file(resolver))
+        _write_resolver(container, config, ours)
 
     await asyncio.to_thread(write)
     return {destination: container.folder / name for destination, name in FILES.items()}
+
+
+async def move_network_files(
+    container: Container, networks: Networks, config: EngineConfig, before: Sequence[Endpoint]
+) -> None:
+    """Bring them up to date, in place, for a container that runs and was on other networks before.
+
+    They are mounted in the container one by one, and what was written there by others stays: lines of /etc/hosts, and
+    all of an /etc/resolv.conf that isn't as we left it.
+    """
+    record = container.record
+    now = networks.of_container(container.id)
+    left = [endpoint for endpoint in before if endpoint not in now]
+    joined = [endpoint for endpoint in now if endpoint not in before]
+    ours = networks.resolver_of(container.id)
+
+    def write() -> None:
+        path = container.folder / "hosts"
+        path.write_text(moved_hosts(_read(path), record.config.hostname, record.config.domainname, left, joined))
+        if _read(container.folder / _WRITTEN) in ("", _read(container.folder / "resolv.conf")):
+            _write_resolver(container, config, ours)
+
+    await asyncio.to_thread(write)
+
+
+def _write_resolver(container: Container, config: EngineConfig, ours: str) -> None:
+    host = container.record.host_config
+    shares = host.network_mode == "host"
+    resolver = resolver_for(
+        _machine_resolver(shares),
+        nameservers=tuple(host.dns or config.dns),
+        search=tuple(host.dns_search or config.dns_search),
+        options=tuple(host.dns_options or config.dns_opts),
+        shares_network=shares,
+    )
+    if ours:
+        resolver = asking(ours, resolver, host.dns_options or config.dns_opts)
+    for name in ("resolv.conf", _WRITTEN):
+        (container.folder / name).write_text(resolver_file(resolver))
 
 
 def upstreams(container: Container | None, config: EngineConfig) -> tuple[Upstream, ...]:

@@ -13,7 +13,7 @@ from scow.engine.container import Container, ContainerTable, NoSuchContainer
 from scow.engine.endpoints import check_endpoint, endpoint_request
 from scow.engine.events import Events
 from scow.engine.moments import parse_moment
-from scow.engine.network_files import upstreams, write_network_files
+from scow.engine.network_files import move_network_files, upstreams
 from scow.engine.tasks import Tasks
 from scow.errors import Conflict, Forbidden, InvalidArgument
 from scow.network import model
@@ -156,13 +156,14 @@ class Networks:
             await self._save(container, {**before, network.name: asked})
             if not container.state.live:
                 return
+            attached = self._driver.of_container(container.id)
             try:
                 wanted = endpoint_request(container.record, network, asked)
                 await self._driver.connect_running(container.id, network.id, wanted)
             except BaseException:
                 await self._save(container, before)
                 raise
-            await self._rewrite_files(container)
+            await move_network_files(container, self._driver, self._config, attached)
 
     async def disconnect(self, ref: str, request: DisconnectRequest) -> None:
         """POST /networks/{id}/disconnect. Raises NoSuchNetwork, NoSuchContainer, NotConnected, InvalidArgument.
@@ -185,6 +186,7 @@ class Networks:
             rest = {name: asked for name, asked in container.record.endpoints.items() if name != network.name}
             if len(rest) == len(container.record.endpoints):
                 raise NotConnected(container.id, network)
+            attached = self._driver.of_container(container.id)
             if container.state.live:
                 try:
                     await self._driver.disconnect(container.id, network.id, force=request.force)
@@ -193,14 +195,10 @@ class Networks:
                         raise
             await self._save(container, rest)
             if container.state.live:
-                await self._rewrite_files(container)
+                await move_network_files(container, self._driver, self._config, attached)
 
     async def _save(self, container: Container, endpoints: dict[str, EndpointSettings]) -> None:
         await self._table.save(container, msgspec.structs.replace(container.record, endpoints=endpoints))
-
-    async def _rewrite_files(self, container: Container) -> None:
-        # In place: the files are mounted in the container one by one.
-        await write_network_files(container, self._table, self._driver, self._config)
 
     def _emit(self, action: str, network: model.Network, **more: str) -> None:
         self._events.emit("network", action, network.id, {**more, "name": network.name, "type": network.driver})

@@ -54,10 +54,21 @@ def hosts_file(
         name, found = parse_extra_host(entry, gateways)
         lines += [f"{address}\t{name}\n" for address in found]
     lines += [f"{address}\t{names}\n" for address, names in links]
+    return "".join([*lines, *_own_lines(hostname, domain, endpoints)])
+
+
+def _own_lines(hostname: str, domain: str, endpoints: Iterable[Endpoint]) -> list[str]:
     names = f"{hostname}.{domain} {hostname}" if domain else hostname
-    for endpoint in endpoints:
-        lines += [f"{address}\t{names}\n" for address in (endpoint.ip, endpoint.ipv6) if address]
-    return "".join(lines)
+    return [f"{address}\t{names}\n" for each in endpoints for address in (each.ip, each.ipv6) if address]
+
+
+def moved_hosts(text: str, hostname: str, domain: str, left: Sequence[Endpoint], joined: Sequence[Endpoint]) -> str:
+    """Return /etc/hosts after its container has left and joined networks; whatever else stands there stays."""
+    gone = set(_own_lines(hostname, domain, left))
+    lines = [line for line in text.splitlines(keepends=True) if line not in gone]
+    if lines and not lines[-1].endswith("\n"):
+        lines[-1] += "\n"
+    return "".join([*lines, *(line for line in _own_lines(hostname, domain, joined) if line not in lines)])
 
 
 def parse_extra_host(entry: str, gateways: Sequence[str] = ()) -> tuple[str, Sequence[str]]:

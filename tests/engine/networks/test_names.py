@@ -115,6 +115,22 @@ def test_joining_and_renaming_change_names_at_once(engine: Daemon) -> None:
     assert engine.docker("exec", "asker", "cat", "/etc/resolv.conf").stdout == before
 
 
+def test_what_is_written_in_a_container_outlives_its_moves(engine: Daemon) -> None:
+    engine.docker("network", "create", "n")
+    run(engine, "db")
+    run(engine, "web", "--link", "db:database", "--add-host", "far:192.0.2.1")
+    engine.docker("exec", "web", "sh", "-c", "echo '192.0.2.2 mine' >> /etc/hosts")
+    before = engine.docker("exec", "web", "cat", "/etc/hosts").stdout
+    engine.docker("network", "connect", "n", "web")
+    now = engine.docker("exec", "web", "cat", "/etc/hosts").stdout
+    assert now.startswith(before)
+    assert now.removeprefix(before).startswith(address(engine, "web", "n") + "\t")
+    engine.docker("exec", "web", "sh", "-c", "echo 'nameserver 192.0.2.3' > /etc/resolv.conf")
+    engine.docker("network", "disconnect", "n", "web")
+    assert engine.docker("exec", "web", "cat", "/etc/hosts").stdout == before
+    assert engine.docker("exec", "web", "cat", "/etc/resolv.conf").stdout == "nameserver 192.0.2.3\n"
+
+
 def test_questions_go_on_to_the_servers_that_a_container_asked_for(engine: Daemon) -> None:
     engine.docker("network", "create", "n")
     run(engine, "web", "--network", "n", "--dns", "127.0.0.99", "--dns-search", "example.com")

@@ -91,6 +91,9 @@ def test_what_cannot_be_mounted_is_told_at_the_start(volumes: Daemon) -> None:
     assert f"error while mounting volume '{path}': failed to mount local volume: mount /no/such:{path}" in said
     assert "flags: 0x1000: no such file or directory" in said
     assert volumes.json("GET", "/containers/box/json")["State"]["Status"] == "created"
+    volumes.docker("volume", "create", "-o", "type=nosuchfs", "-o", "device=x", "odd")
+    said = refusal(volumes, "run", "--rm", "-v", "odd:/v", "busybox", "true")
+    assert "no such device (this machine's kernel has no file system nosuchfs)" in said
 
 
 def test_mounts_are_found_again_after_a_kill(own_engine: Daemon) -> None:
