@@ -151,7 +151,12 @@ def prune(session: Session, options: Options) -> int:
 
 def reload(session: Session, options: Options) -> None:
     """Have the engine write its firewall rules again."""
-    session.engine.call("POST", "/scow/networks/reload")
+    try:
+        session.engine.call("POST", "/scow/networks/reload")
+    except EngineError as error:
+        if error.status == 404:
+            raise CliError("this engine is not Scow: it cannot write its firewall rules again") from None
+        raise
 
 
 COMMANDS = {
