@@ -67,6 +67,13 @@ async def plugin(call: Call) -> web.StreamResponse:
     raise NotFound(f'plugin "{call.params["name"]}" not found')
 
 
+async def no_managed_plugins(call: Call) -> web.StreamResponse:
+    raise NotSupported(
+        "this engine has no managed plugins; volume plugins that serve a socket in /run/docker/plugins work: see "
+        "plugin-directories in daemon.json"
+    )
+
+
 async def no_swarm_manager(call: Call) -> web.StreamResponse:
     raise Unavailable(
         'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to connect this node to '

@@ -136,6 +136,14 @@ async def test_there_is_no_swarm(server: Server, method: str, path: str, status:
 async def test_there_are_no_plugins(server: Server) -> None:
     assert (await server.ask("GET", "/plugins")).json == []
     assert (await server.ask("GET", "/plugins/x/json")).status == 404
+    for method, path in (
+        ("GET", "/plugins/privileges?remote=x"),
+        ("POST", "/plugins/pull?remote=x"),
+        ("POST", "/plugins/some/one/enable"),
+        ("DELETE", "/plugins/some/one"),
+    ):
+        reply = await server.ask(method, path)
+        assert (reply.status, "no managed plugins" in reply.message) == (501, True)
 
 
 CREATE = "/containers/create"
