@@ -92,7 +92,9 @@ def describe(stderr: str, args: list[str] | tuple[str, ...]) -> str:
     opened = _CRUN_OPEN.search(text)
     if opened:
         reason = text.rpartition(": ")[2]
-        if reason in ("permission denied", "Operation not permitted"):  # the latter is crun's word for a folder
+        if args and not command:
+            reason = "executable file not found in $PATH"
+        elif reason in ("permission denied", "Operation not permitted"):  # the latter is crun's word for a folder
             reason = "permission denied"
         else:
             reason = f"stat {command}: {reason}"

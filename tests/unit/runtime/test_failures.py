@@ -48,6 +48,11 @@ def test_kinds_and_words(said: str, kind: type[ScowError], words: str) -> None:
     assert "OCI runtime create failed: crun create failed: " in str(error)
 
 
+def test_a_command_without_a_name_is_not_found() -> None:
+    error = start_error("open executable: Permission denied", runtime="crun", args=[""])
+    assert (type(error), 'exec: "": executable file not found in $PATH' in str(error)) == (CommandNotFound, True)
+
+
 def test_exec_has_its_own_head() -> None:
     error = start_error("executable file `nope` not found in $PATH: x", runtime="crun", args=["nope"], exec=True)
     assert str(error) == f"OCI runtime exec failed: exec failed: {NOT_FOUND}"
