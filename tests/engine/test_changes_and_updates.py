@@ -4,6 +4,7 @@ import docker
 import pytest
 
 from scow.linux import cgroup
+from scow.runtime.limits import limits_weight
 from support.daemon import Daemon
 
 
@@ -47,6 +48,19 @@ def test_limits_change_while_the_container_runs(engine: Daemon, client: str) -> 
     host = engine.json("GET", f"/containers/{box}/json")["HostConfig"]
     assert (host["Memory"], host["PidsLimit"], host["NanoCpus"]) == (96 << 20, 77, 500_000_000)
     assert host["RestartPolicy"] == {"Name": "on-failure", "MaximumRetryCount": 3}
+    update("update", "--pids-limit", "-1", "--memory-swap", "-1", box)
+    assert read_limit(box, engine, "pids", "pids.max", "pids.max") == "max"
+    assert engine.json("GET", f"/containers/{box}/json")["HostConfig"]["PidsLimit"] is None
+
+
+@pytest.mark.skipif(limits_weight(), reason="this machine can weigh block I/O")
+def test_a_limit_that_the_machine_has_not_is_discarded_with_a_warning(engine: Daemon) -> None:
+    body = {"Image": "busybox", "Cmd": ["sleep", "60"], "HostConfig": {"BlkioWeight": 300}}
+    created = engine.json("POST", "/containers/create", body)
+    updated = engine.json("POST", f"/containers/{created['Id']}/update", {"BlkioWeight": 200})
+    for reply in (created, updated):
+        assert [warning.endswith("Weight discarded.") for warning in reply["Warnings"]] == [True]
+    assert engine.json("GET", f"/containers/{created['Id']}/json")["HostConfig"]["BlkioWeight"] == 0
 
 
 def test_a_new_restart_policy_holds_at_the_next_exit(engine: Daemon, docker_py: docker.DockerClient) -> None:

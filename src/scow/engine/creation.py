@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -143,7 +144,7 @@ class Creation:
 
     def _complete(self, config: ContainerConfig, host: HostConfig) -> tuple[HostConfig, list[str]]:
         """Fill in the engine's defaults; what they mean for the caller comes as warnings."""
-        warnings: list[str] = []
+        host, warnings = discarded(host)
         mode = host.network_mode
         if mode in ("", "default"):
             mode = "bridge"
@@ -267,16 +268,24 @@ def _split(request: CreateRequest) -> tuple[ContainerConfig, HostConfig]:
     return ContainerConfig(**fields), request.host_config or HostConfig()
 
 
-def _unmet(host: HostConfig) -> list[str]:
-    """What was asked for and this machine leaves out, or what is dangerous, in docker's words."""
-    found = []
+def discarded(host: HostConfig) -> tuple[HostConfig, list[str]]:
+    """The configuration without what this machine can't do, and what was left out, in docker's words."""
+    found, changes = [], dict[str, Any]()
     if host.blkio_weight and not limits_weight():
         found.append("Your kernel does not support Block I/O weight or the cgroup is not mounted. Weight discarded.")
+        changes["blkio_weight"] = 0
     if host.blkio_weight_device and not limits_weight():
         found.append(
             "Your kernel does not support Block I/O weight_device or the cgroup is not mounted. "
             "Weight-device discarded."
         )
+        changes["blkio_weight_device"] = []
+    return msgspec.structs.replace(host, **changes), found
+
+
+def _unmet(host: HostConfig) -> list[str]:
+    """What was asked for and is dangerous, or has no effect on Linux, in docker's words."""
+    found = []
     if host.oom_kill_disable and host.memory == 0:
         found.append(
             "OOM killer is disabled for the container, but no memory limit is set, this can result in the system "

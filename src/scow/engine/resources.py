@@ -226,6 +226,10 @@ class Resources:
         """Change a running container's limits: linux.resources of the runtime-spec. Raises RuntimeFailed."""
         await self._monitors.update(container.id, limits)
 
+    async def lift_process_limit(self, container: Container) -> None:
+        """Take a running container's limit of processes away, which crun can't. Raises OSError."""
+        await asyncio.to_thread(cgroup.lift_process_limit, self.group(container))
+
     async def reopen_log(self, container: Container) -> None:
         """Have the log written to a new file. Raises NoSuchRun."""
         await self._monitors.reopen_log(container.id)

@@ -4,7 +4,7 @@ import msgspec
 
 from scow.engine import validation
 from scow.engine.container import Container, ContainerTable
-from scow.engine.creation import attributes_of
+from scow.engine.creation import attributes_of, discarded
 from scow.engine.events import Events
 from scow.engine.resources import Resources
 from scow.errors import Conflict, InvalidArgument
@@ -33,7 +33,7 @@ class Updates:
                     f'Cannot update container {container.id}: container is marked for removal and cannot be "update"'
                 )
             try:
-                changed = merge(container, request)
+                changed, warnings = discarded(merge(container, request))
             except Conflict as error:
                 raise Conflict(f"Cannot update container {container.id}: {error}") from error
             validation.check_container(container.record.config, changed)
@@ -41,9 +41,11 @@ class Updates:
                 wanted = _limits(container.record.host_config, changed, request)
                 if wanted:
                     await self._resources.update(container, wanted)
+                if container.record.host_config.pids_limit is not None and changed.pids_limit is None:
+                    await self._resources.lift_process_limit(container)
             await self._table.save(container, msgspec.structs.replace(container.record, host_config=changed))
         self._events.emit("container", "update", container.id, attributes_of(container))
-        return UpdateReply()
+        return UpdateReply(warnings=warnings or None)
 
 
 def merge(container: Container, request: UpdateRequest) -> HostConfig:
@@ -81,6 +83,4 @@ def _limits(before: HostConfig, after: HostConfig, request: UpdateRequest) -> di
     if {"memory", "memory_swap"} & set(names):
         names += ["memory", "memory_swap"]  # their order of writing is the runtime's matter, so it gets both
     wanted: dict[str, object] = limits(HostConfig(**{name: getattr(after, name) for name in set(names)}))
-    if "pids_limit" in names and after.pids_limit is None:
-        wanted["pids"] = {"limit": -1}
     return wanted

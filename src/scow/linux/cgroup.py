@@ -115,6 +115,11 @@ def oom_kills(path: str) -> int:
     return next((int(line.split()[1]) for line in text.splitlines() if line.startswith("oom_kill ")), 0)
 
 
+def lift_process_limit(path: str) -> None:
+    """Let a group have as many processes as those above it may. Raises OSError."""
+    (controller_path(path, "pids") / "pids.max").write_text("max")
+
+
 def set_frozen(path: str, frozen: bool) -> None:
     """Ask the kernel to freeze or thaw all processes of a group; see `is_frozen`. Raises OSError."""
     folder = controller_path(path, "freezer")
