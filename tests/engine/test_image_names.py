@@ -1,6 +1,7 @@
 """Which images are listed, named and removed, as dockerd 20.10 answers."""
 
 import re
+import time
 import uuid
 from collections.abc import Iterator
 
@@ -159,3 +160,16 @@ def test_without_pruning_the_parent_stays(engine: Daemon, ref: str) -> None:
     engine.docker("rmi", ref)
     assert removal(engine, "--no-prune", child) == "Deleted: ID\n"
     assert id in engine.docker("images", "-q").stdout.split()
+
+
+def test_layers_go_with_the_last_container_when_their_image_went_before(registry: Registry, own_engine: Daemon) -> None:
+    own_engine.docker("pull", "-q", "busybox")
+    box = own_engine.docker("create", "busybox").stdout.strip()
+    assert own_engine.docker("rmi", "-f", "busybox").stdout.count("Deleted: ") == 1
+    layers = own_engine.folder / "data" / "layers" / "sha256"
+    assert len(list(layers.iterdir())) == 1
+    own_engine.docker("rm", box)
+    deadline = time.monotonic() + 30
+    while list(layers.iterdir()):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)

@@ -222,7 +222,7 @@ class Engine:
         forwarding = LogForwarding(table, events)
         close.push_async_callback(forwarding.aclose)
         resources.before_run = forwarding.check
-        removal.before_files_go.append(forwarding.finish)
+        removal.before_files_go += [forwarding.finish, self._let_go_of_image]
         recovery = Recovery(table, lifecycle, removal, resources, driver, config.data_root / "containers")
         health = HealthChecks(table, resources, events, lifecycle, tasks)
         await recovery.run()
@@ -300,6 +300,12 @@ class Engine:
             for container in self._table
             if container.record.image == id or id in mounted_images(container.record)
         ]
+
+    async def _let_go_of_image(self, container: Container) -> None:
+        """Have layers collected that only this container still had: its image went before it."""
+        image = container.record.image
+        if image is not None and self._store.images.find(image) is None:
+            self._store.sweep_soon()
 
     def _image_ids(self, ref: str) -> list[Digest]:
         """The images that a filter `ancestor` means: that of the name, and those that stand on all its layers."""

@@ -4,6 +4,7 @@ What stands in the way is a conflict. A child (`docker commit` makes such) or a 
 a stopped container, or names besides the one that was meant, can, by force. Engine API, DELETE /images/{name}.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 
 import msgspec
@@ -12,7 +13,7 @@ from scow.engine.container import Container
 from scow.engine.events import Events
 from scow.engine.image_lookup import find_reference, get_image
 from scow.engine.image_manifests import ImageManifests
-from scow.errors import Conflict
+from scow.errors import Conflict, ScowError
 from scow.oci.digest import Digest, chain_id, short
 from scow.oci.platform import Platform
 from scow.oci.reference import InvalidReference, Reference, parse_reference
@@ -21,6 +22,8 @@ from scow.store.store import Store
 from scow.wire.image import DeleteItem
 
 Deletions = list[DeleteItem]
+
+log = logging.getLogger(__name__)
 
 
 class ImageInUse(Conflict):
@@ -33,6 +36,19 @@ class _Obstacle(msgspec.Struct, frozen=True):
     why: str
     hard: bool
     used: bool
+
+
+class _Batch:
+    """Images on their way out, whose layers are collected together.
+
+    `done` is what is told; `removed` the images, with how much was told by then; `needed` what they needed, None for
+    everything that nobody needs.
+    """
+
+    def __init__(self) -> None:
+        self.done: Deletions = []
+        self.removed: list[tuple[int, Image]] = []
+        self.needed: set[str] | None = set()
 
 
 class ImageRemoval:
@@ -55,20 +71,35 @@ class ImageRemoval:
         if platforms:
             dropped = await self._manifests.remove_platforms(ref, image, platforms)
             return [DeleteItem(deleted=digest) for digest in dropped]
-        done: Deletions = []
+        batch = _Batch()
+        await self._remove(ref, image, batch, force=force, prune=prune)
+        return await self._collected(batch)
+
+    async def prune(self, refs: Sequence[str]) -> Deletions:
+        """Remove all of these that nothing stands in the way of, and look for garbage of all kinds."""
+        batch = _Batch()
+        for ref in refs:
+            try:
+                await self._remove(ref, get_image(self._store.images, ref), batch, force=False, prune=True)
+            except ScowError as error:
+                log.info("image %s is not pruned: %s", ref, error)
+        batch.needed = None
+        return await self._collected(batch)
+
+    async def _remove(self, ref: str, image: Image, batch: "_Batch", *, force: bool, prune: bool) -> None:
+        done = batch.done
         named = self._reference(ref, image)
         if named is not None:
             self._check_last_name(ref, image, force)
             await self._untag_reference(named, image, done)
             if self._names(image.id):
-                return done
+                return
         elif self._has_one_name(image.id):
             # Its one name is meant by the ID: no obstacle, unlike several.
             obstacle = self._obstacle(image.id, force=force, unnamed=True)
             if obstacle is not None:
                 raise _in_use(image.id, obstacle)
-        await self._delete(image, done, force=force, prune=prune, quiet=named is not None)
-        return done
+        await self._delete(image, batch, force=force, prune=prune, quiet=named is not None)
 
     # names
 
@@ -136,7 +167,7 @@ class ImageRemoval:
             return _Obstacle(why, hard=False, used=True)
         return None
 
-    async def _delete(self, image: Image, done: Deletions, *, force: bool, prune: bool, quiet: bool) -> None:
+    async def _delete(self, image: Image, batch: "_Batch", *, force: bool, prune: bool, quiet: bool) -> None:
         """Delete the image and, with `prune`, the parents that nothing needs. `quiet`: what must stay, stays."""
         images = self._store.images
         obstacle = self._obstacle(image.id, force=force, unnamed=not quiet and self._has_one_name(image.id))
@@ -146,18 +177,34 @@ class ImageRemoval:
                 return
             raise _in_use(image.id, obstacle)
         for name in self._names(image.id):
-            await self._untag(name, parse_reference(name).familiar, image, done)
+            await self._untag(name, parse_reference(name).familiar, image, batch.done)
+        if batch.needed is not None:
+            batch.needed |= await self._store.needs_of(image)
         # With force even from under stopped containers: their snapshots keep the layers that they need.
+        self._store.sweep_soon()  # whatever becomes of us: the image is gone, and what it needed is left
         await images.remove(image.id)
-        done.append(DeleteItem(deleted=image.id))
+        batch.done.append(DeleteItem(deleted=image.id))
+        batch.removed.append((len(batch.done), image))
         self._events.emit("image", "delete", image.id, {"name": image.id})
-        gone = set((await self._store.collect()).layers)
-        for depth in range(len(image.diff_ids), 0, -1):
-            if image.diff_ids[depth - 1] in gone:
-                done.append(DeleteItem(deleted=chain_id(image.diff_ids[:depth])))
         parent = images.find(image.parent) if image.parent is not None else None
         if prune and parent is not None:
-            await self._delete(parent, done, force=False, prune=True, quiet=True)
+            await self._delete(parent, batch, force=False, prune=True, quiet=True)
+
+    async def _collected(self, batch: "_Batch") -> Deletions:
+        """Collect what the removed images needed; tell each layer that went with the last image that had it."""
+        if not batch.removed and batch.needed is not None:
+            return batch.done
+        gone = set((await self._store.collect(batch.needed)).layers)
+        done = batch.done
+        for end, image in reversed(batch.removed):
+            layers = [
+                DeleteItem(deleted=chain_id(image.diff_ids[:depth]))
+                for depth in range(len(image.diff_ids), 0, -1)
+                if image.diff_ids[depth - 1] in gone
+            ]
+            gone.difference_update(image.diff_ids)
+            done[end:end] = layers
+        return done
 
 
 def _in_use(id: Digest, obstacle: _Obstacle) -> ImageInUse:

@@ -180,6 +180,10 @@ class Images:
         """DELETE /images/{name}. Raises ImageInUse, NoSuchImage, PlatformMissing."""
         return await self._removal.remove(ref, force=force, prune=prune, platforms=platforms)
 
+    async def remove_unused(self, refs: Sequence[str]) -> Deletions:
+        """Remove all of these that are in no use."""
+        return await self._removal.prune(refs)
+
     # --- transfer
 
     async def pull(

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final
@@ -20,11 +20,10 @@ from scow.engine.removal import Removal
 from scow.engine.volumes import Volumes
 from scow.errors import Conflict, InvalidArgument, NotFound, ScowError
 from scow.oci.reference import parse_reference
-from scow.store.images import Image
 from scow.store.snapshots import tree_size
 from scow.store.store import Store
 from scow.wire.container import PruneContainersReply
-from scow.wire.image import DeleteItem, PruneImagesReply
+from scow.wire.image import PruneImagesReply
 from scow.wire.volume import PruneVolumesReply
 
 log = logging.getLogger(__name__)
@@ -89,7 +88,7 @@ class Pruning:
         validation.check_filters(filters, IMAGE_FILTERS)
         until, used_before = _moment(filters, "until"), _moment(filters, "unused-for")
         dangling = switch(filters, "dangling") is not False
-        deleted: list[DeleteItem] = []
+        refs: list[str] = []
         async with self._alone():
             before = self._store.freed
             used = {container.record.image for container in self._table}
@@ -104,19 +103,11 @@ class Pruning:
                     continue
                 config = (await self._store.images.config(image.id)).config
                 if _is_wanted((config.labels if config else None) or {}, filters):
-                    deleted += await self._remove_image(image, names)
+                    refs += [parse_reference(name).familiar for name in names] or [image.id]
+            deleted = await self._images.remove_unused(refs)
             reclaimed = self._store.freed - before
         self._events.emit("image", "prune", "", {"reclaimed": str(reclaimed)})
         return PruneImagesReply(images_deleted=deleted or None, space_reclaimed=reclaimed)
-
-    async def _remove_image(self, image: Image, names: Sequence[str]) -> Sequence[DeleteItem]:
-        done: list[DeleteItem] = []
-        for ref in [parse_reference(name).familiar for name in names] or [image.id]:
-            try:
-                done += await self._images.remove(ref, force=False, prune=True)
-            except ScowError as error:
-                log.info("image %s is not pruned: %s", ref, error)
-        return done
 
     async def volumes(self, filters: Filters, *, named: bool) -> PruneVolumesReply:
         """Remove volumes that no container refers to: anonymous ones; `named` or all=true means all of them."""

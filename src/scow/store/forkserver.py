@@ -32,6 +32,7 @@ def serve(control: socket.socket) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # ended workers vanish by themselves
     gc.collect()
     gc.freeze()  # so that the collector in a worker doesn't copy these pages by touching them
+    gc.disable()  # trees of layers have no cycles: looking for some takes a quarter of the time of 200,000 files
     me = os.getpid()
     while True:
         data, fds, _, _ = socket.recv_fds(control, 64, 1)

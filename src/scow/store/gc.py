@@ -9,7 +9,7 @@ each removal, and the stores hide what they remove before they first wait.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
 from typing import Final, Protocol
 
 import msgspec
@@ -20,7 +20,7 @@ from scow.oci import manifest
 from scow.oci.descriptor import Descriptor
 from scow.oci.digest import DiffID, Digest
 from scow.store.content import Content, NoSuchContent
-from scow.store.images import Images
+from scow.store.images import Image, Images
 from scow.store.leases import Leases
 from scow.store.snapshots import Snapshots
 
@@ -43,8 +43,8 @@ class LayerStore(Protocol):
     def all(self) -> Iterable[StoredLayer]:
         """Return every layer."""
 
-    def blobs(self, diff_id: DiffID) -> Sequence[Descriptor]:
-        """Return the layer's compressed forms that are in content."""
+    def known_blobs_of(self, diff_id: DiffID) -> Sequence[Descriptor]:
+        """Return the layer's compressed forms, whether or not they are in content."""
 
     def is_dispensable(self, digest: Digest) -> bool:
         """Return whether content is a compressed form of a layer that is here: it can be had again."""
@@ -65,6 +65,13 @@ class Collected(msgspec.Struct, frozen=True, kw_only=True):
     def size(self) -> int:
         """All bytes that were freed."""
         return self.content_size + self.layers_size
+
+
+class _References(msgspec.Struct, frozen=True):
+    """What a document leads to: documents, and blobs that lead nowhere."""
+
+    documents: tuple[Digest, ...] = ()
+    blobs: tuple[Digest, ...] = ()
 
 
 class _Reached:
@@ -107,14 +114,21 @@ class Collector:
         self._pause = pause or _pass
         self._keep_compressed = keep_compressed
         self._lock = asyncio.Lock()
-        self._references: dict[Digest, tuple[Digest, ...]] = {}
+        self._references: dict[Digest, _References] = {}
 
-    async def collect(self) -> Collected:
-        """Remove what nothing reaches and return what that was. Safe beside everything; one failing item is skipped."""
+    async def collect(self, only: Collection[str] | None = None) -> Collected:
+        """Remove what nothing reaches and return what that was. Safe beside everything; one failing item is skipped.
+
+        With `only` nothing else is looked at.
+        """
         async with self._lock:
             # Listed first: what appears later is not a candidate.
-            layers = [layer.diff_id for layer in self._layers.all()]
-            content = await self._content.all()
+            layers = [layer.diff_id for layer in self._layers.all() if only is None or layer.diff_id in only]
+            if only is None:
+                content: Iterable[Digest] = await self._content.all()
+            else:
+                with self._leases.silence():
+                    content = [digest for digest in map(Digest, only) if self._content.has(digest)]
             await self._pause("listed")
             reached = await self._reach()
             await self._pause("reached")
@@ -156,6 +170,14 @@ class Collector:
         """Don't rely on what a document referred to: it was removed."""
         self._references.pop(digest, None)
 
+    async def needs_of(self, image: Image) -> set[str]:
+        """Return the digests and diff IDs that the image alone reaches."""
+        digests: set[str] = {image.id, *image.diff_ids}
+        for diff_id in image.diff_ids:
+            digests.update(blob.digest for blob in self._layers.known_blobs_of(diff_id))
+        await self._follow(self._documents_of(image), digests)
+        return digests
+
     async def garbage(self) -> list[str]:
         """Return the digests and diff IDs that a collection would remove now."""
         async with self._lock:
@@ -183,24 +205,32 @@ class Collector:
         for image in self._images.all():
             digests.add(image.id)
             digests.update(image.diff_ids)
-            documents += [Digest(each) for each in (image.manifest, image.index) if each]
-            documents += [Digest(each.partition("@")[2]) for each in self._images.digests(image.id)]
-        with self._leases.silence():
-            for layer in self._layers.all():
-                # Leased layers too: what is about to be published again keeps its compressed form.
-                if layer.diff_id in digests or self._leases.protects(layer.diff_id):
-                    digests.update(blob.digest for blob in self._layers.blobs(layer.diff_id))
+            documents += self._documents_of(image)
+        for layer in self._layers.all():
+            # Leased layers too: what is about to be published again keeps its compressed form.
+            if layer.diff_id in digests or self._leases.protects(layer.diff_id):
+                digests.update(blob.digest for blob in self._layers.known_blobs_of(layer.diff_id))
+        await self._follow(documents, digests)
+        if not self._keep_compressed:
+            digests = {digest for digest in digests if not self._layers.is_dispensable(Digest(digest))}
+        return _Reached(digests, moment)
+
+    def _documents_of(self, image: Image) -> list[Digest]:
+        documents = [Digest(each) for each in (image.manifest, image.index) if each]
+        return documents + [Digest(each.partition("@")[2]) for each in self._images.digests(image.id)]
+
+    async def _follow(self, documents: Iterable[Digest], digests: set[str]) -> None:
+        """Add documents, and what they lead to, to `digests`."""
         pending = list(dict.fromkeys(documents))
         while pending:
             digest = pending.pop()
             if digest not in digests:
                 digests.add(digest)
-                pending += await self._references_of(digest)
-        if not self._keep_compressed:
-            digests = {digest for digest in digests if not self._layers.is_dispensable(Digest(digest))}
-        return _Reached(digests, moment)
+                found = await self._references_of(digest)
+                digests.update(found.blobs)
+                pending += found.documents
 
-    async def _references_of(self, digest: Digest) -> tuple[Digest, ...]:
+    async def _references_of(self, digest: Digest) -> "_References":
         known = self._references.get(digest)
         if known is not None:
             return known
@@ -208,14 +238,14 @@ class Collector:
             # peek, not get: looking must not make every lease that is held protect what is looked at.
             document = manifest.decode(await self._content.peek(digest, limit=manifest.MAX_DOCUMENT_SIZE))
         except NoSuchContent:
-            return ()  # not remembered: it can come yet
+            return _References()  # not remembered: it can come yet
         except ScowError:
-            found: tuple[Digest, ...] = ()  # a config or a layer: it refers to nothing
+            found = _References()  # it refers to nothing
         else:
             if isinstance(document, manifest.Index):
-                found = tuple(each.digest for each in document.manifests)
+                found = _References(documents=tuple(each.digest for each in document.manifests))
             else:
-                found = (document.config.digest, *(each.digest for each in document.layers))
+                found = _References(blobs=(document.config.digest, *(each.digest for each in document.layers)))
         if len(self._references) >= MANIFEST_CACHE_LIMIT:
             self._references.clear()
         self._references[digest] = found

@@ -145,6 +145,10 @@ class Layers:
         """Return the blobs, present in content, that inflate to this layer."""
         return [blob for blob in self._records.blobs_of(diff_id) if self._content.has(blob.digest)]
 
+    def known_blobs_of(self, diff_id: DiffID) -> list[Descriptor]:
+        """Return the blobs that are known to inflate to this layer, here or not."""
+        return self._records.blobs_of(diff_id)
+
     def known_blobs(self) -> dict[Digest, tuple[DiffID, Descriptor]]:
         """Return every blob that is known to inflate to a layer, here or not, with that layer."""
         return dict(self._records.blobs)

@@ -61,6 +61,11 @@ class Leases:
         """Protect what `digests` contains at any time, for good: what the build cache holds."""
         self._pins.append(digests)
 
+    @property
+    def held(self) -> bool:
+        """Whether somebody holds a lease now."""
+        return bool(self._held)
+
     def protects(self, digest: str) -> bool:
         """Return whether a lease that is held, or a pin, protects `digest`."""
         return any(digest in lease for lease in (*self._held, *self._pins))

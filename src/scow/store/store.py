@@ -22,7 +22,7 @@ from scow.oci.media_types import Compression
 from scow.store.content import Content
 from scow.store.database import Database
 from scow.store.gc import Collected, Collector
-from scow.store.images import Images
+from scow.store.images import Image, Images
 from scow.store.layers import Layers, Snapshotter
 from scow.store.leases import Leases
 from scow.store.paths import Paths
@@ -30,6 +30,8 @@ from scow.store.snapshots import Snapshots
 from scow.store.trash import Trash
 from scow.store.workers import Workers
 
+SWEEP_AFTER_S: Final = 5.0
+SWEEP_AGAIN_S: Final = 60.0
 WARM_LAYERS: Final = 64  # layers that stay mounted after their last use
 
 log = logging.getLogger(__name__)
@@ -90,6 +92,7 @@ class Store:
         )
         self.freed = 0  # bytes on disk that collections have freed so far
         self._collection: asyncio.Task[None] | None = None
+        self._sweep: asyncio.TimerHandle | None = None
         self._undo = contextlib.AsyncExitStack()
 
     @classmethod
@@ -135,11 +138,20 @@ class Store:
         self._collection = asyncio.create_task(self._collect_quietly())
         return removed
 
-    async def collect(self) -> Collected:
-        """Remove the content and layers that nothing needs any more; return what went."""
-        collected = await self._collector.collect()
+    async def collect(self, only: Collection[str] | None = None) -> Collected:
+        """Remove the content and layers that nothing needs any more, of `only` if given; return what went."""
+        collected = await self._collector.collect(only)
         self.freed += collected.size
         return collected
+
+    async def needs_of(self, image: Image) -> set[str]:
+        """Return the digests and diff IDs of all that the image needs: once it is removed, what to `collect`."""
+        return await self._collector.needs_of(image)
+
+    def sweep_soon(self) -> None:
+        """Look for garbage of all kinds in a while, once however often this is called: something was let go."""
+        if self._sweep is None:
+            self._sweep = asyncio.get_running_loop().call_later(SWEEP_AFTER_S, self._start_sweep)
 
     async def drop_content(self, digest: Digest) -> None:
         """Remove a document although something may refer to it: what it alone referred to is garbage from then on."""
@@ -167,7 +179,17 @@ class Store:
             await self.layers.unmount_idle()
         await self._undo.aclose()
 
+    def _start_sweep(self) -> None:
+        self._sweep = None
+        if self._collection is None or self._collection.done():
+            self._collection = asyncio.create_task(self._collect_quietly())
+        if self.leases.held:  # what it protects may be garbage when it ends
+            self._sweep = asyncio.get_running_loop().call_later(SWEEP_AGAIN_S, self._start_sweep)
+
     async def _end_collection(self) -> None:
+        if self._sweep is not None:
+            self._sweep.cancel()
+            self._sweep = None
         if self._collection is not None:
             self._collection.cancel()
             await asyncio.gather(self._collection, return_exceptions=True)
@@ -175,12 +197,12 @@ class Store:
 
     async def _collect_quietly(self) -> None:
         try:
-            collected = await self._collector.collect()
+            collected = await self.collect()
         except ScowError as error:
-            log.warning("garbage collection at start: %s", error)
+            log.warning("garbage collection: %s", error)
         else:
             if collected.size:
-                log.info("garbage collection at start freed %d bytes", collected.size)
+                log.info("garbage collection freed %d bytes", collected.size)
 
 
 def _lock(path: Path) -> int:

@@ -73,6 +73,7 @@ class Restorer:
         """
         if not anew and self._store.content.has(descriptor.digest):
             return
+        self._store.sweep_soon()  # who keeps no such blobs lets go of it again
         sources = self._sources(image for image in self._store.images.all() if diff_id in image.diff_ids)
         reason = "no registry is known to have it"
         for reference in sources:

@@ -38,7 +38,7 @@ class MemoryLayers:
     def all(self) -> list[KnownLayer]:
         return [KnownLayer(diff_id) for diff_id in self.known]
 
-    def blobs(self, diff_id: DiffID) -> list[Descriptor]:
+    def known_blobs_of(self, diff_id: DiffID) -> list[Descriptor]:
         return self.known.get(diff_id, [])
 
     def is_dispensable(self, digest: Digest) -> bool:
@@ -140,6 +140,20 @@ async def test_a_removed_image_takes_along_what_no_other_shares(yard: Yard) -> N
     await yard.images.remove(one.id)
     await yard.collector.collect()
     assert await yard.everything() == set()
+
+
+async def test_of_a_removed_image_alone_its_needs_are_collected(yard: Yard) -> None:
+    first = await yard.add("first", ["base", "one"], "x:1")
+    second = await yard.add("second", ["base", "two"], "x:2")
+    stray = await yard.content.put(b"left by a pull that failed")
+    needed = await yard.collector.needs_of(first)
+    await yard.images.remove(first.id)
+    collected = await yard.collector.collect(needed)
+    assert collected.layers == (first.diff_ids[1],)
+    assert first.id in collected.content
+    left = await yard.everything()
+    assert {stray, second.id, *second.diff_ids} <= left
+    assert (await yard.collector.collect()).content == (stray,)
 
 
 async def test_a_snapshots_layers_stay_when_its_image_goes(yard: Yard) -> None:
