@@ -1,6 +1,7 @@
 """What every page shares: escaping, the frame around the content, sizes and ages in words, headers."""
 
 import hashlib
+import re
 from html import escape
 from pathlib import Path
 from typing import Final
@@ -10,9 +11,16 @@ import msgspec
 from scow.registry.replies import Reply
 
 _HERE: Final = Path(__file__).parent
-_TYPES: Final = {"page.css": "text/css; charset=utf-8", "page.js": "text/javascript; charset=utf-8"}
+_TYPES: Final = {
+    "page.css": "text/css; charset=utf-8",
+    "page.js": "text/javascript; charset=utf-8",
+    "icon.svg": "image/svg+xml",
+}
 ASSETS: Final = {name: (_HERE / name).read_bytes() for name in _TYPES}
 ETAGS: Final = {name: hashlib.sha256(data).hexdigest()[:16] for name, data in ASSETS.items()}
+
+# Controls, marks without width, and those that change the direction of text: "gnp.exe" must not be read as "exe.png".
+_UNSEEN: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
 
 # `same-origin` rather than `no-referrer`, with which browsers would send forms with `Origin: null`.
 SECURITY: Final = (
@@ -36,8 +44,11 @@ class Viewer(msgspec.Struct, frozen=True):
 
 
 def e(value: object) -> str:
-    """A value as text of a page or of a quoted attribute."""
-    return escape(str(value), quote=True)
+    """A value as text of a page or of a quoted attribute. What would turn or hide the text around it is spelt out."""
+    text = str(value)
+    if not text.isascii() or not text.isprintable():
+        text = _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    return escape(text, quote=True)
 
 
 def size_text(size: int) -> str:
@@ -82,6 +93,7 @@ def page_reply(
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
 <title>{e(title)} · Scow registry</title>
+<link rel="icon" href="/-/assets/icon.svg?v={ETAGS["icon.svg"]}">
 <link rel="stylesheet" href="/-/assets/page.css?v={ETAGS["page.css"]}">
 <script src="/-/assets/page.js?v={ETAGS["page.js"]}" defer></script>
 </head>

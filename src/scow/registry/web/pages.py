@@ -113,7 +113,7 @@ class Pages:
         content = (
             f'<p class="path"><a href="/">Repositories</a></p><h1>{e(name)}</h1>'
             + _search(url, search, "Search tags")
-            + _table(heads, rows, "No tag matches." if search else "No tags.")
+            + _table(heads, rows, "No tag matches." if search else "No tags.", "stacked")
             + (_next(url, search, found[PAGE - 1].name) if len(found) > PAGE else "")
         )
         return page_reply(name, content, viewer=_viewer(call))
@@ -144,6 +144,14 @@ class Pages:
                     sizes[blob.digest] = blob.size
         return sum(sizes.values())
 
+    async def _here(self, name: str, document: Document) -> set[str]:
+        """Which of an index's images the repository has; those that are not looked at are taken to be there."""
+        here = {part.digest for part in document.manifests[CHILDREN:]}
+        for part in document.manifests[:CHILDREN]:
+            if await self._metadata.manifest(name, part.digest, is_digest=True) is not None:
+                here.add(part.digest)
+        return here
+
     async def _image(self, call: Call) -> Reply:
         name = call.repository
         reference, is_digest = parse_reference(call.route.reference)
@@ -165,9 +173,9 @@ class Pages:
             f"<h1>{e(shown)}</h1>",
             f'<div class="command" data-copy><code>docker pull {e(f"{host}/{name}{mark}{reference}")}</code></div>',
             _facts(facts),
-            _platforms(name, document.manifests),
+            _platforms(name, document.manifests, await self._here(name, document)),
             _layers(document.layers),
-            _history(image),
+            _history(image, document.layers),
             ("<h2>Configuration</h2>" + _facts(image.settings)) if image and image.settings else "",
             ("<h2>Annotations</h2>" + _facts(list(document.annotations.items()))) if document.annotations else "",
             await self._referrers(name, found.digest),
@@ -187,11 +195,12 @@ class Pages:
             return ""
         rows = "".join(
             f'<tr><td><a href="{_image_url(name, item.digest)}"><code>{e(_short(item.digest))}</code></a></td>'
-            f'<td>{e(item.artifact_type or item.media_type)}</td><td class="number">{size_text(item.size)}</td></tr>'
+            f"<td><code>{e(item.artifact_type or item.media_type)}</code></td>"
+            f'<td class="number">{size_text(item.size)}</td></tr>'
             for item in found
         )
         heads = '<th scope="col">Digest</th><th scope="col">Type</th><th scope="col" class="number">Manifest</th>'
-        return "<h2>Referrers: signatures, SBOMs and other artifacts</h2>" + _table(heads, rows, "")
+        return "<h2>Referrers: signatures, SBOMs and other artifacts</h2>" + _table(heads, rows, "", "stacked")
 
     async def _config(self, name: str, document: Document) -> Image | None:
         config = document.config
@@ -261,10 +270,12 @@ def _search(url: str, value: str, label: str) -> str:
     )
 
 
-def _table(heads: str, rows: str, nothing: str) -> str:
+def _table(heads: str, rows: str, nothing: str, kind: str = "") -> str:
+    """A table; of the kind `stacked` its rows become lines on narrow screens."""
     if not rows:
         return f'<div class="card"><p class="empty">{nothing}</p></div>'
-    return f'<div class="card"><table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>'
+    table = f'<table class="{kind}">' if kind else "<table>"
+    return f'<div class="card">{table}<thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>'
 
 
 def _next(url: str, search: str, last: str) -> str:
@@ -281,16 +292,23 @@ def _facts(facts: list[tuple[str, str]]) -> str:
     return f"<dl>{lines}</dl>"
 
 
-def _platforms(name: str, parts: list[Part]) -> str:
+def _platforms(name: str, parts: list[Part], here: set[str]) -> str:
     if not parts:
         return ""
     rows = "".join(
-        f'<tr><td>{e(part.platform or "any")}</td><td><a href="{_image_url(name, part.digest)}">'
-        f'<code>{e(_short(part.digest))}</code></a></td><td class="wide">{e(part.media_type)}</td></tr>'
+        f"<tr><td class='short'>{e(part.platform or 'any')}</td><td>{_child(name, part, part.digest in here)}</td>"
+        f'<td class="wide">{e(part.media_type)}</td></tr>'
         for part in parts
     )
     heads = '<th scope="col">Platform</th><th scope="col">Digest</th><th scope="col" class="wide">Media type</th>'
     return "<h2>Platforms</h2>" + _table(heads, rows, "")
+
+
+def _child(name: str, part: Part, is_here: bool) -> str:
+    code = f"<code>{e(_short(part.digest))}</code>"
+    if not is_here:  # of a copy: nobody has pulled it
+        return f'{code} <span class="quiet">not here</span>'
+    return f'<a href="{_image_url(name, part.digest)}">{code}</a>'
 
 
 def _layers(parts: list[Part]) -> str:
@@ -308,12 +326,16 @@ def _layers(parts: list[Part]) -> str:
     return "<h2>Layers</h2>" + _table(heads, rows, "")
 
 
-def _history(image: Image | None) -> str:
+def _history(image: Image | None, layers: list[Part]) -> str:
     if image is None or not image.history:
         return ""
+    made = [step for step in image.history if not step.empty]
+    # Layers belong to the steps that are not empty, in order, if there are as many of them.
+    sizes = iter(size_text(part.size) for part in layers) if len(made) == len(layers) else iter(())
     rows = "".join(
-        f'<tr><td><code>{e(step.command)}</code></td><td class="wide">{"no layer" if step.empty else ""}</td></tr>'
+        f"<tr><td><code>{e(step.command)}</code></td>"
+        f'<td class="number">{"" if step.empty else next(sizes, "")}</td></tr>'
         for step in image.history
     )
-    heads = '<th scope="col">Step</th><th scope="col" class="wide">Layer</th>'
+    heads = '<th scope="col">Step</th><th scope="col" class="number">Size</th>'
     return "<h2>History</h2>" + _table(heads, rows, "")
