@@ -28,6 +28,8 @@ SEND_TIMEOUT_S: Final = 300
 """A client that takes longer for one slice has stalled: its connection is closed."""
 SMALL_SIZE: Final = 128 << 10
 COPY_SIZE: Final = 256 << 10
+UNSENT_LIMIT: Final = 64 << 10
+"""Bytes of answers that may wait for the client when its next request is looked at."""
 JSON: Final = ("Content-Type", "application/json")
 
 
@@ -112,25 +114,11 @@ class HttpReply(web.StreamResponse):
         try:
             if transport is None or transport.is_closing():
                 raise ConnectionResetError("the client has gone")
-            head = self._head(request)
-            if isinstance(body, bytes):
-                if request.method == "HEAD":
-                    transport.write(head)
-                elif len(body) <= COPY_SIZE:
-                    transport.write(head + body)
-                else:
-                    transport.write(head)
-                    await _send_bytes(transport, request, body)
-                return
-            if isinstance(body, Flow):
-                transport.write(head)
-                await _send_flow(transport, request, body)
-                return
-            if body.count <= SMALL_SIZE and (cached := _read_cached(body)) is not None:
-                transport.write(head + cached)
-                return
-            transport.write(head)
-            await _send(transport, request, body)
+            await self._send_all(transport, request)
+            if transport.get_write_buffer_size() > UNSENT_LIMIT:
+                # A client that sends request after request and reads no answer would have them all kept here.
+                async with asyncio.timeout(SEND_TIMEOUT_S):
+                    await request.writer.drain()
         except TimeoutError as error:
             if transport is not None:
                 transport.abort()
@@ -141,6 +129,24 @@ class HttpReply(web.StreamResponse):
             elif isinstance(body, Flow):
                 await body.chunks.aclose()
             self._done()
+
+    async def _send_all(self, transport: asyncio.Transport, request: web.BaseRequest) -> None:
+        head, body = self._head(request), self._reply.body
+        if request.method == "HEAD":
+            transport.write(head)
+        elif isinstance(body, bytes) and len(body) <= COPY_SIZE:
+            transport.write(head + body)
+        elif isinstance(body, bytes):
+            transport.write(head)
+            await _send_bytes(transport, request, body)
+        elif isinstance(body, Flow):
+            transport.write(head)
+            await _send_flow(transport, request, body)
+        elif body.count <= SMALL_SIZE and (cached := _read_cached(body)) is not None:
+            transport.write(head + cached)
+        else:
+            transport.write(head)
+            await _send(transport, request, body)
 
     def _head(self, request: web.BaseRequest) -> bytes:
         reply = self._reply

@@ -318,6 +318,17 @@ async def test_uploads_that_stall_hold_little_in_memory(running: Running, client
     assert sum(path.stat().st_size for path in folder.iterdir()) == sent  # to go on from
 
 
+async def test_answers_that_nobody_reads_are_not_made(running: Running, client: Client) -> None:
+    await client.push_image("v1", annotations={"note": "x" * 50_000})
+    _, writer = await asyncio.open_connection(*running.url.removeprefix("http://").split(":"), limit=1)
+    writer.transport.pause_reading()  # type: ignore[attr-defined]
+    writer.write(b"GET /v2/test/repo/manifests/v1 HTTP/1.1\r\nHost: x\r\n\r\n" * 2000)
+    await asyncio.sleep(1)
+    answered = running.registry.metrics.value("sent_bytes")
+    assert answered < 30_000_000  # as much as the kernel's buffers take, of 100 MB
+    writer.transport.abort()
+
+
 async def test_a_flood_of_query_parameters_is_refused(client: Client) -> None:
     answer = await client("GET", "/v2/test/repo/tags/list?" + "n=1&" * 300)
     assert (answer.status, answer.codes) == (400, ["UNSUPPORTED"])
