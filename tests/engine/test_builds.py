@@ -285,6 +285,18 @@ def test_the_cache_is_shown_and_pruned(engine: Daemon) -> None:
     engine.docker("rmi", "pruned")
 
 
+def test_pruning_leaves_the_steps_that_images_came_by(engine: Daemon) -> None:
+    dockerfile = "FROM busybox\nENV A=1\nRUN echo kept > /kept\nCMD x"
+    made = build(engine, dockerfile, t="kept")
+    build(engine, "FROM busybox\nRUN echo gone > /gone")
+    engine.request("POST", "/images/prune?filters=" + quote('{"dangling":["true"]}'))
+    deleted = engine.json("POST", "/build/prune")["CachesDeleted"]
+    assert deleted
+    assert image_of(build(engine, dockerfile)) == image_of(made)
+    assert engine.json("POST", f"/build/prune?all=1&keep-storage={1 << 40}")["CachesDeleted"] is None
+    assert engine.json("POST", "/build/prune?all=1&max-used-space=1")["CachesDeleted"]
+
+
 def test_quiet_gives_the_id_alone(engine: Daemon) -> None:
     messages = build(engine, "FROM busybox\nRUN echo unheard", q=1)
     (only,) = messages

@@ -11,7 +11,7 @@ from scow.api.call import Call, empty, json_bytes
 from scow.api.image_archives import send_archive
 from scow.api.progress import serve_progress
 from scow.errors import InvalidArgument, ScowError
-from scow.wire.build import BuildRequest, SessionReply, SessionRequest
+from scow.wire.build import BuildRequest, CacheRoom, SessionReply, SessionRequest
 from scow.wire.host_config import Ulimit
 from scow.wire.message import decode, encode
 
@@ -69,9 +69,13 @@ async def forget_result(call: Call) -> web.StreamResponse:
 
 
 async def prune(call: Call) -> web.StreamResponse:
-    keep = max(_integer(call, name) for name in ("keep-storage", "reserved-space"))
+    room = CacheRoom(
+        reserved=max(_integer(call, name) for name in ("keep-storage", "reserved-space")),
+        most=_integer(call, "max-used-space"),
+        free=_integer(call, "min-free-space"),
+    )
     usage = call.engine.builds.usage
-    reply = await call.background.finish(usage.prune(call.filters(), all=call.flag("all"), keep=keep))
+    reply = await call.background.finish(usage.prune(call.filters(), all=call.flag("all"), room=room))
     return json_bytes(
         json.dumps({"CachesDeleted": reply.caches_deleted, "SpaceReclaimed": reply.space_reclaimed}).encode()
     )

@@ -7,7 +7,7 @@ from typing import Protocol
 from scow.oci.descriptor import Descriptor
 from scow.oci.platform import Platform
 from scow.wire.archive import FilesystemChange, PathStat
-from scow.wire.build import BuildRequest, PruneBuildReply, SessionRequest
+from scow.wire.build import BuildRequest, CacheRoom, PruneBuildReply, SessionRequest
 from scow.wire.check import CheckMessage
 from scow.wire.container import (
     ContainerInspect,
@@ -318,7 +318,7 @@ class Images(Protocol):
 class BuildCache(Protocol):
     """The build cache's records."""
 
-    async def prune(self, filters: Filters, *, all: bool, keep: int) -> PruneBuildReply: ...
+    async def prune(self, filters: Filters, *, all: bool, room: CacheRoom) -> PruneBuildReply: ...
 
 
 class BuildSessions(Protocol):

@@ -1,18 +1,22 @@
 """What the build cache tells about itself, and its pruning. Engine API, BuildCache and BuildPrune."""
 
+import asyncio
 import json
+import shutil
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
 from scow.build.cache import Cache
 from scow.build.cache_mounts import CacheMounts
+from scow.build.image_state import parse_created
 from scow.engine import validation
 from scow.engine.moments import parse_moment
 from scow.store.store import Store
-from scow.wire.build import CacheRecord, PruneBuildReply
+from scow.wire.build import CacheRecord, CacheRoom, PruneBuildReply
 from scow.wire.message import encode
 from scow.wire.times import format_time
 
@@ -30,10 +34,25 @@ class _Item(msgspec.Struct, frozen=True, kw_only=True):
     is_mount: bool
 
 
+def bytes_to_keep(room: CacheRoom, total: int, free: int) -> int:
+    """How many bytes of a cache stay; 0 if nothing was said, so that all of it may go. BuildKit's rules."""
+    if room == CacheRoom():
+        return 0
+    missing = room.free - free
+    keep = room.most or total
+    if missing > 0:
+        keep = min(keep, total - missing)
+    if not (room.most or room.free):
+        keep = 0
+    return max(keep, room.reserved, 1)
+
+
 class BuildCache:
     """Shows and prunes the cache of one engine."""
 
-    def __init__(self, cache: Cache, mounts: CacheMounts, store: Store) -> None:
+    def __init__(self, cache: Cache, mounts: CacheMounts, store: Store, folder: Path) -> None:
+        """`folder` is on the disk whose room counts."""
+        self._folder = folder
         self._cache = cache
         self._mounts = mounts
         self._store = store
@@ -43,16 +62,18 @@ class BuildCache:
         items = await self._items()
         return [json.loads(encode(item.record)) for item in items if item.is_mount or item.record.size]
 
-    async def prune(self, filters: Mapping[str, Sequence[str]], *, all: bool, keep: int) -> PruneBuildReply:
-        """Remove what no build uses now: without `all`, only steps whose layers no image has.
+    async def prune(self, filters: Mapping[str, Sequence[str]], *, all: bool, room: CacheRoom) -> PruneBuildReply:
+        """Remove what no build uses now: without `all`, only steps that no image came by.
 
-        `keep` bytes of what was used last stay. Raises InvalidArgument for filters that make no sense.
+        What was used last stays, as far as `room` lets it. Raises InvalidArgument for filters that make no sense.
         """
         validation.check_filters(filters, FILTERS)
         before = self._bytes()
         items = sorted(await self._items(), key=lambda item: item.used_at)
         wanted = [item for item in items if self._is_wanted(item, filters, all)]
         total = sum(item.record.size for item in items)
+        free = (await asyncio.to_thread(shutil.disk_usage, self._folder)).free
+        keep = bytes_to_keep(room, total, free)
         chosen: list[_Item] = []
         for item in wanted:
             if keep and total <= keep:
@@ -70,14 +91,19 @@ class BuildCache:
         return sum(layer.size for layer in self._store.layers.all())
 
     async def _items(self) -> list[_Item]:
-        held = {diff_id for image in self._store.images.all() for diff_id in image.diff_ids}
+        held: set[object] = set()
+        for image in self._store.images.all():
+            held.update(image.diff_ids)
+            # Steps that changed no file are known by their times, to the nanosecond.
+            history = (await self._store.images.config(image.id)).history or ()
+            held.update(parse_created(step.created) for step in history if step.empty_layer)
         items: list[_Item] = []
         for step in self._cache.all():
             record = CacheRecord(
                 id=step.key,
                 type=REGULAR,
                 description=step.description,
-                shared=step.diff_id in held,
+                shared=(step.diff_id or step.created_at) in held,
                 size=step.size,
                 created_at=format_time(step.created_at),
                 last_used_at=format_time(step.used_at) if step.used_at else None,

@@ -60,7 +60,7 @@ class Builds:
         self.results = BuildResults(store)
         self._means = Means(store, registries, events, tools, self.runs, self.sessions, self.results)
         self._running: dict[str, asyncio.Task[object]] = {}
-        self.usage = BuildCache(cache, mounts, store)
+        self.usage = BuildCache(cache, mounts, store, self._folder)
 
     @classmethod
     def open(

@@ -101,6 +101,14 @@ class CacheRecord(Message, frozen=True, kw_only=True):
     usage_count: int = 0
 
 
+class CacheRoom(msgspec.Struct, frozen=True, kw_only=True):
+    """How much of a build cache may stay, in bytes; 0 says nothing. Engine API, BuildPrune."""
+
+    reserved: int = 0  # at least so much
+    most: int = 0
+    free: int = 0  # so much of the disk is to be free
+
+
 class PruneBuildReply(SparseMessage, frozen=True, kw_only=True):
     """What POST /build/prune removed."""
 
