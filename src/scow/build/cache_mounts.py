@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from scow.store.database import Database
-from scow.store.snapshots import tree_size
+from scow.store.snapshots import finish, tree_size
 
 Fill = Callable[[Path], Awaitable[None]]
 """Puts into a new directory what it is to begin with."""
@@ -92,7 +92,7 @@ class CacheMounts:
             if is_new:
                 # Whatever a step that didn't come to its end left of it: nobody has it.
                 await asyncio.to_thread(shutil.rmtree, path, True)
-                await asyncio.to_thread(path.mkdir, 0o755, True, True)
+                await finish(asyncio.to_thread(path.mkdir, 0o755, True, True))
                 if fill is not None:
                     await fill(path)
             now = time.time_ns()

@@ -14,6 +14,7 @@ from scow.oci.manifest import Index, Manifest, decode
 from scow.oci.media_types import compression
 from scow.oci.platform import Platform
 from scow.oci.reference import Reference
+from scow.store.snapshots import finish
 from scow.store.store import Store
 from scow.transfer.archive_layout import INDEX, blob_path
 from scow.transfer.client import RegistryClient
@@ -145,7 +146,7 @@ class SentCache:
             how = compression(descriptor.media_type)
             async with self._store.layers.writer(descriptor, how, diff_id) as writer:
                 pieces = self._archive.tree.content(*found)
-                while piece := await asyncio.to_thread(next, pieces, b""):
+                while piece := await finish(asyncio.to_thread(next, pieces, b"")):
                     await writer.write(piece)
                 await writer.finish()
 

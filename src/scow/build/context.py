@@ -9,16 +9,18 @@ import contextlib
 import io
 import os
 import shutil
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Final, cast
 
 from scow.build.compose import Composer, Owner
 from scow.build.provenance import Material
 from scow.build.selection import Selected
+from scow.build.threads import made
 from scow.build.trees import ContextRefused, SpooledTree, Tree, find, read_tar
 from scow.oci.media_types import Compression
 from scow.store.compression import inflate, sniff
+from scow.store.snapshots import finish
 from scow.store.tree import LayerCorrupt, LayerTree, Node, shown
 
 SMALL: Final = 1 << 20  # bytes of a context that are taken at once
@@ -76,49 +78,55 @@ class Context:
         await asyncio.to_thread(shutil.rmtree, self.folder, True)
 
 
+async def make(work: Callable[[], Context], folder: Path) -> Context:
+    """Have a thread make a context in a folder. If that fails, or nobody wants it any more, nothing is left."""
+    try:
+        return await made(work, lambda context: context.tree.close())
+    except BaseException:
+        await finish(asyncio.to_thread(shutil.rmtree, folder, True))
+        raise
+
+
 async def receive(content: AsyncIterator[bytes], folder: Path) -> Context:
     """Take a tar in any compression into a new folder. Raises ContextRefused; then nothing is left."""
-    await asyncio.to_thread(folder.mkdir, 0o700, True)
-    try:
-        pieces: list[bytes] = []
-        size = 0
-        async for data in content:
-            pieces.append(data)
-            size += len(data)
-            if size > SMALL:
-                break
-        else:
-            source = io.BytesIO(b"".join(pieces))
-            return await asyncio.to_thread(take, source, folder)
-        return await _receive_piped(pieces, content, folder)
-    except BaseException:
-        await asyncio.to_thread(shutil.rmtree, folder, True)
-        raise
+    pieces: list[bytes] = []
+    size = 0
+    async for data in content:
+        pieces.append(data)
+        size += len(data)
+        if size > SMALL:
+            return await _receive_piped(pieces, content, folder)
+    return await make(lambda: take(io.BytesIO(b"".join(pieces)), folder), folder)
 
 
 async def _receive_piped(head: list[bytes], content: AsyncIterator[bytes], folder: Path) -> Context:
     reading, writing = os.pipe2(os.O_CLOEXEC)
     source = os.fdopen(reading, "rb", buffering=0)
-    taking = asyncio.ensure_future(asyncio.to_thread(_take_and_close, source, folder))
+    taking = asyncio.ensure_future(make(lambda: _take_and_close(source, folder), folder))
     try:
         try:
+            # A write that waits is waited for: its descriptor must not be closed, and given to another file, before.
             for data in head:
-                await asyncio.to_thread(_write_all, writing, data)
+                await finish(asyncio.to_thread(_write_all, writing, data))
             async for data in content:
-                await asyncio.to_thread(_write_all, writing, data)
+                await finish(asyncio.to_thread(_write_all, writing, data))
         except BrokenPipeError:
             pass  # it was refused: the taker says why
         finally:
             os.close(writing)
         context = await taking
-        async for _ in content:  # padding, or what follows the archive's end
-            pass
-        return context
     except BaseException:
         # The pipe is closed: the thread comes to its end by itself.
-        with contextlib.suppress(Exception):
-            (await asyncio.shield(taking)).tree.close()
+        taking.cancel()
+        await asyncio.gather(taking, return_exceptions=True)
         raise
+    try:
+        async for _ in content:  # padding, or what follows the archive's end
+            pass
+    except BaseException:
+        await finish(context.aclose())
+        raise
+    return context
 
 
 def _take_and_close(source: BinaryIO, folder: Path) -> Context:

@@ -15,7 +15,7 @@ from scow.build.context import Context
 from scow.build.ignore import BadPattern, Ignore
 from scow.build.run_mounts import Origins
 from scow.build.selection import Keep, Selected, digest, everything, select
-from scow.build.sources import Remote, archive_tree, inline_tree, is_remote
+from scow.build.sources import Remote, archive_tree, is_remote, texts_tree
 from scow.build.tools import Build
 from scow.build.trees import DirectoryTree, Tree, join
 from scow.errors import InvalidArgument
@@ -68,7 +68,7 @@ class CopySources:
                 found += await self._fetched(stack, one, source, folder, excluded)
                 continue
             plain: list[Selected] = []
-            for each in await asyncio.to_thread(select, tree, source, keep, parents=one.parents):
+            for each in await finish(asyncio.to_thread(select, tree, source, keep, parents=one.parents)):
                 inner = None
                 if isinstance(one, kinds.Add) and one.unpack is not False and not each.node.is_directory:
                     inner = await archive_tree(tree, folder, each.path, each.node)
@@ -79,7 +79,7 @@ class CopySources:
                     found.append(Origin(inner, [Selected(b"", inner.root, b"")], everything, True, True))
             found += _without(Origin(tree, plain, keep, owners), excluded, one.parents)
         if one.inline:
-            texts = await asyncio.to_thread(inline_tree, {each.name: each.text for each in one.inline}, folder)
+            texts = await texts_tree({each.name: each.text for each in one.inline}, folder)
             stack.callback(texts.close)
             named = [Selected(name, node, name) for name, node in texts.children(b"", texts.root)]
             found.append(Origin(texts, named, everything, False))
@@ -100,7 +100,7 @@ class CopySources:
             stack.callback(inner.close)
             return [Origin(inner, [Selected(b"", inner.root, b"")], everything, True, True)]
         if remote.is_git:
-            selections = await asyncio.to_thread(select, fetched, remote.folder or ".")
+            selections = await finish(asyncio.to_thread(select, fetched, remote.folder or "."))
         else:
             selections = [Selected(name, node, name) for name, node in fetched.children(b"", fetched.root)]
         return list(_without(Origin(fetched, selections, everything, False), excluded, False))

@@ -24,6 +24,7 @@ from scow.build.trees import ContextRefused, Tree, find
 from scow.errors import InvalidArgument
 from scow.oci.image_config import ExecConfig
 from scow.oci.platform import Platform
+from scow.store.snapshots import finish
 from scow.wire.progress import ProgressMessage
 
 IMAGE: Final = "docker-image://"
@@ -100,7 +101,7 @@ class NamedContexts:
             inner = None if remote.is_git else await archive_tree(fetched, folder)
             try:
                 tree: Tree = fetched if inner is None else inner
-                yield tree, await asyncio.to_thread(_folder, tree, remote.folder)
+                yield tree, await finish(asyncio.to_thread(_folder, tree, remote.folder))
             finally:
                 if inner is not None:
                     inner.close()

@@ -24,6 +24,7 @@ from scow.build.tools import Build
 from scow.build.trees import DirectoryTree, find
 from scow.errors import InvalidArgument, NotFound, Unavailable
 from scow.oci.digest import DiffID
+from scow.store.snapshots import finish
 
 SCRIPT: Final = "/dev/pipes/EOF"
 """Where a here-document that names its interpreter is mounted while it runs."""
@@ -56,7 +57,7 @@ class RunMounts:
             return ""
         tree = self._context.tree
         whole = [Selected(b"", tree.root, b"")]
-        return await asyncio.to_thread(digest, tree, whole, self._ignored, owners=False)
+        return await finish(asyncio.to_thread(digest, tree, whole, self._ignored, owners=False))
 
     async def prepare(
         self, stack: AsyncExitStack, id: str, mounts: Sequence[Mount], state: ImageState
@@ -111,10 +112,10 @@ class RunMounts:
             async def fill(top: Path, mount: Mount = mount, layers: tuple[DiffID, ...] | None = layers) -> None:
                 if layers is not None:
                     async with self._store.snapshots.view(layers) as root:
-                        await asyncio.to_thread(_copy, await self._inside(root, mount.source), top)
+                        await finish(asyncio.to_thread(_copy, await self._inside(root, mount.source), top))
 
             top = await stack.enter_async_context(self._build.tools.mounts.mounted(full, mount.sharing, fill))
-            await asyncio.to_thread(_prepare_cache, top, mount)
+            await finish(asyncio.to_thread(_prepare_cache, top, mount))
             found[name] = top
         return found
 
@@ -130,7 +131,7 @@ class RunMounts:
 
     async def _inside(self, top: Path, source: str) -> Path:
         """A path below a directory, symlinks followed in it."""
-        found = await asyncio.to_thread(find, DirectoryTree(top), os.fsencode(source.strip("/")))
+        found = await finish(asyncio.to_thread(find, DirectoryTree(top), os.fsencode(source.strip("/"))))
         if found is None:
             raise NotFound(f'failed to mount: "{source}" not found')
         return Path(os.fsdecode(os.fsencode(top) + b"/" + found[0])) if found[0] else top
@@ -158,7 +159,9 @@ class RunMounts:
         """A here-document that is to be run as a program."""
         folder = self._build.tools.run_folder / f"script-{id}"
         stack.push_async_callback(asyncio.to_thread, shutil.rmtree, folder, True)
-        await asyncio.to_thread(_write_secret, folder / "script", text.encode(), Mount(type="secret", mode=0o555))
+        await finish(
+            asyncio.to_thread(_write_secret, folder / "script", text.encode(), Mount(type="secret", mode=0o555))
+        )
         return RunMount(target=SCRIPT, source=folder / "script")
 
     # --- secrets and agents
@@ -176,7 +179,7 @@ class RunMounts:
         folder = self._build.tools.run_folder / f"secrets-{id}"
         stack.push_async_callback(asyncio.to_thread, shutil.rmtree, folder, True)
         file = folder / secrets.token_hex(8)
-        await asyncio.to_thread(_write_secret, file, value, mount)
+        await finish(asyncio.to_thread(_write_secret, file, value, mount))
         return [RunMount(target=_absolute(mount.target or f"run/secrets/{posixpath.basename(mount.id)}"), source=file)]
 
     async def _agent(self, stack: AsyncExitStack, mount: Mount, name: str) -> Path | None:

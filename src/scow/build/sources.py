@@ -20,6 +20,7 @@ import msgspec
 from scow.build.context import take_tar
 from scow.build.git import GitAccess, GitSource, check_checksum, check_out, is_git, parse_git
 from scow.build.provenance import Material
+from scow.build.threads import made
 from scow.build.trees import ContextRefused, DirectoryTree, SpooledTree, Tree
 from scow.errors import InvalidArgument, Unavailable
 from scow.store import tarheader
@@ -156,6 +157,11 @@ def inline_tree(files: dict[str, str], folder: Path) -> SpooledTree:
     return take_tar(io.BytesIO(b"".join([*parts, tarheader.END])), folder / secrets.token_hex(8))
 
 
+async def texts_tree(files: dict[str, str], folder: Path) -> SpooledTree:
+    """As inline_tree, in a thread."""
+    return await made(lambda: inline_tree(files, folder), SpooledTree.close)
+
+
 async def archive_tree(
     tree: Tree, folder: Path, path: bytes | None = None, node: Node | None = None
 ) -> SpooledTree | None:
@@ -167,7 +173,12 @@ async def archive_tree(
         path, node = files[0]
     if not stat.S_ISREG(node.mode):
         return None
-    return await asyncio.to_thread(_archive_tree, tree, folder, path, node)
+    return await made(lambda: _archive_tree(tree, folder, path, node), _close)
+
+
+def _close(tree: SpooledTree | None) -> None:
+    if tree is not None:
+        tree.close()
 
 
 def _archive_tree(tree: Tree, folder: Path, path: bytes, node: Node) -> SpooledTree | None:

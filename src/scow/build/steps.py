@@ -29,6 +29,7 @@ from scow.build.tools import Build
 from scow.errors import InvalidArgument, NotSupported, ScowError
 from scow.oci.digest import DiffID
 from scow.runtime.user import UnknownGroup, UnknownUser, resolve_user
+from scow.store.snapshots import finish
 
 _MAX_ID: Final = 2**31 - 1
 _ONLY_HEREDOC: Final = re.compile(r"<<-?\s*[\"']?([^\s\"'<>]+)[\"']?")
@@ -261,10 +262,10 @@ class Steps:
             return owner
         async with self._store.snapshots.view(state.diff_ids) as root:
             try:
-                found = await asyncio.to_thread(resolve_user, root, user or "0")
+                found = await finish(asyncio.to_thread(resolve_user, root, user or "0"))
                 if not group:
                     return Owner(found.uid, found.gid)
-                return Owner(found.uid, (await asyncio.to_thread(resolve_user, root, f"0:{group}")).gid)
+                return Owner(found.uid, (await finish(asyncio.to_thread(resolve_user, root, f"0:{group}"))).gid)
             except UnknownUser as error:
                 raise InvalidArgument(f"{failed}: can't find uid for user {user}: no such user: {user}") from error
             except UnknownGroup as error:

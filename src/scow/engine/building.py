@@ -132,14 +132,14 @@ class Builds:
             source = Remote(remote, options.git_access, keep_git_dir=keep)
             try:
                 tree = await source.fetch(checkout)
-                context = await asyncio.to_thread(contexts.of_directory, tree, source.folder, folder)
+                context = await contexts.make(lambda: contexts.of_directory(tree, source.folder, folder), folder)
                 context.material = source.material
                 return context
             finally:
                 await asyncio.to_thread(shutil.rmtree, checkout, True)
         if not is_remote(remote):
             raise InvalidArgument(f"unable to prepare context: path {remote!r} not found")
-        return await asyncio.to_thread(_fetch_context, remote, folder, options)
+        return await contexts.make(lambda: _fetch_context(remote, folder, options), folder)
 
 
 def _tag(name: str) -> Reference:
@@ -179,8 +179,4 @@ def _fetch_context(url: str, folder: Path, options: Options) -> Context:
             if len(data) > _FILE_LIMIT or b"\0" in data:
                 raise InvalidArgument(f"{url}: neither a Dockerfile nor declared as an archive")
             return contexts.of_dockerfile(data, folder)
-        try:
-            return contexts.take(answer, folder)
-        except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
+        return contexts.take(answer, folder)

@@ -37,9 +37,11 @@ class ProgressStream:
     def __init__(self, work: Callable[[Callable[[ProgressMessage], None]], Awaitable[object]]) -> None:
         self._queue: asyncio.Queue[ProgressMessage | None] = asyncio.Queue()
         self._head: ProgressMessage | None = None
+        self._begun = False
         self._task = asyncio.create_task(self._run(work))
 
     async def _run(self, work: Callable[[Callable[[ProgressMessage], None]], Awaitable[object]]) -> None:
+        self._begun = True
         try:
             await work(self._queue.put_nowait)
         finally:
@@ -72,6 +74,10 @@ class ProgressStream:
 
     async def aclose(self) -> None:
         """Cancel the task if it still runs, and wait for it."""
+        if not self._begun:
+            # A task that is cancelled before its first step never takes it, nor cleans up after what it was given.
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(0)
         self._task.cancel()
         with suppress(asyncio.CancelledError, ScowError, OSError):
             await self._task

@@ -193,7 +193,7 @@ class Snapshots:
                 if snapshot.held is not None:  # somebody unmounted it behind our back: those layers are held twice now
                     await self._release(snapshot.held)
                     snapshot.held = None
-                undo.push_async_callback(asyncio.to_thread, self._unmount_now, target)
+                undo.push_async_callback(lambda: finish(asyncio.to_thread(self._unmount_now, target)))
                 await finish(asyncio.to_thread(self._mount_writable, key, lowers, target))
                 snapshot.held = held
                 undo.pop_all()
@@ -240,7 +240,7 @@ class Snapshots:
         try:
             async with contextlib.AsyncExitStack() as undo:
                 lowers = await self._take(unique(diff_ids), undo)
-                undo.push_async_callback(asyncio.to_thread, self._unmount_now, target)
+                undo.push_async_callback(lambda: finish(asyncio.to_thread(self._unmount_now, target)))
                 await finish(asyncio.to_thread(self._mount_view, lowers, target, self.shift(name) if shifted else None))
                 yield target
         finally:

@@ -5,6 +5,7 @@ import bz2
 import gzip
 import io
 import lzma
+import os
 import tarfile
 from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from scow.build.context import SMALL, receive
+from scow.build.context import SMALL, Context, receive
 from scow.build.trees import ContextRefused
 
 
@@ -104,3 +105,29 @@ def test_a_client_that_goes_away_leaves_nothing(tmp_path: Path) -> None:
 
     asyncio.run(run())
     assert not (tmp_path / "c").exists()
+
+
+@pytest.mark.parametrize("size", [100, 3 * SMALL])
+def test_whenever_a_client_goes_away_nothing_is_left(size: int, tmp_path: Path) -> None:
+    data = packed(("Dockerfile", b"x" * size))
+
+    async def run() -> None:
+        await _given_up(asyncio.create_task(receive(_pieces(data, 1 << 16), tmp_path / "warm")), 0)
+        before = os.listdir("/proc/self/fd")
+        for delay_ms in range(12):
+            folder = tmp_path / str(delay_ms)
+            await _given_up(asyncio.create_task(receive(_pieces(data, 1 << 16), folder)), delay_ms)
+            assert not folder.exists()
+        assert len(os.listdir("/proc/self/fd")) <= len(before)
+
+    asyncio.run(run())
+
+
+async def _given_up(receiving: asyncio.Task[Context], delay_ms: int) -> None:
+    await asyncio.sleep(delay_ms / 1000)
+    receiving.cancel()
+    try:
+        context = await receiving
+    except asyncio.CancelledError:
+        return
+    await context.aclose()  # it was there before

@@ -1,6 +1,7 @@
 """Events, detach keys, attachments, restart policies and docker's words for states and durations."""
 
 import asyncio
+from collections.abc import Callable
 
 import pytest
 
@@ -282,3 +283,16 @@ def test_what_others_need_is_started_first() -> None:
     needs = {"a": {"b", "c"}, "b": {"d"}, "c": set[str](), "d": set[str]()}
     assert needed_first(needs) == ["d", "b", "c", "a"]
     assert sorted(needed_first({"x": {"y"}, "y": {"x"}})) == ["x", "y"]
+
+
+async def test_a_stream_that_is_closed_at_once_still_cleans_up() -> None:
+    cleaned = []
+
+    async def work(emit: Callable[[ProgressMessage], None]) -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            cleaned.append(True)
+
+    await ProgressStream(work).aclose()
+    assert cleaned
