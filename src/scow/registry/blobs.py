@@ -11,7 +11,7 @@ from scow.registry.calls import Call
 from scow.registry.errors import BlobUnknown, MethodUnsupported, SizeInvalid, StorageFull
 from scow.registry.metadata import LinkedBlob, Metadata
 from scow.registry.names import parse_blob_digest
-from scow.registry.objects import Objects, OpenObject
+from scow.registry.objects import ObjectMissing, Objects
 from scow.registry.replies import Flow, Reply, Slice
 
 SOON_S: Final = 3600
@@ -47,24 +47,41 @@ class Blobs:
     async def _read(self, call: Call, digest: Digest) -> Reply:
         blob = await self._find(call.repository, digest)
 
-        async def part(offset: int, count: int) -> Slice:
-            return Slice(await self._open(call.repository, digest, blob), offset, count)
+        async def part(offset: int, count: int) -> Slice | Flow:
+            return await self._body(call.repository, digest, blob, offset, count)
 
+        if call.method == "GET" and not is_unmodified(call, digest):
+            url = await self._objects.url(blob.object)
+            if url is not None:
+                return Reply(HTTPStatus.TEMPORARY_REDIRECT, (("Location", url), ("Docker-Content-Digest", digest)))
         return await blob_reply(call, digest, blob.size, part)
 
-    async def _open(self, repository: str, digest: Digest, blob: LinkedBlob) -> OpenObject:
-        source = self._objects.open_now(blob.object) or await self._objects.open(blob.object)
-        if source is None:
+    async def _body(self, repository: str, digest: Digest, blob: LinkedBlob, offset: int, count: int) -> Slice | Flow:
+        found = await self._part(blob, offset, count)
+        if found is None:
             now = await self._metadata.blob(repository, digest)
             if now is None:
                 raise BlobUnknown(digest)
             # Deleted, and pushed again, since it was looked up: it has another object now.
-            source = await self._objects.open(now.object) if now.object != blob.object else None
-        if source is None or source.size != blob.size:
-            if source is not None:
-                source.release()
+            found = await self._part(now, offset, count) if now.object != blob.object else None
+        if found is None:
             raise OSError(f"the object of blob {digest} is missing or damaged")
-        return source
+        return found
+
+    async def _part(self, blob: LinkedBlob, offset: int, count: int) -> Slice | Flow | None:
+        """Some bytes of a blob's object; None if it is missing or damaged."""
+        source = self._objects.open_now(blob.object) or await self._objects.open(blob.object)
+        if source is None:
+            return None
+        if source.size is not None and source.size != blob.size:
+            source.release()
+            return None
+        if source.file is not None:
+            return Slice(source, offset, count)
+        try:
+            return Flow(await source.read(offset, count), count)
+        except ObjectMissing:
+            return None
 
     async def _find(self, repository: str, digest: Digest) -> LinkedBlob:
         blob = self._metadata.blob_now(repository, digest) or await self._metadata.blob(repository, digest)

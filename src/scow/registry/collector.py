@@ -3,6 +3,8 @@
 Only what is in the review queue is looked at, so the cost follows churn. Deleting is: forget the blob and note its
 object as garbage, in one transaction; remove the object; forget the note. A push of the same digest at any moment makes
 an object of another name, so any number of collectors may remove, late or twice, and one that died leaves the note.
+Where a write may arrive after its writer has lost the upload, the note stays for a while, and the object is removed
+again.
 """
 
 import asyncio
@@ -148,7 +150,7 @@ class Collector:
         while names := await self._metadata.garbage(after, BATCH):
             for name in names:
                 await self._objects.remove(name)
-                count += await self._metadata.forget_garbage(name)
+                count += await self._metadata.forget_garbage(name, self._objects.late_s)
             after = names[-1]
         return count
 

@@ -81,8 +81,10 @@ class UploadBusy(Refusal, Conflict):
 
     code, status = "BLOB_UPLOAD_INVALID", HTTPStatus.CONFLICT
 
-    def __init__(self, upload_id: str) -> None:
+    def __init__(self, upload_id: str, patience_s: float = 2.0) -> None:
+        """`patience_s` is how long it is worth while to try again: often it is the client's own request, just cut."""
         super().__init__("another request is writing to this upload", {"upload": upload_id})
+        self.patience_s = patience_s
 
 
 class UploadUnknown(Refusal, NotFound):

@@ -179,8 +179,8 @@ class Metadata(Protocol):
     async def garbage(self, after: str, limit: int) -> list[ObjectName]:
         """Objects to be removed, in the order of their names, behind `after`: nothing refers to them, ever again."""
 
-    async def forget_garbage(self, name: ObjectName) -> bool:
-        """The object is gone; False if somebody else has said so."""
+    async def forget_garbage(self, name: ObjectName, late_s: float = 0.0) -> bool:
+        """The object is gone; False if somebody else has said so. After `late_s` it is to be removed once more."""
 
     async def due_blobs(self) -> list[tuple[Digest, int]]:
         """Blobs that deciding all due reviews would remove, with their sizes. Changes nothing."""

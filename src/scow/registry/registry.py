@@ -127,8 +127,8 @@ class Registry:
         relay: RelayClient | None = None,
     ) -> "Registry":
         """Open the storage that the settings name. Blocks: to be called at start."""
-        objects = open_objects(settings)
         database = open_database(settings)
+        objects = open_objects(settings, database)
         metadata = SqlMetadata(database, settings.gc.grace_s, Policies(settings.policies))
         accounts = SqlAccounts(database)
         return cls(database, objects, metadata, accounts, settings, metrics or Metrics(), failures, relay)

@@ -37,7 +37,10 @@ class Slice:
     """A part of an object as a body. Whoever sends it releases it."""
 
     def __init__(self, source: OpenObject, offset: int, count: int) -> None:
+        """`source` is a file."""
+        assert source.file is not None
         self.source = source
+        self.file = source.file
         self.offset = offset
         self.count = count
 
@@ -199,11 +202,11 @@ async def _send(transport: asyncio.Transport, request: web.BaseRequest, body: Sl
             if plain:
                 count = min(SLICE_SIZE, end - offset)
                 # sendfile(2) is given the offset, so that readers can share one file.
-                sent = await loop.sendfile(transport, cast(Any, body.source.file), offset, count, fallback=False)
+                sent = await loop.sendfile(transport, cast(Any, body.file), offset, count, fallback=False)
                 if sent != count:
                     raise ConnectionResetError("the object is shorter than it was")
             else:
-                data = await asyncio.to_thread(_pread, body.source, offset, min(COPY_SIZE, end - offset))
+                data = await asyncio.to_thread(_pread, body, offset, min(COPY_SIZE, end - offset))
                 sent = len(data)
                 if not sent:
                     raise ConnectionResetError("the object is shorter than it was")
@@ -216,13 +219,13 @@ def _read_cached(body: Slice) -> bytes | None:
     """A small slice if the kernel has it in memory: then one write does, and sendfile(2) would cost more."""
     data = bytearray(body.count)
     try:
-        got = os.preadv(body.source.file.fileno(), [data], body.offset, os.RWF_NOWAIT)
+        got = os.preadv(body.file.fileno(), [data], body.offset, os.RWF_NOWAIT)
     except OSError:  # it would have to wait for the disk, or the file system can't tell
         return None
     return bytes(data) if got == body.count else None
 
 
-def _pread(source: OpenObject, offset: int, count: int) -> bytes:
+def _pread(source: Slice, offset: int, count: int) -> bytes:
     return os.pread(source.file.fileno(), count, offset)
 
 

@@ -81,4 +81,13 @@ CREATE TABLE manifest_use (
     repository INTEGER NOT NULL, digest TEXT NOT NULL, used_at REAL NOT NULL, PRIMARY KEY (repository, digest),
     FOREIGN KEY (repository, digest) REFERENCES manifest (repository, digest) ON DELETE CASCADE) WITHOUT ROWID
 """,
+    """
+CREATE TABLE stage (
+    upload TEXT PRIMARY KEY, holder TEXT NOT NULL, held_until REAL NOT NULL, touched_at REAL NOT NULL,
+    size INTEGER NOT NULL, parts_id TEXT, hash BLOB, tail BLOB, tail_object TEXT, sealed TEXT);
+CREATE TABLE stage_part (
+    upload TEXT NOT NULL, number INTEGER NOT NULL, size INTEGER NOT NULL, mark TEXT NOT NULL,
+    PRIMARY KEY (upload, number)) WITHOUT ROWID;
+ALTER TABLE garbage ADD COLUMN due_at REAL NOT NULL DEFAULT 0
+""",
 )

@@ -17,7 +17,7 @@ from aiohttp.http import HttpProcessingError
 from scow.errors import Unavailable
 from scow.registry.calls import Call, parse_path
 from scow.registry.connections import Connection, Connections
-from scow.registry.errors import Draining, Refusal, StorageFull, TooManyRequests
+from scow.registry.errors import Draining, Refusal, StorageFull, StorageUnavailable, TooManyRequests
 from scow.registry.folder import FULL
 from scow.registry.proxies import Origin, Proxies
 from scow.registry.rates import Rates
@@ -176,6 +176,8 @@ class Server:
             except Refusal as refusal:
                 if isinstance(refusal, TooManyRequests):
                     self._metrics.count("refused_rate")
+                elif isinstance(refusal, StorageUnavailable):
+                    log.error("request %s: %s: %s", exchange.request_id, refusal, refusal.why)
                 reply = refusal_reply(refusal)
             except ConnectionError:
                 raise

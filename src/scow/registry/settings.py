@@ -205,6 +205,19 @@ class Webhook(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
     queue: int = 10_000  # events that wait at most; the oldest are dropped
 
 
+class Bucket(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Table `[bucket]`: how the object store is reached, if `storage` is the URL of one."""
+
+    endpoint: str = ""  # URL of a store that is not Amazon's; for S3
+    public_endpoint: str = ""  # the same as clients reach it, if it is another
+    region: str = "us-east-1"
+    access_key: str = ""  # empty: AWS_ACCESS_KEY_ID
+    secret_key: str = ""  # empty: AWS_SECRET_ACCESS_KEY
+    redirect: bool = True  # clients fetch blobs from the store, by signed URLs, instead of through the registry
+    part_size: int = 8 << 20  # bytes of the parts that large blobs are sent in, 5 MiB at least
+    options: dict[str, str] = {}  # obstore's settings of a store, for what is not named above
+
+
 class Settings(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The whole configuration."""
 
@@ -218,6 +231,7 @@ class Settings(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
     drain_s: float = 30.0  # requests in flight may go on for so long when the server ends
     access_log: bool = False
     web: bool = True  # pages for browsers at /
+    bucket: Bucket = Bucket()
     database: Names = Names()
     auth: Auth = Auth()
     gc: Gc = Gc()

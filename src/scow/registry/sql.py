@@ -8,6 +8,7 @@ words in brackets, which each database replaces:
     [hold]    the same, and from referring to them
     [take]    as [hold], but rows that somebody else holds are left out
     [find]    the function that tells where a text is in another, 0 if it isn't
+    [now]     the database's time, which is the same for all replicas, in seconds since the epoch
 
 SQLite has one writer at a time, so the first four say nothing there. In PostgreSQL a statement sees what was committed
 before it began: whoever decides by what is not there holds what the others would refer to first, and asks then.
@@ -22,13 +23,21 @@ Row = Sequence[Any]
 Value = str | bytes | int | float | None
 
 WORDS: Final = {
-    "sqlite": {"[share]": "", "[own]": "", "[hold]": "", "[take]": "", "[find]": "instr"},
+    "sqlite": {
+        "[share]": "",
+        "[own]": "",
+        "[hold]": "",
+        "[take]": "",
+        "[find]": "instr",
+        "[now]": "((julianday('now') - 2440587.5) * 86400.0)",
+    },
     "postgresql": {
         "[share]": "FOR KEY SHARE",
         "[own]": "FOR NO KEY UPDATE",
         "[hold]": "FOR UPDATE",
         "[take]": "FOR UPDATE SKIP LOCKED",
         "[find]": "strpos",
+        "[now]": "CAST(EXTRACT(EPOCH FROM clock_timestamp()) AS DOUBLE PRECISION)",
     },
 }
 

@@ -80,12 +80,20 @@ class SqlReviews(SqlManifests):
             await queue_blob(session, digest)
 
     async def garbage(self, after: str, limit: int) -> list[ObjectName]:
-        query = "SELECT object FROM garbage WHERE object > ? ORDER BY object LIMIT ?"
-        return [ObjectName(row[0]) for row in await self._db.rows(query, after, limit)]
+        query = "SELECT object FROM garbage WHERE object > ? AND due_at <= ? ORDER BY object LIMIT ?"
+        return [ObjectName(row[0]) for row in await self._db.rows(query, after, time.time(), limit)]
 
-    async def forget_garbage(self, name: ObjectName) -> bool:
-        statement = "DELETE FROM garbage WHERE object = ?"
-        return await self._db.write(lambda session: session.run(statement, name), frees=True) > 0
+    async def forget_garbage(self, name: ObjectName, late_s: float = 0.0) -> bool:
+        async def forget(session: Session) -> bool:
+            if late_s:
+                again = "UPDATE garbage SET due_at = ? WHERE object = ? AND due_at = 0"
+                if await session.run(again, time.time() + late_s, name):
+                    return True
+                await session.run("DELETE FROM garbage WHERE object = ? AND due_at <= ?", name, time.time())
+                return False
+            return await session.run("DELETE FROM garbage WHERE object = ?", name) > 0
+
+        return await self._db.write(forget, frees=True)
 
     async def due_blobs(self) -> list[tuple[Digest, int]]:
         now = time.time()

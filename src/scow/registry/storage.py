@@ -11,12 +11,21 @@ from scow.registry.sql import Database
 from scow.registry.sqlite import SqliteDatabase
 
 DATABASE: Final = "registry.db"
+PART_SIZE_LEAST: Final = 5 << 20
+"""That of S3, but for an object's last part."""
+
+
+def has_bucket(settings: Settings) -> bool:
+    """Whether the bytes are in an object store."""
+    return "://" in settings.storage
 
 
 def open_database(settings: Settings) -> Database:
     """Open the database, a file brought up to date. Blocks: to be called at start. Raises SettingsInvalid."""
     names = settings.database
     if not names.url:
+        if has_bucket(settings) and not names.path:
+            raise SettingsInvalid("storage", "with an object store, database.url or database.path is needed")
         return SqliteDatabase.open(Path(names.path or Path(settings.storage) / DATABASE), STEPS)
     if not names.url.startswith(("postgresql://", "postgres://")):
         raise SettingsInvalid("database.url", "must begin with postgresql://")
@@ -29,6 +38,17 @@ def open_database(settings: Settings) -> Database:
     return PostgresDatabase(names.url, POSTGRESQL_STEPS, names.connections)
 
 
-def open_objects(settings: Settings) -> Objects:
-    """Open where the bytes are. Blocks: to be called at start."""
-    return Folder(Path(settings.storage))
+def open_objects(settings: Settings, database: Database) -> Objects:
+    """Open where the bytes are. Blocks: to be called at start. Raises SettingsInvalid."""
+    if not has_bucket(settings):
+        return Folder(Path(settings.storage))
+    bucket = settings.bucket
+    if bucket.part_size < PART_SIZE_LEAST:
+        raise SettingsInvalid("bucket.part_size", f"must be {PART_SIZE_LEAST} at least")
+    try:
+        from scow.registry.bucket_objects import BucketObjects
+        from scow.registry.stores import open_bucket
+    except ImportError as error:
+        raise SettingsInvalid("storage", "object stores need a package: pip install 'scow[cluster]'") from error
+    store = open_bucket(settings.storage, bucket)
+    return BucketObjects(store, database, part_size=bucket.part_size, redirects=bucket.redirect)

@@ -6,8 +6,8 @@ before use.
 """
 
 import asyncio
-import hashlib
 import logging
+import time
 import uuid
 from collections import OrderedDict
 from collections.abc import AsyncIterator
@@ -39,8 +39,8 @@ HELD_LIMIT: Final = 32 << 20
 SMALL_BATCH_SIZE: Final = 64 << 10
 """The same where all uploads together hold more than `HELD_LIMIT` in memory: many clients, or many that stall."""
 STATES_LIMIT: Final = 1024
-BUSY_TRIES: Final = 40
 BUSY_PAUSE_S: Final = 0.05
+BUSY_LIMIT_S: Final = 0.5
 
 
 @dataclass(slots=True)
@@ -74,8 +74,8 @@ class Receiver:
         """
         stage, start = self._stage, self._stage.size
         limit = self._uploads.size_limit
-        hashing = await self._hashing(self.upload.algorithm)
-        before = hashing.state.copy()
+        hashing = await self._hashing(self.upload.algorithm, more=True)
+        before = hashing.state.copy() if hashing is not None else None
         batch: list[bytes] = []
         batched = total = 0
         writing: asyncio.Task[None] | None = None
@@ -111,28 +111,35 @@ class Receiver:
             raise BlobTooLarge(limit)
         if expected is not None and total != expected:
             await stage.truncate(start)
-            self._uploads.remember(self.upload.upload_id, _HashState(before, start))
+            if before is not None:
+                self._uploads.remember(self.upload.upload_id, _HashState(before, start))
             raise SizeInvalid("the chunk's size is not that of its range", {"expected": expected, "received": total})
 
-    async def _append(self, batch: list[bytes], hashing: _HashState) -> None:
+    async def _append(self, batch: list[bytes], hashing: _HashState | None) -> None:
         try:
-            await self._stage.append(batch, [hashing.state])
+            await self._stage.append(batch, [hashing.state] if hashing is not None else [])
         except BaseException:
             self._uploads.forget(self.upload.upload_id)
             raise
         finally:
             self._hold(-sum(map(len, batch)))
             batch.clear()  # an error's traceback may outlive the request
-        hashing.offset = self._stage.size
+        if hashing is not None:
+            hashing.offset = self._stage.size
 
-    async def _hashing(self, name: str) -> _HashState:
-        """The hash of everything staged so far."""
+    async def _hashing(self, name: str, more: bool = False) -> _HashState | None:
+        """The hash of everything staged so far; None if `more` is to come and what is there can't be read again."""
+        stage = self._stage
         kept = self._uploads.recall(self.upload.upload_id)
-        if kept is None or kept.state.name != name or kept.offset > self._stage.size:
-            kept = _HashState(hashlib.new(name), 0)
-        if kept.offset < self._stage.size:
-            await self._stage.feed(kept.state, kept.offset)
-            kept.offset = self._stage.size
+        if kept is not None and (kept.state.name != name or kept.offset > stage.size):
+            kept = None
+        if kept is None or (not stage.rereads and kept.offset < stage.size):
+            kept = _HashState(*stage.hash(name))
+        if kept.offset < stage.size:
+            if more and not stage.rereads:
+                return None
+            await stage.feed(kept.state, kept.offset)
+            kept.offset = stage.size
         self._uploads.remember(self.upload.upload_id, kept)
         return kept
 
@@ -167,9 +174,10 @@ class Receiver:
         uploads, upload_id = self._uploads, self.upload.upload_id
         tail, self._tail = self._tail, []
         if tail and algorithm(digest) != self.upload.algorithm:
-            await self._append(tail, await self._hashing(self.upload.algorithm))
+            await self._append(tail, await self._hashing(self.upload.algorithm, more=True))
             tail = []
         hashing = await self._hashing(algorithm(digest))
+        assert hashing is not None
         name = await self._close(digest)
         try:
             await self._stage.publish(name, tail, hashing.state)
@@ -265,13 +273,15 @@ class Uploads:
             yield receiver
 
     async def _open(self, upload_id: str) -> Stage:
-        for _ in range(BUSY_TRIES):
+        begun, pause_s = time.monotonic(), BUSY_PAUSE_S
+        while True:
             try:
                 return await self.objects.open_stage(upload_id)
-            except UploadBusy:
-                # Often the client's own request that was cut a moment ago. The holder may be another process.
-                await asyncio.sleep(BUSY_PAUSE_S)
-        return await self.objects.open_stage(upload_id)
+            except UploadBusy as busy:
+                if time.monotonic() > begun + busy.patience_s:
+                    raise
+                await asyncio.sleep(pause_s)
+                pause_s = min(pause_s * 1.2, BUSY_LIMIT_S)
 
     async def find(self, repository: str, upload_id: str) -> Upload:
         """The upload's record. Raises UploadUnknown."""

@@ -15,8 +15,9 @@ from multidict import CIMultiDictProxy
 
 from scow.registry.registry import Registry
 from scow.registry.server import Server
-from scow.registry.settings import Gc, Names, Settings
+from scow.registry.settings import Bucket, Gc, Names, Settings
 from support.postgres import Postgres, find_postgres
+from support.s3_server import S3Server
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 INDEX = "application/vnd.oci.image.index.v1+json"
@@ -109,29 +110,25 @@ def descriptor(media_type: str, digest: str, size: int = 2, **more: Any) -> dict
     return {"mediaType": media_type, "digest": digest, "size": size, **more}
 
 
-CLUSTERED = {
-    "test_push",
-    "test_pull",
-    "test_discovery",
-    "test_management",
-    "test_policies",
-    "test_tokens",
-    "test_webhooks",
+KINDS = {
+    **dict.fromkeys(("test_push", "test_pull", "test_policies"), ("folder", "cluster")),
+    **dict.fromkeys(("test_discovery", "test_management", "test_webhooks"), ("folder", "postgres")),
 }
-"""Files whose tests run on one machine's storage and on what replicas share."""
+"""Files whose tests run on several kinds of storage."""
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     marks = metafunc.definition.iter_markers("parametrize")
     if any("kind_of_storage" in mark.args[0] for mark in marks):
         return
-    if "kind_of_storage" in metafunc.fixturenames and metafunc.module.__name__.rpartition(".")[2] in CLUSTERED:
-        metafunc.parametrize("kind_of_storage", ["folder", "cluster"], indirect=True)
+    kinds = KINDS.get(metafunc.module.__name__.rpartition(".")[2])
+    if kinds is not None and "kind_of_storage" in metafunc.fixturenames:
+        metafunc.parametrize("kind_of_storage", kinds, indirect=True)
 
 
 @pytest.fixture
 def kind_of_storage(request: pytest.FixtureRequest) -> str:
-    """`folder` with a SQLite file, or `cluster`, which has names in PostgreSQL."""
+    """`folder` with a SQLite file, `postgres` with names there, or `cluster` with blobs in an object store too."""
     return str(getattr(request, "param", "folder"))
 
 
@@ -149,12 +146,23 @@ def postgres() -> Iterator[Postgres]:
 
 
 @pytest.fixture
-def settings(tmp_path: Path, kind_of_storage: str, request: pytest.FixtureRequest) -> Settings:
-    names = Names()
-    if kind_of_storage == "cluster":
+async def s3() -> AsyncIterator[S3Server]:
+    server = S3Server()
+    await server.start()
+    yield server
+    await server.aclose()
+
+
+@pytest.fixture
+def settings(tmp_path: Path, kind_of_storage: str, s3: S3Server, request: pytest.FixtureRequest) -> Settings:
+    made = Settings(listen="127.0.0.1:0", storage=str(tmp_path / "storage"), gc=Gc(interval_s=0), drain_s=5)
+    if kind_of_storage != "folder":
         names = Names(url=request.getfixturevalue("postgres").empty_database(), connections=3)
-    storage = str(tmp_path / "storage")
-    return Settings(listen="127.0.0.1:0", storage=storage, database=names, gc=Gc(interval_s=0), drain_s=5)
+        made = msgspec.structs.replace(made, database=names)
+    if kind_of_storage == "cluster":
+        bucket = Bucket(endpoint=s3.url, access_key="key", secret_key="secret", redirect=False, part_size=5 << 20)
+        made = msgspec.structs.replace(made, storage="s3://registry", bucket=bucket)
+    return made
 
 
 @dataclass

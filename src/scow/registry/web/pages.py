@@ -1,8 +1,7 @@
 """The pages: repositories, a repository's tags, an image. Whoever may pull by the API sees them, and nobody else."""
 
-import asyncio
-import os
 import time
+from contextlib import aclosing
 from http import HTTPStatus
 from typing import Final
 from urllib.parse import quote, urlsplit
@@ -20,7 +19,7 @@ from scow.registry.errors import (
 )
 from scow.registry.metadata import Metadata, ShownRepository, ShownTag
 from scow.registry.names import parse_reference
-from scow.registry.objects import Objects
+from scow.registry.objects import ObjectMissing, Objects
 from scow.registry.replies import Reply
 from scow.registry.web.documents import Document, Image, Part, is_image_config, read_document, read_image
 from scow.registry.web.forms import read_form
@@ -216,10 +215,13 @@ class Pages:
         source = await self._objects.open(blob.object)
         if source is None:
             return None
-        reading = asyncio.ensure_future(asyncio.to_thread(os.pread, source.file.fileno(), CONFIG_LIMIT, 0))
-        # Not before the thread is done: closed earlier, by a caller that hung up, its number may be somebody else's.
-        reading.add_done_callback(lambda _: source.release())
-        data = await asyncio.shield(reading)
+        try:
+            async with aclosing(await source.read(0, min(blob.size, CONFIG_LIMIT))) as chunks:
+                data = b"".join([chunk async for chunk in chunks])
+        except ObjectMissing:
+            return None
+        finally:
+            source.release()
         if len(self._images) >= _IMAGES_KEPT:
             self._images.clear()
         image = self._images[digest] = read_image(data)
