@@ -5,6 +5,7 @@ that its index leads to.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Final
 
 import msgspec
 
@@ -23,6 +24,8 @@ from scow.transfer.documents import is_image_config
 from scow.transfer.save import PlatformMissing
 from scow.wire.image import AttestationData, ImageData, ManifestSize, ManifestSummary, UnpackedSize
 
+DOCUMENT_LIMIT: Final = 4000
+
 
 class Variant(msgspec.Struct, frozen=True, kw_only=True):
     """An image for one platform: its record, or what an index has for another platform."""
@@ -33,50 +36,76 @@ class Variant(msgspec.Struct, frozen=True, kw_only=True):
     sizes: tuple[int, ...] | None  # of the layers' blobs; None if the layers themselves are here
 
 
+class _Document(msgspec.Struct, frozen=True):
+    """A manifest or index, read."""
+
+    size: int  # bytes
+    media_type: str
+    content: Manifest | Index
+
+
 class ImageManifests:
-    """Looks into the indexes of images. `users` gives the IDs of the containers of an image."""
+    """Looks into the indexes of images. `users` gives the IDs of the containers of an image.
+
+    What was read once is remembered, up to DOCUMENT_LIMIT: one request may list the manifests of a thousand images.
+    """
 
     def __init__(self, store: Store, users: Callable[[Digest], Sequence[str]]) -> None:
         self._store = store
         self._users = users
+        self._documents: dict[Digest, _Document] = {}
+
+    async def _document(self, digest: Digest) -> _Document | None:
+        """A manifest or index, if it is here."""
+        if not self._store.content.has(digest):
+            return None
+        known = self._documents.get(digest)
+        if known is None:
+            data = await self._store.content.get(digest)
+            known = _Document(len(data), manifest.sniff(data), manifest.decode(data))
+            if len(self._documents) >= DOCUMENT_LIMIT:
+                self._documents.clear()
+            self._documents[digest] = known
+        return known
 
     async def descriptor(self, image: Image) -> Descriptor | None:
         """What a name of the image stands for: its index or manifest; None if it has neither yet."""
-        content = self._store.content
         for digest in (image.index, image.manifest):
-            if digest and content.has(Digest(digest)):
-                data = await content.get(Digest(digest))
-                return Descriptor(media_type=manifest.sniff(data), digest=Digest(digest), size=len(data))
+            document = await self._document(Digest(digest)) if digest else None
+            if digest and document is not None:
+                return Descriptor(media_type=document.media_type, digest=Digest(digest), size=document.size)
         return None
 
     async def summaries(self, image: Image) -> list[ManifestSummary]:
         """Every manifest of the image, those that are not here included."""
-        content = self._store.content
-        if image.index and content.has(image.index):
-            return await self._of_index(image, image.index)
+        index = await self._document(image.index) if image.index else None
+        if index is not None:
+            return await self._of_index(image, index)
         own = await self.descriptor(image)
         if own is None:
             return []
         return [await self._summary(image, msgspec.structs.replace(own, platform=image.platform))]
 
-    async def _of_index(self, image: Image, digest: Digest) -> list[ManifestSummary]:
-        document = manifest.decode(await self._store.content.get(digest))
+    async def _of_index(self, image: Image, document: _Document) -> list[ManifestSummary]:
+        index = document.content
         found: list[ManifestSummary] = []
-        for each in document.manifests if isinstance(document, Index) else ():
+        for each in index.manifests if isinstance(index, Index) else ():
             if is_index(each.media_type):
-                if self._store.content.has(each.digest):
-                    found += await self._of_index(image, each.digest)
+                inner = await self._document(each.digest)
+                if inner is not None:
+                    found += await self._of_index(image, inner)
             else:
                 found.append(await self._summary(image, each))
         return found
 
     async def _summary(self, image: Image, descriptor: Descriptor) -> ManifestSummary:
         content = self._store.content
-        document = await self._manifest(descriptor)
+        read = await self._document(descriptor.digest)
+        document = read.content if read is not None and isinstance(read.content, Manifest) else None
         here = []
         available = document is not None
-        if document is not None:
-            here = [len(await content.get(descriptor.digest))]
+        if read is not None and document is not None:
+            here = [read.size]
             for blob in unique((document.config, *document.layers)):
                 if content.has(blob.digest):
                     here.append(content.size(blob.digest))
@@ -120,10 +149,8 @@ class ImageManifests:
         )
 
     async def _manifest(self, descriptor: Descriptor) -> Manifest | None:
-        if not self._store.content.has(descriptor.digest):
-            return None
-        document = manifest.decode(await self._store.content.get(descriptor.digest), descriptor.media_type)
-        return document if isinstance(document, Manifest) else None
+        document = await self._document(descriptor.digest)
+        return document.content if document is not None and isinstance(document.content, Manifest) else None
 
     async def variant(self, ref: str, image: Image, platform: Platform | None) -> Variant:
         """The image for a platform, its own for None. Raises PlatformMissing."""
@@ -142,9 +169,9 @@ class ImageManifests:
         )
 
     async def _select(self, image: Image, platform: Platform) -> Descriptor | None:
-        content = self._store.content
-        document = manifest.decode(await content.get(image.index)) if image.index and content.has(image.index) else None
-        return select(document.manifests, platform) if isinstance(document, Index) else None
+        document = await self._document(image.index) if image.index else None
+        index = document.content if document is not None else None
+        return select(index.manifests, platform) if isinstance(index, Index) else None
 
     async def remove_platforms(self, ref: str, image: Image, platforms: Sequence[Platform]) -> list[Digest]:
         """Let go of the images for some platforms of an index; returns their manifests. The image's own stays.

@@ -177,7 +177,7 @@ def test_save_takes_a_file_or_a_pipe_but_no_terminal(engine: Daemon, tmp_path: P
         missing = run("save", "-o", str(tmp_path / "no" / "file.tar"), "busybox", check=False)
         assert "invalid output path" in missing.stderr
         unknown = run("save", "-o", str(tmp_path / "none.tar"), "nobody-has-this", check=False)
-        assert "No such image: nobody-has-this:latest" in unknown.stderr
+        assert "No such image: nobody-has-this\n" in unknown.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one.tar"]
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     ours, theirs = pty.openpty()
