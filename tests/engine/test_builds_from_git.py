@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -198,3 +199,17 @@ def test_add_takes_a_folder_of_a_repository(engine: Daemon, repository: Reposito
     assert image_of(messages)
     refused = build(engine, f"FROM busybox\nADD --checksum={repository.first} {repository.url}#dev /a")
     assert f"expected checksum to match {repository.first}" in error_of(refused)
+
+
+def test_provenance_names_the_commit(engine: Daemon, repository: Repository) -> None:
+    _, data = post(engine, b"", remote=f"{repository.url}?branch=main&subdir=sub", metadata=1)
+    (told,) = [json.loads(line)["aux"]["Provenance"] for line in data.splitlines() if b"Provenance" in line]
+    (provenance,) = told.values()
+    source = provenance["buildDefinition"]["externalParameters"]["configSource"]
+    assert (source["digest"], source["path"]) == ({"sha1": repository.second}, "Dockerfile")
+    messages = build(engine, f"FROM scratch\nADD {repository.url}#v1 /\n", metadata=1)
+    (told,) = [message["aux"]["Provenance"] for message in messages if "Provenance" in message.get("aux", {})]
+    (provenance,) = told.values()
+    assert provenance["buildDefinition"]["resolvedDependencies"] == [
+        {"uri": f"{repository.url}#v1", "digest": {"sha1": repository.first}}
+    ]

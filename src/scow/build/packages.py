@@ -28,6 +28,7 @@ from scow.errors import Internal
 
 LIMIT: Final = 64 << 20  # bytes of one record; Debian's status file has some hundred kB
 MAX_PACKAGES: Final = 100_000
+PURL_LIMIT: Final = 2000  # characters
 _SKIPPED: Final = frozenset({b"proc", b"sys", b"dev"})
 _DPKG: Final = b"var/lib/dpkg/status"
 _DPKG_FOLDER: Final = b"var/lib/dpkg/status.d"  # of distroless images
@@ -83,7 +84,7 @@ class _Finder:
 
     def run(self) -> list[Package]:
         self._release = _release(next(filter(None, map(self._read, _RELEASES)), b""))
-        found = {each.purl: each for each in self._all()}
+        found = {each.purl: each for each in self._all() if len(each.purl) < PURL_LIMIT}
         return sorted(found.values())[:MAX_PACKAGES]
 
     def _all(self) -> Iterator[Package]:

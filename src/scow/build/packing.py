@@ -4,6 +4,7 @@ What has neither several platforms nor notes nor attestations is one manifest. T
 same bytes.
 """
 
+import asyncio
 from collections.abc import Mapping, Sequence
 
 import msgspec
@@ -82,7 +83,8 @@ class _Packing:
             for outcome, manifest in zip(self._outcomes, manifests, strict=True):
                 if outcome.predicates:
                     names = [_purl(name, outcome.platform) for name in self._names] or ["_"]
-                    descriptor, documents = attach(outcome.predicates, names, manifest)
+                    # In a thread: a large image's packages are some megabytes of JSON.
+                    descriptor, documents = await asyncio.to_thread(attach, outcome.predicates, names, manifest)
                     for document in documents.values():
                         await self._put(document)
                     attached.append(descriptor)

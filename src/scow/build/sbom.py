@@ -3,6 +3,7 @@
 https://spdx.github.io/spdx-spec/v2.3.
 """
 
+import asyncio
 import re
 import uuid
 from collections.abc import Mapping, Sequence
@@ -34,9 +35,8 @@ async def make_sbom(store: Store, diff_ids: tuple[DiffID, ...], *, name: str, im
     if diff_ids:
         async with store.snapshots.view(diff_ids) as top:
             packages = await scan(top)
-    return Predicate(
-        type=SPDX, value=document(packages, name, image, created), file="sbom.spdx.json", statement=STATEMENT_V0
-    )
+    value = await asyncio.to_thread(document, packages, name, image, created)
+    return Predicate(type=SPDX, value=value, file="sbom.spdx.json", statement=STATEMENT_V0)
 
 
 def document(packages: Sequence[Package], name: str, image: Digest, created: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 and trees of files for the client to fetch.
 """
 
+import asyncio
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -133,7 +134,7 @@ class Delivery:
         for outcome in self._outcomes:
             files = {}
             for predicate in outcome.predicates:
-                data = encode_statement(predicate, ())
+                data = await asyncio.to_thread(encode_statement, predicate, ())
                 files[predicate.file] = await self._put(data)
             prefix = str(outcome.platform).replace("/", "_") if split else ""
             trees.append(Tree(prefix=prefix, diff_ids=outcome.state.diff_ids, files=files))

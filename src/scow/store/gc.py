@@ -9,7 +9,7 @@ each removal, and the stores hide what they remove before they first wait.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Container, Iterable, Iterator, Sequence
 from typing import Final, Protocol
 
 import msgspec
@@ -46,8 +46,8 @@ class LayerStore(Protocol):
     def known_blobs_of(self, diff_id: DiffID) -> Sequence[Descriptor]:
         """Return the layer's compressed forms, whether or not they are in content."""
 
-    def is_dispensable(self, digest: Digest) -> bool:
-        """Return whether content is a compressed form of a layer that is here: it can be had again."""
+    def is_dispensable(self, digest: Digest, staying: Container[str]) -> bool:
+        """Return whether content is a compressed form of a layer that is here and `staying`: it can be had again."""
 
     async def remove(self, diff_id: DiffID) -> int:
         """Remove the layer, hidden before the first wait; return the bytes that were freed."""
@@ -212,7 +212,7 @@ class Collector:
                 digests.update(blob.digest for blob in self._layers.known_blobs_of(layer.diff_id))
         await self._follow(documents, digests)
         if not self._keep_compressed:
-            digests = {digest for digest in digests if not self._layers.is_dispensable(Digest(digest))}
+            digests = {digest for digest in digests if not self._layers.is_dispensable(Digest(digest), digests)}
         return _Reached(digests, moment)
 
     def _documents_of(self, image: Image) -> list[Digest]:

@@ -17,7 +17,7 @@ import logging
 import os
 import secrets
 import shutil
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine
+from collections.abc import AsyncIterator, Callable, Collection, Container, Coroutine
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
@@ -153,10 +153,15 @@ class Layers:
         """Return every blob that is known to inflate to a layer, here or not, with that layer."""
         return dict(self._records.blobs)
 
-    def is_dispensable(self, digest: Digest) -> bool:
-        """Return whether content is a compressed form of a layer that is here: it can be had again."""
+    def is_dispensable(self, digest: Digest, staying: Container[str]) -> bool:
+        """Return whether content is a compressed form of a layer that is here and among those `staying`.
+
+        Then it can be had again.
+        """
         known = self._records.blobs.get(digest)
-        return known is not None and known[0] in self._records.layers and known[1].media_type != OCI_LAYER
+        if known is None or known[1].media_type == OCI_LAYER:
+            return False
+        return known[0] in self._records.layers and known[0] in staying
 
     def find_by_blob(self, digest: Digest) -> Layer | None:
         """Return the layer that the blob is known to inflate to, whether or not the blob is still there."""

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Container
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -41,8 +41,10 @@ class MemoryLayers:
     def known_blobs_of(self, diff_id: DiffID) -> list[Descriptor]:
         return self.known.get(diff_id, [])
 
-    def is_dispensable(self, digest: Digest) -> bool:
-        return any(blob.digest == digest for blobs in self.known.values() for blob in blobs)
+    def is_dispensable(self, digest: Digest, staying: Container[str]) -> bool:
+        return any(
+            blob.digest == digest and diff_id in staying for diff_id, blobs in self.known.items() for blob in blobs
+        )
 
     async def remove(self, diff_id: DiffID) -> int:
         if diff_id in self.busy:
@@ -281,3 +283,17 @@ async def test_compressed_forms_go_when_they_are_not_to_be_kept_but_not_under_a_
     assert (set(collected.content), collected.layers) == (blobs, ())
     assert yard.content.has(one.id)
     assert yard.content.has(Digest(one.manifest))
+
+
+async def test_compressed_forms_stay_when_their_layers_go(yard: Yard) -> None:
+    other = await yard.add("other", ["theirs"], "docker.io/library/other:latest", publish=False)
+    manifest = Descriptor(media_type=OCI_MANIFEST, digest=Digest(other.manifest), size=1)
+    index = await yard.content.put(
+        msgspec.json.encode({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [manifest]})
+    )
+    one = await yard.add("one", ["base"], "docker.io/library/one:latest")
+    await yard.images.add_digest("docker.io/library/one", index, one.id)
+    (blob,) = yard.layers.known[other.diff_ids[0]]
+    spare = Collector(yard.content, yard.layers, yard.images, yard.snapshots, yard.leases, keep_compressed=False)
+    assert (await spare.collect()).layers == other.diff_ids
+    assert yard.content.has(blob.digest)
