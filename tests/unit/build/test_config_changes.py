@@ -81,10 +81,10 @@ def test_the_rest_is_set() -> None:
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        ("RUN x", "RUN is not a valid change command"),
-        ("SHELL []", "SHELL is not a valid change command"),
+        ("RUN x", "run is not a valid change command"),
+        ("SHELL []", "shell is not a valid change command"),
         ("copy a b", "copy is not a valid change command"),
-        ("FOO", "FOO is not a valid change command"),
+        ("FOO", "foo is not a valid change command"),
         ("EXPOSE x", "invalid containerPort: x"),
         ("EXPOSE 80/x", "invalid proto: x"),
         ("EXPOSE 70000", "invalid containerPort: 70000"),
