@@ -339,9 +339,10 @@ class TestKeys:
     ) -> None:
         now = time.time()
         month = 30 * 86400
-        early = await client.token(user=ANN)
-        clock = [now + month - 100]
+        clock = [now]
         monkeypatch.setattr("scow.registry.tokens.time.time", lambda: clock[0])
+        early = await client.token(user=ANN)
+        clock[0] = now + month - 100
         old = await client.token(user=ANN)
         clock[0] = now + month + 1
         new = await client.token(user=ANN)
