@@ -19,6 +19,14 @@ async def manifest(call: Call) -> web.StreamResponse:
     return web.Response(body=data, headers=headers)
 
 
+async def put_list(call: Call) -> web.StreamResponse:
+    data = await call.read()
+    digest = await call.engine.distribution.put_list(
+        call.params["name"], data, call.request.content_type, call.request.query.getall("from", []), _auth(call)
+    )
+    return web.Response(status=201, headers={"Docker-Content-Digest": digest})
+
+
 async def search(call: Call) -> web.StreamResponse:
     term = call.text("term")
     if term is None:

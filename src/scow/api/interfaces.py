@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Protocol
 
 from scow.oci.descriptor import Descriptor
+from scow.oci.digest import Digest
 from scow.oci.platform import Platform
 from scow.wire.archive import FilesystemChange, PathStat
 from scow.wire.build import BuildRequest, CacheRoom, PruneBuildReply, SessionRequest
@@ -241,6 +242,10 @@ class Distribution(Protocol):
     async def inspect(self, ref: str, auth: str | None) -> DistributionInspect: ...
 
     async def manifest(self, ref: str, auth: str | None) -> tuple[Descriptor, bytes]: ...
+
+    async def put_list(
+        self, ref: str, data: bytes, media_type: str, sources: Sequence[str], auth: str | None
+    ) -> Digest: ...
 
     async def search(self, term: str, limit: int, filters: Filters, auth: str | None) -> list[SearchResult]: ...
 

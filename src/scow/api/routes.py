@@ -93,6 +93,7 @@ ROUTES: Final[tuple[tuple[str, str, Handler], ...]] = (
     ("GET", "/images/search", distribution.search),
     ("GET", "/distribution/{name:.*}/json", distribution.inspect),
     ("GET", "/scow/distribution/{name:.*}/manifest", distribution.manifest),
+    ("PUT", "/scow/distribution/{name:.*}/manifest", distribution.put_list),
     ("GET", "/images/get", image_archives.save),
     ("POST", "/images/load", image_archives.load),
     ("GET", "/images/{name:.*}/get", image_archives.save),

@@ -1,11 +1,13 @@
 """What registries say: a reference's digest and platforms, its manifest, and searches. Engine API, /distribution."""
 
+from collections.abc import Sequence
 from typing import Final
 
 from scow.engine import validation
 from scow.engine.filters import Filters, switch
 from scow.errors import Internal, InvalidArgument, Unauthorized
 from scow.oci.descriptor import Descriptor
+from scow.oci.digest import Digest
 from scow.oci.image_config import MAX_CONFIG_SIZE, decode_config
 from scow.oci.manifest import Index, Manifest, decode
 from scow.oci.platform import Platform
@@ -13,6 +15,7 @@ from scow.oci.reference import Reference, parse_reference
 from scow.transfer.client import RegistryClient
 from scow.transfer.credentials import Credentials, decode_registry_auth
 from scow.transfer.documents import is_image_config
+from scow.transfer.lists import push_list
 from scow.transfer.pull import resolve
 from scow.transfer.registries import Registries
 from scow.transfer.search import search
@@ -42,6 +45,19 @@ class Distribution:
     async def manifest(self, ref: str, auth: str | None) -> tuple[Descriptor, bytes]:
         """GET /scow/distribution/{name}/manifest, ours: a manifest or index as the registry has it."""
         return await resolve(_reference(ref), registries=self._registries, credentials=decode_registry_auth(auth))
+
+    async def put_list(
+        self, ref: str, data: bytes, media_type: str, sources: Sequence[str], auth: str | None
+    ) -> Digest:
+        """PUT /scow/distribution/{name}/manifest, ours: as push_list."""
+        return await push_list(
+            _reference(ref),
+            data,
+            media_type,
+            [_reference(each) for each in sources],
+            registries=self._registries,
+            credentials=decode_registry_auth(auth),
+        )
 
     async def _platforms(
         self, reference: Reference, manifest: Manifest, credentials: Credentials | None

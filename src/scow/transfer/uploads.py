@@ -80,6 +80,13 @@ class Upload:
                     await self._abandon()
                     self._location = None
 
+    async def mount(self, source: str) -> bool:
+        """Mount the blob from another repository of the registry and nothing else; False if that isn't to be had."""
+        if await self._mount(source):
+            return True
+        await self._abandon()
+        return False
+
     async def _mount(self, source: str) -> bool:
         scope = frozenset([repository_scope(source, "pull")])
         url = with_query(self._client.url("blobs/uploads/"), mount=self._descriptor.digest, **{"from": source})

@@ -1,4 +1,7 @@
-"""`scow manifest inspect`: a manifest as a registry has it. The engine fetches it, by its mirrors and certificates."""
+"""`scow manifest inspect`: a manifest as a registry has it, or of a list that is being put together.
+
+The engine fetches it, by its mirrors and certificates.
+"""
 
 from __future__ import annotations
 
@@ -20,25 +23,46 @@ if TYPE_CHECKING:
 def inspect(session: Session, options: Options) -> None:
     """Print a manifest, or with --verbose what an index leads to as well."""
     name = parse_name(options.args[-1], default_tag=True)
-    text, media_type, digest = _fetch(session, name, str(name))
+    if _inspect_local(session, options, name):
+        return
+    text, media_type, digest = fetch(session, name, str(name))
     if not options.flag("verbose"):
         session.print(indent(text.decode("utf-8", "replace")).replace("    ", "\t"))
         return
     document = loads(text)
     if "manifests" not in document:
-        session.print(_layout(_described(str(name), text, media_type, digest, document)))
+        session.print(_layout(described(str(name), text, media_type, digest, document)))
         return
     found = []
     for each in document["manifests"]:
         reference = f"{name.full}@{each['digest']}"
-        inner, inner_type, inner_digest = _fetch(session, name, reference)
-        described = _described(reference, inner, inner_type, inner_digest, loads(inner))
-        described["Descriptor"]["platform"] = each.get("platform")
-        found.append(described)
+        inner, inner_type, inner_digest = fetch(session, name, reference)
+        entry = described(reference, inner, inner_type, inner_digest, loads(inner))
+        entry["Descriptor"]["platform"] = each.get("platform")
+        found.append(entry)
     session.print(_layout(found))
 
 
-def _fetch(session: Session, name: Name, reference: str) -> tuple[bytes, str, str]:
+def _inspect_local(session: Session, options: Options, name: Name) -> bool:
+    """Print what a list of the client's own says, whole or of one manifest; False if that isn't meant."""
+    from scow.cli.manifest_lists import ManifestLists, document, parse_list_name
+
+    lists = ManifestLists(session.config.folder)
+    if len(options.args) == 2:
+        found = lists.find(parse_list_name(options.args[0]), name)
+        if found is None:
+            raise CliError(f"No such manifest: {name.familiar}")
+        kind = "OCIManifest" if "OCIManifest" in found else "SchemaV2Manifest"
+        session.print(_layout(found if options.flag("verbose") else found[kind]))
+        return True
+    if not lists.exists(name):
+        return False
+    manifests = lists.manifests(name)
+    session.print(_layout(manifests) if options.flag("verbose") else document(manifests)[0].decode())
+    return True
+
+
+def fetch(session: Session, name: Name, reference: str) -> tuple[bytes, str, str]:
     path = f"/scow/distribution/{quote(reference, '/:@')}/manifest"
     try:
         response = session.engine.open("GET", path, headers=registry_header(session, name))
@@ -51,7 +75,7 @@ def _fetch(session: Session, name: Name, reference: str) -> tuple[bytes, str, st
     return text, response.headers.get("content-type", ""), response.headers.get("docker-content-digest", "")
 
 
-def _described(reference: str, text: bytes, media_type: str, digest: str, document: dict[str, Any]) -> dict[str, Any]:
+def described(reference: str, text: bytes, media_type: str, digest: str, document: dict[str, Any]) -> dict[str, Any]:
     import binascii
 
     kind = "OCIManifest" if "oci" in media_type else "SchemaV2Manifest"
