@@ -121,3 +121,39 @@ def test_triggers_of_a_base_bring_the_stages_that_they_need(engine: Daemon, tmp_
     refused = build(engine, tmp_path, "FROM checks/onbuild AS extra\n")
     assert "circular dependency detected on stage: extra" in refused.stderr
     assert "extra" not in json.dumps(engine.json("GET", "/containers/json?all=1"))
+
+
+def test_calls_tell_what_a_dockerfile_offers(engine: Daemon, tmp_path: Path) -> None:
+    text = """
+    # VERSION of everything
+    ARG VERSION=1
+    # base has tools
+    FROM busybox AS base
+    ARG VERSION
+    # WHO is greeted
+    ARG WHO
+    RUN --mount=type=secret,id=token,required --mount=type=ssh true
+    FROM busybox AS other
+    ARG UNUSED
+    FROM base
+    RUN --mount=type=secret,id=maybe true
+    """
+    targets = build(engine, tmp_path, text, "--call", "targets").stdout.splitlines()
+    assert [line.split() for line in targets] == [
+        *(["TARGET", "DESCRIPTION"], ["base", "has", "tools"], ["other"], ["(default)"]),
+    ]
+    outline = build(engine, tmp_path, text, "--call=outline,format=json", "--build-arg", "WHO=you")
+    assert json.loads(outline.stdout) == {
+        "name": "default",
+        "args": [
+            {"name": "VERSION", "description": "of everything", "value": "1"},
+            {"name": "WHO", "description": "is greeted", "value": "you"},
+        ],
+        "secrets": [{"name": "token", "required": True}, {"name": "maybe"}],
+        "ssh": [{"name": "default"}],
+    }
+    shown = build(engine, tmp_path, text, "--call", "outline", "--target", "base").stdout
+    assert shown.startswith("TARGET:      base\nDESCRIPTION: has tools\n\nBUILD ARG   VALUE   DESCRIPTION\n")
+    assert "SECRET   REQUIRED\ntoken    true\n\nSSH       REQUIRED\ndefault\n" in shown
+    refused = build(engine, tmp_path, text, "--call", "moon")
+    assert (refused.returncode, "one of build, check, outline, targets" in refused.stderr) == (1, True)

@@ -34,7 +34,7 @@ async def _build(call: Call, request: BuildRequest) -> web.StreamResponse:
 
 
 async def check(call: Call) -> web.StreamResponse:
-    """Check the Dockerfile of the context in the body; the parameters are those of a build."""
+    """Check the Dockerfile of the context in the body, or tell what it offers; parameters are those of a build."""
     return await _build(call, msgspec.structs.replace(_request(call), check=True))
 
 
@@ -125,6 +125,7 @@ def _request(call: Call) -> BuildRequest:
         session=values.get("session", "") if values.get("remote") != "client-session" else "",
         no_cache_filter=tuple(values.getall("nocachefilter", [])),
         allow=tuple(values.getall("allow", [])),
+        call=values.get("call", ""),
         outputs=tuple(_json(call, "outputs", list[dict[str, Any]]) or ()),
         attestations=tuple(values.getall("attest", [])),
         annotations=tuple(values.getall("annotation", [])),

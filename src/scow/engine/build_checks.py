@@ -1,7 +1,9 @@
 """What a build says about its Dockerfile besides building it: findings of checks, arguments that nobody used."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
+
+import msgspec
 
 from scow.build.arguments import global_scope, unused_build_args
 from scow.build.checks import Finding
@@ -9,6 +11,8 @@ from scow.build.context import Context
 from scow.build.dockerfile import Dockerfile
 from scow.build.ignore import BadPattern, Ignore, ignore_files, read_patterns
 from scow.build.lint import lint, refuse_findings
+from scow.build.outline import outline_of, outline_text, targets_of, targets_text
+from scow.build.plan import context_name, plan
 from scow.build.tools import Options
 from scow.errors import InvalidArgument
 from scow.oci.platform import host_platform
@@ -43,6 +47,30 @@ class BuildChecks:
             emit(ProgressMessage(stream=f"[Warning] {finding}\n"))
         if unused := unused_build_args(self._file, self._options.build_args):
             emit(ProgressMessage(stream=f"[Warning] One or more build-args [{' '.join(unused)}] were not consumed\n"))
+
+    def describe(self, call: str, emit: Emit, contexts: Iterable[str] = ()) -> None:
+        """Tell what the file offers, `targets` or the `outline` of one, as text and for programs.
+
+        Raises InvalidArgument for anything else, DockerfileError.
+        """
+        if call == "targets":
+            targets = targets_of(self._file)
+            text, value = targets_text(targets), msgspec.to_builtins({"Targets": targets})
+        elif call == "outline":
+            platform = self._options.platform or host_platform()
+            planned = plan(
+                self._file,
+                self._scope,
+                target=self._options.target,
+                platform=platform,
+                contexts=frozenset(map(context_name, contexts)),
+            )
+            outline = outline_of(self._file, planned, self._scope)
+            text, value = outline_text(outline), msgspec.to_builtins({"Outline": outline})
+        else:
+            raise InvalidArgument(f"unknown call {call!r}: there are check, outline and targets")
+        emit(ProgressMessage(stream=text))
+        emit(ProgressMessage(aux=value))
 
     def report(self, emit: Emit) -> None:
         """Tell of the findings with their lines, and how many there are: all that is done where only checks run."""

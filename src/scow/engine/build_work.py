@@ -129,7 +129,7 @@ class BuildWork:
         """Build and deliver; or only check, if that was asked."""
         request = self._request
         if request.check:
-            self._checks.report(emit)
+            self._check(emit)
             return
         await finish(asyncio.to_thread(self._checks.refuse))
         means, wishes = self._means, self._wishes
@@ -161,6 +161,16 @@ class BuildWork:
             emit(ProgressMessage(stream=f"Successfully built {delivered.id.partition(':')[2][:12]}\n"))
             for name in delivered.names:
                 emit(ProgressMessage(stream=f"Successfully tagged {name.familiar}\n"))
+
+    def _check(self, emit: Emit) -> None:
+        request = self._request
+        if request.call in ("", "check"):
+            self._checks.report(emit)
+            return
+        try:
+            self._checks.describe(request.call, emit, request.contexts or ())
+        except DockerfileError as error:
+            raise InvalidArgument(error.report) from error
 
     def _told(self, delivered: Delivered) -> dict[str, Any]:
         """What programs learn: the image's ID, and more if they asked for what classic clients don't know."""

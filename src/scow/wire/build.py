@@ -45,6 +45,7 @@ class BuildRequest(msgspec.Struct, frozen=True, kw_only=True):
     no_cache_filter: tuple[str, ...] = ()  # stages
     allow: tuple[str, ...] = ()  # entitlements: Scow's own parameter
     check: bool = False  # only check the Dockerfile
+    call: str = ""  # or tell its `targets`, or the `outline` of one
     outputs: tuple[dict[str, Any], ...] = ()  # objects with Type and Attrs
     attestations: tuple[str, ...] = ()  # `type=provenance,mode=max`: Scow's own parameter, like the next two
     annotations: tuple[str, ...] = ()  # `index:key=value`

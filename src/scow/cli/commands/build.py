@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from scow.cli.session import Session
 
 PROGRESS = ("auto", "plain", "quiet", "rawjson", "tty")
+CALLS = ("build", "check", "outline", "targets")
 PIECE = 1 << 20
 
 
@@ -76,11 +77,14 @@ def _build(session: Session, options: Options, keys: KeyAgents) -> None:
     if found := all_credentials(session.config, session.environment):
         headers["X-Registry-Config"] = encode_header(found)
     sys.stdout.flush()
-    checking = options.flag("check")
+    call, as_json = _call(options)
+    checking = call != "build"
+    if checking:
+        query.append(f"call={call}")
     path = "/scow/build/check" if checking else "/build"
     response = session.engine.open("POST", f"{path}?{'&'.join(query)}", headers=headers, data=packed.pieces)
     if checking:
-        _show_findings(session, response)
+        _show_findings(session, response, as_json)
         return
     made = show_build(out, response.messages(), quiet, options.text("progress"))
     session.engine.done(response)
@@ -175,14 +179,31 @@ def _write(path: str, data: bytes) -> None:
         raise CliError(f"open {path}: {(error.strerror or str(error)).lower()}") from None
 
 
-def _show_findings(session: Session, response: Response) -> None:
-    """Show what checks found; raises Exit with 1 if that is anything."""
-    view = ProgressView(sys.stdout, False)
+def _call(options: Options) -> tuple[str, bool]:
+    """What is to be done with the Dockerfile, and whether that is to be told as JSON. Raises CliError."""
+    call, _, attribute = options.text("call").partition(",")
+    if call == "lint":
+        call = "check"
+    if call not in CALLS:
+        raise CliError(f"unknown call {call!r}: one of {', '.join(CALLS)}")
+    if attribute not in ("", "format=json", "format=text"):
+        raise CliError(f"invalid call {options.text('call')!r}: only format=json may follow")
+    return ("check" if options.flag("check") else call), attribute == "format=json"
+
+
+def _show_findings(session: Session, response: Response, as_json: bool) -> None:
+    """Show what checks found, or the Dockerfile offers; raises Exit with 1 if checks found anything."""
+    from io import StringIO
+
+    view = ProgressView(StringIO() if as_json else sys.stdout, False)
     try:
         view.show_all(response.messages())
     except HttpError as error:
         raise CliError(str(error)) from None
     session.engine.done(response)
+    if as_json:
+        for found in view.auxiliary:
+            session.print(dumps(found.get("Outline") or found))
     if any(found.get("Findings") for found in view.auxiliary):
         raise Exit(1)
 
@@ -239,6 +260,14 @@ COMMANDS = {
                 'Cache export destinations (e.g., "type=registry,ref=user/app:cache", "type=local,dest=path/to/dir")',
             ),
             Flag("cgroup-parent", "", "string", 'Set the parent cgroup for the "RUN" instructions during build'),
+            Flag(
+                "call",
+                "",
+                "string",
+                'Set method for evaluating build ("check", "outline", "targets")',
+                default="build",
+                shown='"build"',
+            ),
             Flag("check", "", "bool", "Check the Dockerfile, and build nothing"),
             Flag("compress", "", "bool", "Compress the build context using gzip"),
             Flag("cpu-period", "", "int", "Limit the CPU CFS (Completely Fair Scheduler) period"),
