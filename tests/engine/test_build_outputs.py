@@ -111,3 +111,10 @@ def test_two_engines_build_the_same_image(engine: Daemon, own_engine: Daemon) ->
     (here,), (there,) = ([message["aux"] for message in messages if "aux" in message] for messages in made)
     assert here["ID"] == there["ID"]
     assert here["Descriptor"] == there["Descriptor"]
+
+
+def test_a_build_without_wishes_takes_back_what_one_with_wishes_attested(engine: Daemon) -> None:
+    for attested, kinds in ((["type=sbom"], ["image", "attestation"]), ([], [])):
+        build(engine, "FROM busybox\nLABEL taken=back", t="taken", attest=attested)
+        listed = engine.json("GET", "/v1.50/images/taken/json?manifests=1")["Manifests"]
+        assert [each["Kind"] for each in listed or ()] == kinds

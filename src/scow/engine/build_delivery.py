@@ -11,6 +11,7 @@ import msgspec
 
 from scow import points
 from scow.build.attestation import encode_statement
+from scow.build.image_state import ImageState
 from scow.build.output import Annotation, Output
 from scow.build.packing import Outcome, Packed, pack
 from scow.engine.build_results import BuildResults, Form, Tree, Trees
@@ -91,15 +92,21 @@ class Delivery:
             index = packed.top.digest if packed.is_index else None
             await points.at("build.packed")
             await images.publish(msgspec.structs.replace(image, manifest=manifest.digest, index=index))
-        elif state.based_on is None:
-            packed = None
-            await publish(self._store, state.image_config())
         else:
             packed = None
+            if state.based_on is None:
+                await self._publish_plain(state)
         for name in names:
             await images.tag(str(name), self._main.id)
             self._events.emit("image", "tag", self._main.id, {"name": name.familiar})
         return None if packed is None else packed.top
+
+    async def _publish_plain(self, state: ImageState) -> None:
+        """Publish an image without a manifest: one that it got by an earlier build, and no registry has, goes."""
+        known = self._store.images.find(self._main.id)
+        if known is not None and known.manifest and not self._store.images.digests(known.id):
+            await self._store.images.put(msgspec.structs.replace(known, manifest="", index=None))
+        await publish(self._store, state.image_config())
 
     async def _for_client(self, outputs: Sequence[Output], names: Sequence[Reference]) -> str:
         made: list[Form | Trees] = []
