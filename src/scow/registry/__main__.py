@@ -20,6 +20,7 @@ from scow.errors import ScowError
 from scow.registry.accounts import Account, SqlAccounts
 from scow.registry.collector import Plan, counts
 from scow.registry.configuration import read_settings
+from scow.registry.connections import quieten, raise_descriptor_limit
 from scow.registry.imports.command import add_arguments, run_import
 from scow.registry.metrics import Metrics
 from scow.registry.passwords import hash_password, make_secret
@@ -167,6 +168,7 @@ def _share_heaps() -> None:
 
 def _serve(settings: Settings, options: argparse.Namespace) -> int:
     _share_heaps()
+    raise_descriptor_limit()
 
     def ready(url: str) -> None:
         if options.pidfile:
@@ -215,6 +217,7 @@ async def _serve_here(
     server = Server(registry, settings, collects=post is None or post.number == 0, buckets=buckets)
     ending = asyncio.Event()
     loop = asyncio.get_running_loop()
+    quieten(loop)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ending.set)
     if post is not None:

@@ -1,24 +1,55 @@
-"""Connections whose client ends its side after a request: it is answered all the same.
+"""Connections: as many as there are descriptors for, and answered even if the client has ended its side.
 
 asyncio closes a connection at its end of input unless the protocol wants otherwise, and aiohttp's doesn't: who sends
 a request and shuts the sending side down, as simple clients and some relays do, would get nothing.
+
+Without descriptors nothing can be accepted, nor any blob be opened: before they run out, the oldest connection that
+waits for nothing makes room for a new one.
 """
 
-from typing import Any
+import asyncio
+import errno
+import logging
+import resource
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
 
 from aiohttp import StreamReader, web
+
+RESERVE: Final = 200
+"""Descriptors for all but connections and their uploads: open blobs, databases, sockets."""
+LEAST: Final = 16
+QUIET_S: Final = 10.0
+
+log = logging.getLogger("scow.registry")
 
 
 class Connection(web.RequestHandler):
     """One connection. Over TLS it ends with its client's side, since asyncio's TLS cannot stay half open."""
 
-    __slots__ = ("_answered", "_body", "_ended")
+    __slots__ = ("_answered", "_body", "_connections", "_ended")
 
     def __init__(self, manager: "Connections", **options: Any) -> None:
         super().__init__(manager, **options)
+        self._connections = manager
         self._answered = 0
         self._body: StreamReader | None = None  # of the request that came last
         self._ended = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._connections.opened(self)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._connections.closed(self)
+        super().connection_lost(exc)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody waits for an answer, since no request has come whole."""
+        # Counted, since aiohttp's own word for being busy comes a turn of the loop after the request.
+        return self._request_count == self._answered
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -26,10 +57,8 @@ class Connection(web.RequestHandler):
             self._body = self._messages[-1][1]
 
     def eof_received(self) -> bool | None:  # type: ignore[override]  # aiohttp answers nothing, which asyncio takes for no
-        # Counted, since aiohttp's own word for being busy comes a turn of the loop after the request.
-        is_idle = self._request_count == self._answered
         is_cut = self._body is not None and not self._body.is_eof()
-        if is_idle or is_cut or self.ssl_context is not None:
+        if self.is_idle or is_cut or self.ssl_context is not None:
             return None
         self._ended = True
         self._end_after_last()
@@ -56,5 +85,53 @@ class Connection(web.RequestHandler):
 class Connections(web.Server):
     """What asyncio asks for a protocol for each connection."""
 
+    def __init__(
+        self, handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]], *, limit: int, **options: Any
+    ) -> None:
+        """`limit` is how many there may be at once."""
+        super().__init__(handler, **options)
+        self._limit = limit
+        self._open: dict[Connection, None] = {}  # the oldest first
+
+    def opened(self, newest: Connection) -> None:
+        """Note a connection, and close one if there are too many: the oldest that is idle, or else the newest."""
+        self._open[newest] = None
+        if len(self._open) > self._limit:
+            chosen = next((each for each in self._open if each is not newest and each.is_idle), newest)
+            self.closed(chosen)
+            if chosen.transport is not None:
+                chosen.transport.abort()
+
+    def closed(self, connection: Connection) -> None:
+        """Forget a connection. Idempotent."""
+        self._open.pop(connection, None)
+
     def __call__(self) -> Connection:
         return Connection(self, loop=self._loop, **self._kwargs)
+
+
+def connection_limit() -> int:
+    """How many connections the descriptors of this process suffice for; each may have an upload besides."""
+    return max((resource.getrlimit(resource.RLIMIT_NOFILE)[0] - RESERVE) // 2, LEAST)
+
+
+def raise_descriptor_limit() -> None:
+    """Take as many descriptors as the system allows: the usual limit is for programs that use select(2)."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def quieten(loop: asyncio.AbstractEventLoop) -> None:
+    """Say once in a while that nothing can be accepted; asyncio says it a thousand times a second, with tracebacks."""
+    said_at = -QUIET_S
+
+    def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        nonlocal said_at
+        error = context.get("exception")
+        if not (isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)):
+            loop.default_exception_handler(context)
+        elif time.monotonic() - said_at >= QUIET_S:
+            said_at = time.monotonic()
+            log.error("connections have to wait: %s", error.strerror)
+
+    loop.set_exception_handler(handle)

@@ -16,7 +16,7 @@ from aiohttp.http import HttpProcessingError
 
 from scow.errors import Unavailable
 from scow.registry.calls import Call, parse_path
-from scow.registry.connections import Connection, Connections
+from scow.registry.connections import Connection, Connections, connection_limit
 from scow.registry.errors import Draining, Refusal, StorageFull, StorageUnavailable, TooManyRequests
 from scow.registry.folder import FULL
 from scow.registry.proxies import Origin, Proxies
@@ -34,7 +34,10 @@ READ_BUFFER_SIZE: Final = 512 << 10
 LINE_LIMIT: Final = 64 << 10
 """Bytes of a request's line or of one header: tokens of issuers with many groups are long."""
 LINGER_S: Final = 5
+HANDSHAKE_S: Final = 15
 BACKLOG: Final = 1024
+ACCEPTS: Final = 100
+"""Connections that are accepted in one turn of the loop, which asyncio has as the same number."""
 
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,64}\Z")
 _HEALTH: Final = {"/healthz", "/readyz"}
@@ -123,6 +126,7 @@ class Server:
             listener = await asyncio.to_thread(listen, self._settings)
         http = Connections(
             self._handle,
+            limit=connection_limit(),
             access_log=None,
             logger=http_log,
             keepalive_timeout=KEEP_ALIVE_S,
@@ -133,8 +137,13 @@ class Server:
             auto_decompress=False,  # a blob is the bytes that were sent, whatever Content-Encoding says
         )
         self._listener = await asyncio.get_running_loop().create_server(
-            http, sock=listener, ssl=certificates.context if certificates else None, backlog=BACKLOG
+            http,
+            sock=listener,
+            ssl=certificates.context if certificates else None,
+            ssl_handshake_timeout=HANDSHAKE_S if certificates else None,
+            backlog=ACCEPTS,
         )
+        listener.listen(BACKLOG)
         self._http = http
         if self._collects:
             collector = self._registry.collector
