@@ -21,6 +21,8 @@ STDERR: Final = 2
 _STREAMS: Final = {2: STDOUT, 3: STDERR}  # conmon's numbers to ours
 _MESSAGE: Final = 64 << 10  # conmon's are of 8 KiB and a byte (2.1.6), newer ones of 32 KiB
 _BATCH: Final = 256 << 10
+_BUFFER: Final = bytearray(_BATCH + _MESSAGE)  # of whoever receives just now, between two awaits
+_VIEW: Final = memoryview(_BUFFER)
 _INPUT: Final = 32 << 10  # conmon reads this much of a message at most; the rest would be lost
 
 
@@ -87,33 +89,34 @@ class AttachStream:
         self._on_close(self._socket)
 
     def _receive(self) -> list[tuple[int, bytes]]:
+        # Messages are received one behind the other, so that what belongs together is copied once: the byte that names
+        # a message's stream comes to lie on the last one of the message before, which is put back.
         chunks: list[tuple[int, bytes]] = []
-        parts: list[bytes] = []
+        buffer, view, receive = _BUFFER, _VIEW, self._socket.recv_into
+        begin = end = 1
         current = 0
-        size = 0
-        receive = self._socket.recv
         try:
-            while size < _BATCH:
+            while end < _BATCH:
+                covered = buffer[end - 1]
                 try:
-                    message = receive(_MESSAGE)
+                    size = receive(view[end - 1 : end - 1 + _MESSAGE])
                 except ConnectionResetError:
                     # conmon closed its end with input in it that nobody read. The kernel says so once, and before it
                     # hands out the output that is still here.
                     continue
-                if not message:
+                if not size:
                     self._ended = True
                     break
-                if message[0] != current:
-                    if parts:
-                        chunks.append((_STREAMS.get(current, STDOUT), b"".join(parts)))
-                        parts = []
-                    current = message[0]
-                parts.append(message[1:])
-                size += len(message)
+                stream, buffer[end - 1] = buffer[end - 1], covered
+                if stream != current:
+                    if end > begin:
+                        chunks.append((_STREAMS.get(current, STDOUT), bytes(view[begin:end])))
+                    begin, current = end, stream
+                end += size - 1
         except BlockingIOError:
             pass
-        if parts:
-            chunks.append((_STREAMS.get(current, STDOUT), b"".join(parts)))
+        if end > begin:
+            chunks.append((_STREAMS.get(current, STDOUT), bytes(view[begin:end])))
         return chunks
 
     def _send(self, piece: memoryview) -> None:
