@@ -14,6 +14,7 @@ from scow.errors import InvalidArgument
 from scow.linux import sysctl
 from scow.linux.userns import Extent, IdMap
 from scow.runtime import cdi, profile
+from scow.runtime.apparmor import profile_for
 from scow.runtime.bundle_mounts import BundleMount, rootfs_propagation, spec_mounts
 from scow.runtime.capabilities import bounding_set, container_capabilities
 from scow.runtime.devices import ALLOW_ALL, host_devices, mapped_devices, parse_rule
@@ -60,12 +61,13 @@ class SecurityOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     no_new_privileges: bool = False
     seccomp: str = ""
+    apparmor: str = ""  # a profile's name
     writable_cgroups: bool = False
 
 
 def security_options(options: Sequence[str] | None) -> SecurityOptions:
-    """Read security options; labels and AppArmor profiles are passed over. Raises InvalidArgument."""
-    no_new_privileges, seccomp, writable_cgroups = False, "", False
+    """Read security options; SELinux's labels are passed over, as by a dockerd without it. Raises InvalidArgument."""
+    no_new_privileges, seccomp, apparmor, writable_cgroups = False, "", "", False
     for option in options or ():
         # The old form had a colon; a profile's JSON holds both.
         marks = [at for at in (option.find("="), option.find(":")) if at >= 0]
@@ -78,9 +80,13 @@ def security_options(options: Sequence[str] | None) -> SecurityOptions:
             writable_cgroups = _boolean(option, value)
         elif name == "seccomp" and value:
             seccomp = value
+        elif name == "apparmor" and value:
+            apparmor = value
         elif name not in ("label", "apparmor"):
             raise InvalidArgument(f'invalid --security-opt 2: "{option}"')
-    return SecurityOptions(no_new_privileges=no_new_privileges, seccomp=seccomp, writable_cgroups=writable_cgroups)
+    return SecurityOptions(
+        no_new_privileges=no_new_privileges, seccomp=seccomp, apparmor=apparmor, writable_cgroups=writable_cgroups
+    )
 
 
 def _boolean(option: str, value: str | None) -> bool:
@@ -137,6 +143,9 @@ def _process(
         "capabilities": capability_sets(capabilities),
         "noNewPrivileges": security.no_new_privileges,
     }
+    confined = profile_for(security.apparmor, privileged=host.privileged)
+    if confined:
+        process["apparmorProfile"] = confined
     if config.tty and len(host.console_size) == 2 and all(host.console_size):
         process["consoleSize"] = {"height": host.console_size[0], "width": host.console_size[1]}
     limits = rlimits(host.ulimits, context.default_ulimits)

@@ -28,6 +28,7 @@ from typing import Any, Final
 import msgspec
 
 from scow.linux.process import Child, spawn
+from scow.runtime.apparmor import profile_for
 from scow.runtime.attach import STDERR, STDOUT
 from scow.runtime.bundle import capability_sets, security_options, user_section
 from scow.runtime.capabilities import bounding_set, container_capabilities
@@ -328,6 +329,10 @@ def process_section(spec: ExecSpec) -> dict[str, Any]:
         "capabilities": capability_sets(names),
         "noNewPrivileges": security.no_new_privileges,
     }
+    # docker exec --privileged lifts no profile: that is the container's.
+    confined = profile_for(security.apparmor, privileged=host.privileged)
+    if confined:
+        section["apparmorProfile"] = confined
     if spec.tty and spec.console_size is not None:
         section["consoleSize"] = {"height": spec.console_size[0], "width": spec.console_size[1]}
     limits = rlimits(host.ulimits, spec.default_ulimits)
