@@ -64,7 +64,7 @@ class Containers:
     async def list(self, *, all: bool, limit: int | None, size: bool, filters: Filters) -> list[ContainerSummary]:
         """GET /containers/json."""
         found = listing.select(self._table, all=all, limit=limit, filters=filters, image_ids=self._image_ids)
-        return [await self._inspector.summary(container, size=size) for container in found]
+        return await self._inspector.summaries(found, size=size)
 
     async def inspect(self, ref: str, size: bool = False) -> ContainerInspect:
         """GET /containers/{id}/json."""

@@ -1,6 +1,7 @@
 """From what a user typed to an image: by ID, by reference, by ID prefix, in docker's order."""
 
 import re
+from functools import lru_cache
 from typing import Final
 
 from scow.errors import InvalidArgument, NotFound
@@ -65,6 +66,7 @@ def get_image(images: Images, ref: str) -> Image:
     return found
 
 
+@lru_cache(maxsize=1024)
 def _parse(ref: str) -> Reference | None:
     try:
         return parse_reference(ref)

@@ -1,5 +1,6 @@
 """Containers for list and inspect: the record, with what the store and the network know of it."""
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -42,8 +43,12 @@ class Inspector:
         self._driver = driver
         self._sandboxes = sandboxes  # where network namespaces are pinned
 
-    async def summary(self, container: Container, *, size: bool) -> ContainerSummary:
-        """One entry of a list."""
+    async def summaries(self, containers: Iterable[Container], *, size: bool) -> list[ContainerSummary]:
+        """The entries of a list."""
+        linked = self._links.names()
+        return [await self._summary(container, linked.get(container.id, ()), size=size) for container in containers]
+
+    async def _summary(self, container: Container, linked: Sequence[str], *, size: bool) -> ContainerSummary:
         record = container.record
         endpoints = self._endpoints(container)
         size_rw: int | UnsetType = UNSET
@@ -52,7 +57,7 @@ class Inspector:
             size_rw, size_root = await self._sizes(container)
         return ContainerSummary(
             id=record.id,
-            names=sorted([f"/{record.name}", *self._links.names(container)]),
+            names=sorted([f"/{record.name}", *linked]),
             image=self._image_name(container),
             image_id=record.image or "",
             command=describing.command_text(record.args),

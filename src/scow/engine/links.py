@@ -30,14 +30,13 @@ class Links:
         found = ((alias, self._table.find_id(id)) for alias, id in container.record.links.items())
         return [(alias, child) for alias, child in found if child is not None]
 
-    def names(self, container: Container) -> list[str]:
-        """The names that links give to a container: `/parent/alias`."""
-        return sorted(
-            f"/{parent.name}/{alias}"
-            for parent in self._table
-            for alias, id in parent.record.links.items()
-            if id == container.id
-        )
+    def names(self) -> dict[str, list[str]]:
+        """The names that links give to containers, by ID: `/parent/alias`."""
+        found: dict[str, list[str]] = {}
+        for parent in self._table:
+            for alias, id in parent.record.links.items():
+                found.setdefault(id, []).append(f"/{parent.name}/{alias}")
+        return found
 
     def shown(self, container: Container) -> list[str] | None:
         """The links as inspect shows them; None for those of user-defined networks, which stay as they were asked."""

@@ -77,10 +77,11 @@ def encode(message: object) -> bytes:
 def to_plain(value: object) -> Any:
     """Give a message as dicts and lists with the names of the wire, without the fields that Go would leave out."""
     if isinstance(value, msgspec.Struct):
-        return _writer(type(value))(value)
+        kind = type(value)
+        return _writer(kind)(value) if _omits(kind) else msgspec.to_builtins(value)
     if isinstance(value, list | tuple):
         return [to_plain(item) for item in value]
-    if isinstance(value, Mapping):
+    if isinstance(value, dict | Mapping):  # the first for most, and cheaper to tell
         return {key: to_plain(item) for key, item in value.items()}
     return value
 
