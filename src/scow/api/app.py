@@ -22,7 +22,6 @@ PATIENCE_S: Final = 10.0
 
 _HEADERS: Final = {
     "Api-Version": text_of(NEWEST),
-    "Docker-Experimental": "false",
     "Ostype": "linux",
     "Server": f"Docker/{PRODUCT} (linux)",
 }
@@ -84,17 +83,19 @@ def _refuse(request: web.Request, call: Call | None, error: Exception) -> web.St
     return call.begun
 
 
-async def _add_headers(request: web.BaseRequest, response: web.StreamResponse) -> None:
-    response.headers.update(_HEADERS)
-
-
-def make_app(engine: EngineApi, oldest: ApiVersion = OLDEST) -> web.Application:
+def make_app(engine: EngineApi, oldest: ApiVersion = OLDEST, *, experimental: bool = False) -> web.Application:
     """Make the application that serves `engine`. Its shutdown ends all streams; it doesn't close the engine.
 
-    Versions of the API before `oldest` are refused."""
+    Versions of the API before `oldest` are refused. Clients offer some of their flags to `experimental` engines only.
+    """
+    headers = {**_HEADERS, "Docker-Experimental": "true" if experimental else "false"}
+
+    async def add_headers(request: web.BaseRequest, response: web.StreamResponse) -> None:
+        response.headers.update(headers)
+
     api = Api(engine, Background(), oldest)
     app = web.Application(client_max_size=0)
     app.router.add_route("*", "/{path:.*}", api.handle)
-    app.on_response_prepare.append(_add_headers)
+    app.on_response_prepare.append(add_headers)
     app.on_shutdown.append(api.aclose)
     return app

@@ -163,7 +163,9 @@ async def run(
                 stack.push_async_callback(signals.aclose)
             runner = web.AppRunner(
                 make_app(
-                    engine, tuple(map(int, config.min_api_version.split("."))) if config.min_api_version else OLDEST
+                    engine,
+                    tuple(map(int, config.min_api_version.split("."))) if config.min_api_version else OLDEST,
+                    experimental=config.experimental,
                 ),
                 handle_signals=False,
                 handler_cancellation=True,

@@ -88,7 +88,7 @@ class System:
             "ApiVersion": API_VERSION,
             "Arch": architecture,
             "BuildTime": "",
-            "Experimental": "false",
+            "Experimental": "true" if self._config.experimental else "false",
             "GitCommit": "",
             "GoVersion": f"python{platform.python_version()}",
             "KernelVersion": uname.release,
@@ -111,7 +111,7 @@ class System:
             os="linux",
             arch=architecture,
             kernel_version=uname.release,
-            experimental=False,
+            experimental=self._config.experimental,
             build_time="",
         )
 
@@ -133,6 +133,7 @@ class System:
         if unified:
             security.append("name=cgroupns")
         return Info(
+            experimental_build=self._config.experimental,
             id=self._config.engine_id,
             containers=len(states),
             containers_running=running,

@@ -3,6 +3,7 @@
 import io
 import json
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import docker
@@ -59,6 +60,21 @@ def test_docker_exits_with_the_command_code(engine: Daemon, project: Path) -> No
     done = docker_build(engine, str(project))
     assert done.returncode == 42
     assert "The command '/bin/sh -c exit 42' returned a non-zero code: 42" in done.stderr
+
+
+def test_docker_squashes_if_the_engine_is_experimental(
+    engine: Daemon, make_engine: Callable[..., Daemon], tmp_path: Path
+) -> None:
+    (tmp_path / "Dockerfile").write_text("FROM scratch\nCOPY Dockerfile /a\nCOPY Dockerfile /b\n")
+    assert "experimental" in docker_build(engine, "--squash", str(tmp_path)).stderr
+    other = make_engine("--experimental")
+    done = docker_build(other, "--squash", "-t", "squashed", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert len(other.json("GET", "/images/squashed/json")["RootFS"]["Layers"]) == 1
+    assert (other.json("GET", "/info")["ExperimentalBuild"], other.json("GET", "/version")["Experimental"]) == (
+        True,
+        True,
+    )
 
 
 def test_docker_py(engine: Daemon, docker_py: docker.DockerClient, project: Path) -> None:
