@@ -92,12 +92,31 @@ def test_a_cache_in_a_registry_has_all_stages_if_that_is_asked_for(engine: Daemo
     made = build(engine, STAGES, FILES, cacheto=target)
     assert f"Exporting cache to {name}:max\n" in text(made)
     _forget(engine)
-    again = build(engine, STAGES, FILES, cachefrom=json.dumps([f"type=registry,ref={name}:max"]))
+    source = json.dumps([f"type=registry,ref={name}:max"])
+    assert _cached(build(engine, STAGES, FILES, cachefrom=source, target="tools")) == 1
+    again = build(engine, STAGES, FILES, cachefrom=source, cacheto=json.dumps([f"type=registry,ref={name}:2,mode=max"]))
     assert _cached(again) == 5
     assert image_of(again) == image_of(made)
     manifest, smaller = (_manifest(registry, "caches/exported", tag) for tag in ("max", "min"))
     assert manifest["config"]["mediaType"] == "application/vnd.buildkit.cacheconfig.v0"
     assert len(smaller["layers"]) < len(manifest["layers"])
+
+
+@pytest.mark.parametrize("kind", ["inline", "min"])
+def test_stages_whose_copies_a_cache_has_are_not_built(engine: Daemon, registry: Registry, kind: str) -> None:
+    name = f"{registry.address}/caches/lazy-{kind}"
+    if kind == "inline":
+        made = image_of(build(engine, STAGES, FILES, t=name, buildargs=INLINE))
+        engine.docker("push", "-q", name)
+    else:
+        made = image_of(build(engine, STAGES, FILES, cacheto=json.dumps([f"type=registry,ref={name}"])))
+    _forget(engine)
+    again = build(engine, STAGES, FILES, cachefrom=json.dumps([name]), buildargs=INLINE if kind == "inline" else "{}")
+    assert (_cached(again), "> /tool" in text(again)) == (4, False), text(again)
+    assert image_of(again) == made
+    _forget(engine)
+    changed = build(engine, STAGES.replace("/tool\n", "/tool # anew\n"), FILES, cachefrom=json.dumps([name]))
+    assert (_cached(changed), "> /tool # anew" in text(changed)) == (2, True), text(changed)
 
 
 def test_a_cache_is_kept_in_a_folder_of_the_client(engine: Daemon, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from scow.build.cache import Record
+from scow.build.cache import Record, Sources
 from scow.build.image_state import format_created, parse_created
 from scow.errors import InvalidArgument
 from scow.oci.descriptor import Descriptor
@@ -56,6 +56,7 @@ class _Record(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_de
     layers: list[_Result] | None = None
     digest: str = ""
     created_at: str = ""  # ours: a step that changed no file has a time, too
+    sources: Sources | None = None  # ours: what a copy from a stage took
 
 
 class _Document(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -68,6 +69,7 @@ class CachedStep(msgspec.Struct, frozen=True):
 
     created_at: int
     diff_id: DiffID | None
+    sources: Sources | None = None  # of what only says what a copy took
 
 
 def encode_cache(records: Iterable[Record], blobs: Mapping[DiffID, Descriptor]) -> bytes:
@@ -123,7 +125,9 @@ def _described(records: Iterable[Record], order: Mapping[DiffID, int]) -> list[_
     found = []
     for record in sorted(records, key=lambda each: each.key):
         created = format_created(record.created_at)
-        if record.diff_id is None:
+        if record.sources is not None:
+            found.append(_Record(digest=_PREFIX + record.key, sources=record.sources))
+        elif record.diff_id is None:
             found.append(_Record(digest=_PREFIX + record.key, created_at=created))
         elif record.diff_id in order:
             result = _Result(layer=order[record.diff_id], created_at=created)
@@ -137,7 +141,9 @@ def _steps(records: Sequence[_Record], diff_ids: Sequence[DiffID | None]) -> dic
     found: dict[str, CachedStep] = {}
     for record in records:
         key = record.digest.removeprefix(_PREFIX)
-        if record.layers:
+        if record.sources is not None:
+            found[key] = CachedStep(0, None, record.sources)
+        elif record.layers:
             number = record.layers[0].layer
             diff_id = diff_ids[number] if 0 <= number < len(diff_ids) else None
             if diff_id is not None:

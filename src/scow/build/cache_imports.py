@@ -12,6 +12,7 @@ from typing import Protocol
 
 import msgspec
 
+from scow.build.cache import Sources
 from scow.build.cache_document import CachedStep
 from scow.build.image_state import ImageState, parse_created
 from scow.errors import ScowError
@@ -53,17 +54,32 @@ class Imports:
         self._sources = sources
         self._reading: asyncio.Task[list[tuple[Source, Known]]] | None = None
 
+    @property
+    def wanted(self) -> bool:
+        """Whether there are any."""
+        return bool(self._sources)
+
+    async def find_sources(self, key: str, note: Note) -> Sources | None:
+        """What a copy took of a stage, if a cache knows."""
+        for _, known in await self._known(note):
+            if key in known.steps and known.steps[key].sources is not None:
+                return known.steps[key].sources
+        return None
+
+    async def _known(self, note: Note) -> list[tuple[Source, Known]]:
+        if not self._sources:
+            return []
+        if self._reading is None:
+            self._reading = asyncio.ensure_future(self._read(note))
+        return await asyncio.shield(self._reading)
+
     async def find(self, key: str, state: ImageState, created_by: str, note: Note, emit: Emit) -> CachedStep | None:
         """What a cache knows of a step, its layer brought into the store; None if no cache does, or can give it.
 
         `created_by` is what the history would say of the step, empty if that wouldn't say enough; `note` is told why a
         cache can't be used, once.
         """
-        if not self._sources:
-            return None
-        if self._reading is None:
-            self._reading = asyncio.ensure_future(self._read(note))
-        known = await asyncio.shield(self._reading)
+        known = await self._known(note)
         candidates = [(source, each.steps[key]) for source, each in known if key in each.steps]
         if created_by:
             by_history = [(source, step_of(each.image, state, created_by)) for source, each in known if each.image]

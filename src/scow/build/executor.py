@@ -16,6 +16,7 @@ from scow.build.arguments import Globals, Scope, global_scope, source_date_defau
 from scow.build.cache import Record
 from scow.build.cache_document import encode_inline
 from scow.build.cache_export import Mode
+from scow.build.commands import command_of
 from scow.build.config_changes import apply, environment, shell_of
 from scow.build.context import Context
 from scow.build.dockerfile import Dockerfile, Stage, parse_triggers
@@ -23,11 +24,12 @@ from scow.build.errors import DockerfileError, Lines, StepFailed
 from scow.build.image_state import ImageState, parse_created, state_of, with_path
 from scow.build.named_contexts import NamedContexts
 from scow.build.plan import SCRATCH, Plan, names_like, plan
+from scow.build.recipes import Recipes
 from scow.build.report import Report, StageEnded, StepEvent
 from scow.build.runner import CommandFailed
 from scow.build.selection import Keep, everything
 from scow.build.squash import squash
-from scow.build.steps import Place, Steps, command_of
+from scow.build.steps import Place, Steps
 from scow.build.tools import Build
 from scow.errors import InvalidArgument, NotFound, ScowError
 from scow.oci.digest import DiffID
@@ -82,6 +84,9 @@ class Execution:
         self.environments: dict[int, Mapping[str, str]] = {}
         """What the base images of the stages with these indexes brought along."""
         self._steps = Steps(build, context, self, ignored)
+        self._recipes = Recipes(
+            build, dockerfile, self._globals, self._plan, self._steps.copy_sources, self._steps.run_mounts
+        )
         self._tasks: dict[int, asyncio.Task[_StageState]] = {}
         self._group = asyncio.TaskGroup()
         self.needed = sorted(stage.index for stage in self._plan.stages)
@@ -114,12 +119,22 @@ class Execution:
             self._total += 1
             self._numbers[index, position] = self._total
 
-    def _begin_tasks(self) -> None:
+    @property
+    def _is_lazy(self) -> bool:
+        """Whether stages wait until a step has to be done: a cache may have all that is copied from them."""
+        return self._build.imports.wanted and not self._build.options.tells_all
+
+    def begin(self) -> None:
+        """Have all stages built that are needed: a step has to be done."""
         for stage in self._plan.stages:
-            if stage.index not in self._tasks:
-                if (stage.index, 0) not in self._numbers:
-                    self._number(stage.index)
-                self._tasks[stage.index] = self._group.create_task(self._run_stage(self._file.stages[stage.index]))
+            self._task(stage.index)
+
+    def _task(self, index: int) -> asyncio.Task[_StageState]:
+        if index not in self._tasks:
+            if (index, 0) not in self._numbers:
+                self._number(index)
+            self._tasks[index] = self._group.create_task(self._run_stage(self._file.stages[index]))
+        return self._tasks[index]
 
     def _plan_triggers(self, index: int, triggers: Sequence[str]) -> None:
         """Plan again with what a base image leaves to be done: that may need stages that nothing else does.
@@ -128,7 +143,8 @@ class Execution:
         """
         self._triggers[index] = triggers
         self._plan = self._planned()
-        self._begin_tasks()
+        if not self._is_lazy:
+            self.begin()
 
     # --- running
 
@@ -139,9 +155,17 @@ class Execution:
             self._tell(first, number, "start", one.text)
         try:
             async with self._group:
-                self._begin_tasks()
+                if self._is_lazy:
+                    self._task(self._target)  # it may be all that is needed: others begin when a step has to be done
+                else:
+                    self.begin()
         except BaseExceptionGroup as errors:
             raise _first(errors) from None
+        finally:
+            await self._recipes.aclose()
+        for index in self.needed:
+            if index not in self._tasks:
+                self._report(StageEnded(index))
         state = self._tasks[self._target].result().image
         assert self._base is not None
         await self._build.tools.cache.flush()
@@ -155,10 +179,11 @@ class Execution:
     def _records_of(self, state: ImageState) -> list[Record]:
         """The steps of an image, at the times that its history gives."""
         added = state.history[len(state.history) - len(state.keys) :]
-        return [
+        own = [
             msgspec.structs.replace(self._build.records[key], created_at=parse_created(step.created))
             for key, step in zip(state.keys, added, strict=True)
         ]
+        return [*own, *self._build.aliases.values()]
 
     def records(self, mode: Mode) -> list[Record]:
         """The steps to be told to others: those of the image that was made, or of all stages.
@@ -166,14 +191,14 @@ class Execution:
         A step keeps the time that it has in the image.
         """
         if mode == "max":
-            return list(self._build.records.values())
+            return [*self._build.records.values(), *self._build.aliases.values()]
         return self._records_of(self._tasks[self._target].result().image)
 
     async def layers_of(self, name: str) -> tuple[DiffID, ...]:
         """As Origins.layers_of."""
         source = next(stage.inputs[name] for stage in self._plan.stages if name in stage.inputs)
         if source.stage is not None:
-            return (await asyncio.shield(self._tasks[source.stage])).image.diff_ids
+            return (await asyncio.shield(self._task(source.stage))).image.diff_ids
         if source.kind == SCRATCH:
             return ()
         if source.kind == "context":
@@ -184,6 +209,13 @@ class Execution:
             suggestion = names_like(source.name, self._file, self._named.names if self._named else ())
             raise StepFailed(str(error), token=source.name, suggestion=suggestion) from error
         return image.diff_ids
+
+    async def recipe_of(self, name: str) -> str | None:
+        """As Origins.recipe_of."""
+        if not (self._build.imports.wanted or self._build.options.tells_cache):
+            return None
+        source = next(stage.inputs[name] for stage in self._plan.stages if name in stage.inputs)
+        return None if source.stage is None else await self._recipes.find(source.stage)
 
     async def _context(self, name: str, emit: Callable[[ProgressMessage], None]) -> ImageState:
         assert self._named is not None
@@ -217,7 +249,7 @@ class Execution:
         number = self._numbers[stage.index, 0]
         base = self._plan[stage.index].base
         if base.stage is not None:
-            ended = await asyncio.shield(self._tasks[base.stage])
+            ended = await asyncio.shield(self._task(base.stage))
         self._tell(stage.index, number, "start", stage.base.text)
         if base.stage is not None:
             if not ended.image.config.on_build:

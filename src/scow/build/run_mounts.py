@@ -38,6 +38,12 @@ class Origins(Protocol):
     async def layers_of(self, name: str) -> tuple[DiffID, ...]:
         """The layers of a stage, when it is built, or of an image."""
 
+    async def recipe_of(self, name: str) -> str | None:
+        """What names a stage before it is built, if that is wanted, and can be told."""
+
+    def begin(self) -> None:
+        """Take notice that a step has to be done."""
+
 
 class RunMounts:
     """The mounts of one build's steps."""

@@ -22,7 +22,7 @@ from scow.build.flights import Say
 from scow.build.image_state import ImageState
 from scow.build.layering import compose_layer
 from scow.build.mounts import Mount
-from scow.build.run_mounts import SCRIPT, Origins, RunMounts
+from scow.build.run_mounts import Origins, RunMounts
 from scow.build.runner import CommandFailed, RunRequest
 from scow.build.selection import Keep, NothingFound, everything
 from scow.build.tools import Build
@@ -32,7 +32,6 @@ from scow.runtime.user import UnknownGroup, UnknownUser, resolve_user
 from scow.store.snapshots import finish
 
 _MAX_ID: Final = 2**31 - 1
-_ONLY_HEREDOC: Final = re.compile(r"<<-?\s*[\"']?([^\s\"'<>]+)[\"']?")
 
 
 class Place(NamedTuple):
@@ -51,8 +50,8 @@ class Steps:
         self._store = build.tools.store
         self._cache = build.tools.cache
         self._origins = origins
-        self._mounts = RunMounts(build, context, origins, ignored)
-        self._sources = CopySources(build, context, origins, ignored)
+        self.run_mounts = RunMounts(build, context, origins, ignored)
+        self.copy_sources = CopySources(build, context, origins, ignored)
 
     async def perform(
         self,
@@ -68,6 +67,7 @@ class Steps:
         """
         record = await self.find(place, key, description, created_by)
         if record is None:
+            self._origins.begin()
 
             async def make(say: Say) -> Record:
                 return self._add(key, description, await work(say), time.time_ns())
@@ -130,7 +130,7 @@ class Steps:
         entitlements.check(one, self._build.options.allowed)
         epoch = self._build.options.epoch
         described = [msgspec.structs.astuple(mount) for mount in mounts]
-        origins = [await self._mounts.origin(mount) for mount in mounts]
+        origins = [await self.run_mounts.origin(mount) for mount in mounts]
         key = step_key(
             "RUN", state.chain, str(state.platform), args, env, state.config.user, state.config.working_dir,
             one.network, one.security, described, origins, script, epoch,
@@ -139,9 +139,9 @@ class Steps:
         async def work(say: Say) -> DiffID | None:
             id = secrets.token_hex(32)
             async with AsyncExitStack() as stack:
-                ready, given = await self._mounts.prepare(stack, id, mounts, state)
+                ready, given = await self.run_mounts.prepare(stack, id, mounts, state)
                 if script:
-                    ready.append(await self._mounts.script(stack, script, id))
+                    ready.append(await self.run_mounts.script(stack, script, id))
                 request = RunRequest(
                     base=state.diff_ids,
                     args=args,
@@ -195,13 +195,23 @@ class Steps:
             )  # fmt: skip
 
         plain = not (one.chmod or one.parents)  # else the history says too little
-        remembered = ""
+        remembered = alias = ""
         if one.source_stage:
+            recipe = await self._origins.recipe_of(one.source_stage)
+            if recipe is not None:
+                alias = step_key("RECIPE", recipe, one.sources, one.exclude, one.parents, owner is None)
+                taken = await self._taken(place, alias)
+                if taken is not None:
+                    created_by = shown(taken.shown)
+                    record = await self.find(place, key_of(taken), one.text, created_by if plain else "")
+                    if record is not None:
+                        return record, created_by
             # Of files that can't change it is enough to have looked once.
             layers = await self._origins.layers_of(one.source_stage)
             remembered = step_key("SOURCES", layers, one.sources, one.exclude, one.parents, owner is None)
             known = self._cache.find(remembered) if place.cached else None
             if known is not None and known.sources is not None:
+                self._note_alias(alias, known.sources)
                 created_by = shown(known.sources.shown)
                 record = await self.find(place, key_of(known.sources), one.text, created_by if plain else "")
                 if record is not None:
@@ -210,16 +220,17 @@ class Steps:
         handed_over = False
         try:
             try:
-                origins = await self._sources.open(stack, one)
+                origins = await self.copy_sources.open(stack, one)
             except NothingFound as error:
                 why = error.elsewhere if one.source_stage else str(error)
                 raise InvalidArgument(f"{one.NAME} failed: {why}") from error
-            sources = await self._sources.digests(origins, one, owner)
+            sources = await self.copy_sources.digests(origins, one, owner)
             if sources.several and not destination.endswith("/"):
                 raise InvalidArgument(
                     f"When using {one.NAME} with more than one source file, "
                     "the destination must be a directory and end with a /"
                 )
+            self._note_alias(alias, sources)
             if remembered:
                 now = time.time_ns()
                 what = f"sources of {one.text}"
@@ -249,6 +260,25 @@ class Steps:
             if not handed_over:
                 await stack.aclose()
         return record, created_by
+
+    async def _taken(self, place: Place, alias: str) -> Sources | None:
+        """What a copy from a stage with a recipe took, if a cache knows."""
+        if not place.cached:
+            return None
+        known = self._cache.find(alias)
+        if known is not None and known.sources is not None:
+            self._note_alias(alias, known.sources)
+            return known.sources
+        step = await self._build.imports.find_sources(alias, lambda text: place.tell("note", text))
+        if step is not None:
+            self._note_alias(alias, step)
+        return step
+
+    def _note_alias(self, alias: str, sources: Sources) -> None:
+        if alias and alias not in self._build.aliases:
+            record = Record(key=alias, description="copy from a stage", sources=sources, used_at=time.time_ns())
+            self._build.aliases[alias] = record
+            self._cache.add(record)
 
     async def _owner(self, state: ImageState, one: kinds.Copy) -> Owner | None:
         if not one.chown:
@@ -311,19 +341,3 @@ def _pretend(say: Say) -> None:
     id = secrets.token_hex(32)
     say(("container", id))
     say(("removed", id))
-
-
-def command_of(one: kinds.Run, shell: tuple[str, ...]) -> tuple[tuple[str, ...], str]:
-    """What a RUN executes, and the script to be mounted at SCRIPT for it, if there is one.
-
-    A here-document alone is what the shell gets to run, or with `#!` a program; others are part of the command line.
-    """
-    command = one.command
-    if not command.heredocs or not command.shell_form:
-        return command.argv(shell), ""
-    line = " ".join(command.args)
-    if len(command.heredocs) == 1 and _ONLY_HEREDOC.fullmatch(line.strip()):
-        text = command.heredocs[0].text
-        return ((*shell, SCRIPT), text) if text.startswith("#!") else ((*shell, text), "")
-    bodies = "".join(f"\n{each.body}{each.name}" for each in command.heredocs)
-    return (*shell, line + bodies), ""

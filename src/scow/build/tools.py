@@ -43,6 +43,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     no_cache_filter: tuple[str, ...] = ()
     squash: bool = False
     inline_cache: bool = False  # the image tells of its steps
+    tells_cache: bool = False  # it does, or a cache is exported
+    tells_all: bool = False  # a cache of all stages is exported
     platform: Platform | None = None
     secrets: Mapping[str, bytes] = {}
     agents: Mapping[str, Path] = {}  # sockets of SSH agents
@@ -106,5 +108,7 @@ class Build:
         self.anew = anew or Anew()
         self.records: dict[str, Record] = {}
         """The steps that it came by so far, made or found, by their keys."""
+        self.aliases: dict[str, Record] = {}
+        """What its copies took of stages, by recipes: for caches that are told to others."""
         self.materials: list[Material] = []
         """What went into it from elsewhere, so far."""

@@ -151,6 +151,9 @@ def _tag(name: str) -> Reference:
 
 def _options(request: BuildRequest, given: SessionRequest, allowed: frozenset[str]) -> Options:
     arguments = {name: value for name, value in (request.build_args or {}).items() if value is not None}
+    exports = [parse_export(text) for text in request.cache_to]
+    inline = arguments.get("BUILDKIT_INLINE_CACHE", "").lower() in ("1", "true")
+    inline = inline or any(each.type == "inline" for each in exports)
     options = Options(
         dockerfile=request.dockerfile or DOCKERFILE,
         build_args=arguments,
@@ -158,8 +161,9 @@ def _options(request: BuildRequest, given: SessionRequest, allowed: frozenset[st
         target=request.target,
         no_cache=request.no_cache,
         squash=request.squash,
-        inline_cache=arguments.get("BUILDKIT_INLINE_CACHE", "").lower() in ("1", "true")
-        or any(parse_export(text).type == "inline" for text in request.cache_to),
+        inline_cache=inline,
+        tells_cache=inline or bool(exports),
+        tells_all=any(each.mode == "max" for each in exports),
         allowed=allowed,
         no_cache_filter=tuple(name.lower() for name in request.no_cache_filter),
         secrets=given.secrets,
