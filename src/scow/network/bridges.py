@@ -103,9 +103,7 @@ def attach(
             index = add_pair(machine, inside, endpoint.link, endpoint.interface, bridge, network.mtu)
         if endpoint.ports:
             machine.request([links.hairpin(endpoint.link)])
-        if endpoint.ipv6:
-            name = f"net/ipv6/conf/{endpoint.interface}/disable_ipv6"
-            netns.inside(inside.fd, lambda: sysctl.write(name, "0"))
+        allow_ipv6(inside, endpoint)
         messages = [links.set_link(index, mac=endpoint.mac, mtu=network.mtu, up=True)]
         messages += [links.add_address(index, address) for address in (*interfaces(endpoint), *link_local(endpoint))]
         set_interface_sysctls(inside, endpoint)
@@ -121,6 +119,13 @@ def attach(
 def _default_routes(index: int, endpoint: Endpoint) -> list[Message]:
     gateways = [text for text in (endpoint.gateway, endpoint.ipv6_gateway) if text]
     return [links.add_default_route(index, parse_address(text)) for text in gateways]
+
+
+def allow_ipv6(inside: Inside, endpoint: Endpoint) -> None:
+    """Let an interface have the IPv6 address that its endpoint has; without one it stays off."""
+    if endpoint.ipv6:
+        name = f"net/ipv6/conf/{endpoint.interface}/disable_ipv6"
+        netns.inside(inside.fd, lambda: sysctl.write(name, "0"))
 
 
 def set_interface_sysctls(inside: Inside, endpoint: Endpoint) -> None:

@@ -44,11 +44,12 @@ from scow.network.model import (
 )
 from scow.network.publishing import Publishing
 from scow.network.reaper import Reaper, remove
-from scow.network.refusals import AlreadyConnected, NetworkInUse, NoSuchEndpoint, NotConnected
+from scow.network.refusals import AlreadyConnected, LeftMeanwhile, NetworkInUse, NoSuchEndpoint, NotConnected
 from scow.network.resolvers import Resolvers
-from scow.network.sandboxes import Inside, Sandboxes
+from scow.network.sandboxes import Sandboxes
 from scow.network.state import State
 from scow.network.threads import Threads
+from scow.network.wiring import Wiring
 from scow.store.database import Database
 
 _log = logging.getLogger(__name__)
@@ -74,6 +75,7 @@ class Networks:
             self._threads,
             spare=self._settings.spare_sandboxes,
         )
+        self._wiring = Wiring(self._machine, self._sandboxes, self._threads)
         self._reaper = Reaper(self._machine, self._threads)
         self._firewall = Firewall(self.tag, self._threads)
         self._networks: dict[str, Network] = {}
@@ -241,8 +243,8 @@ class Networks:
 
     def resolver_of(self, container_id: str) -> str:
         """The address at which a container asks for names, "" if none of its networks knows any."""
-        known = (self._networks.get(endpoint.network_id) for endpoint in self.of_container(container_id))
-        return str(RESOLVER) if any(network is not None and network.resolves for network in known) else ""
+        known = [self._networks.get(endpoint.network_id) for endpoint in self.of_container(container_id)]
+        return str(RESOLVER) if any(network and network.resolves for network in known) else ""
 
     # containers
 
@@ -303,19 +305,17 @@ class Networks:
             await self._state.put_endpoint(endpoint)
             await points.at("connect.recorded")
             undo.push_async_callback(self._state.remove_endpoints, [endpoint.id])
-            if network.branches:
-                await self._attach(endpoint)
-                undo.push_async_callback(
-                    self._inside, endpoint.container_id, lambda inside: parents.detach(inside, endpoint)
-                )
-            elif network.bridge:
+            if network.addressed:
                 await self._attach(endpoint)
                 await points.at("connect.attached")
-                undo.push_async_callback(self._threads, lambda: remove(self._machine, [endpoint.link]))
+                undo.push_async_callback(self._wiring.detach, endpoint)
+            if network.bridge:
                 undo.push_async_callback(self._publishing.withdraw, endpoint)
                 await self._publishing.publish(endpoint)
             if network.resolves:
                 await self._resolvers.ensure(endpoint.container_id)
+            if endpoint.id not in self._endpoints:
+                raise LeftMeanwhile(wanted.container_name or sandbox.container_id, network)
             undo.pop_all()
         self.observer("connect", network, sandbox.container_id)
         return endpoint
@@ -335,10 +335,7 @@ class Networks:
         if endpoint is None:
             raise NotConnected(container_id, network)
         try:
-            if endpoint.link:
-                await self._threads(lambda: remove(self._machine, [endpoint.link]))
-            elif endpoint.interface:
-                await self._inside(container_id, lambda inside: parents.detach(inside, endpoint))
+            await self._wiring.detach(endpoint)
         except OSError as failure:
             if not force:
                 raise
@@ -532,28 +529,12 @@ class Networks:
             pools.give_back(address.ip for address in bridges.interfaces(endpoint))
 
     async def _attach(self, endpoint: Endpoint) -> None:
-        network = self._networks[endpoint.network_id]
+        network = self._networks.get(endpoint.network_id)
+        if network is None:
+            raise NoSuchNetwork(endpoint.network_name)  # with its container having left meanwhile
         gateway = not network.internal and self._way_out(endpoint.container_id) in (None, endpoint)
 
-        def attach(inside: Inside) -> None:
-            if network.branches:
-                parents.attach(inside, self._machine, endpoint, network, gateway=gateway)
-            else:
-                bridges.attach(self._machine, inside, endpoint, network, self._bridges[network.id], gateway=gateway)
-
-        await self._inside(endpoint.container_id, attach)
-
-    async def _inside(self, container_id: str, work: Callable[[Inside], None]) -> None:
-        """Do something in a container's sandbox."""
-
-        def job() -> None:
-            inside = self._sandboxes.enter(container_id)
-            try:
-                work(inside)
-            finally:
-                inside.close()
-
-        await self._threads(job)
+        await self._wiring.attach(endpoint, network, self._bridges.get(network.id, 0), gateway=gateway)
 
     def _way_out(self, container_id: str) -> Endpoint | None:
         """Return the endpoint that holds a container's default route; none on internal networks.
@@ -577,7 +558,7 @@ class Networks:
 
         network = self._networks[endpoint.network_id]
         try:
-            await self._inside(container_id, lambda inside: parents.route_through(inside, endpoint, network))
+            await self._wiring.route(endpoint, network)
         except OSError as error:
             _log.warning("container %s may have no way out: %s", container_id, error)
 

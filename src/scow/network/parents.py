@@ -16,7 +16,7 @@ from scow.errors import Forbidden, InvalidArgument, NotSupported
 from scow.linux import links
 from scow.linux.netlink import Message, Netlink
 from scow.network.addresses import parse_address
-from scow.network.bridges import interfaces, link_local, set_interface_sysctls
+from scow.network.bridges import allow_ipv6, interfaces, link_local, set_interface_sysctls
 from scow.network.model import IPVLAN, MACVLAN, OPTION_IPVLAN, OPTION_PARENT, Endpoint, Network
 from scow.network.sandboxes import Inside
 
@@ -142,6 +142,7 @@ def attach(inside: Inside, machine: Netlink, endpoint: Endpoint, network: Networ
             machine.request([links.add_ipvlan(endpoint.interface, parent, inside.fd, mode, flag)])
     try:
         index = next(link.index for link in links.links(inside.netlink) if link.name == endpoint.interface)
+        allow_ipv6(inside, endpoint)
         messages = [links.set_link(index, mac=endpoint.mac or None, mtu=network.mtu, up=True)]
         messages += [links.add_address(index, address) for address in (*interfaces(endpoint), *link_local(endpoint))]
         set_interface_sysctls(inside, endpoint)

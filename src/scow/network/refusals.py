@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from scow.errors import Forbidden, NotFound
+from scow.errors import Conflict, Forbidden, NotFound
 from scow.network.model import Endpoint, Network
 
 
@@ -18,6 +18,11 @@ class NetworkInUse(Forbidden):
 class AlreadyConnected(Forbidden):
     def __init__(self, container: str, network: Network) -> None:
         super().__init__(f"endpoint with name {container} already exists in network {network.name}")
+
+
+class LeftMeanwhile(Conflict):
+    def __init__(self, container: str, network: Network) -> None:
+        super().__init__(f"container {container} ended while it was being connected to network {network.name}")
 
 
 class NotConnected(Forbidden):

@@ -159,6 +159,15 @@ def test_a_vlan_is_made_and_goes_with_its_network(networks: Daemon, parent: str)
     assert f"{parent}.50" not in links()
 
 
+def test_branches_have_ipv6_too(networks: Daemon, parent: str) -> None:
+    subnets = ("--subnet", f"10.213.{free_subnet()}.0/24", "--subnet", "fd12:3::/64", "--ipv6")
+    networks.docker("network", "create", "-d", "macvlan", "-o", f"parent={parent}", *subnets, "wire")
+    networks.docker("run", "-d", "--network", "wire", "--name", "one", "busybox", "sleep", "600")
+    networks.docker("run", "-d", "--network", "wire", "--ip6", "fd12:3::22", "--name", "two", "busybox", "sleep", "600")
+    assert "Address: fd12:3::22" in networks.docker("exec", "one", "nslookup", "-type=aaaa", "two").stdout
+    assert "1 packets received" in networks.docker("exec", "one", "ping", "-6", "-c", "1", "fd12:3::22").stdout
+
+
 def test_a_parent_that_was_there_stays(networks: Daemon, parent: str) -> None:
     networks.docker("network", "create", "-d", "macvlan", "-o", f"parent={parent}", "wire")
     networks.docker("network", "rm", "wire")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from scow import points
 from scow.errors import Conflict, Forbidden, NotFound
 from scow.linux import links, netns, nftables_child
 from scow.linux.netlink import Netlink
@@ -19,7 +20,7 @@ from scow.network.dns import message
 from scow.network.model import Endpoint, EndpointRequest, NetworkRequest, NoSuchNetwork, Pool, Port
 from scow.network.networks import Networks
 from scow.network.ports import PublishingFailed
-from scow.network.refusals import AlreadyConnected, NetworkInUse
+from scow.network.refusals import AlreadyConnected, LeftMeanwhile, NetworkInUse
 
 from .conftest import Rig, ask, in_sandbox, serving, unreachable
 
@@ -342,6 +343,29 @@ async def test_a_bridge_whose_removal_was_cut_short_goes_at_the_next_start(rig: 
     assert again._state.leaving() == []
     with pytest.raises(NoSuchNetwork):
         again.get("n")
+
+
+async def test_a_container_that_ends_while_it_is_connected_is_connected_to_nothing(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ending = ""
+
+    async def end(point: str) -> None:
+        if point == ending:
+            await networks.release("c1")
+
+    networks = await rig.engine()
+    await networks.create(NetworkRequest(name="n"))
+    monkeypatch.setattr(points, "at", end)
+    for point in ("connect.recorded", "connect.attached"):
+        ending = point
+        sandbox = await networks.sandbox("c1", "n")
+        with pytest.raises((LeftMeanwhile, OSError)):
+            await networks.connect(sandbox, "n", EndpointRequest(names=("c1",)))
+        assert networks.of_container("c1") == []
+        await networks.settled()
+        assert networks._state.load()[2] == []
+    await networks.remove("n")
 
 
 async def test_names_are_served_on_the_same_port_after_a_kill(rig: Rig) -> None:
