@@ -9,7 +9,9 @@ from typing import Any
 import aiohttp
 import pytest
 
-from scow.registry.settings import Auth, Policy, Proxy, Rule, Settings, SettingsInvalid
+from scow.registry.accounts import Account
+from scow.registry.passwords import hash_password
+from scow.registry.settings import Auth, Policy, Proxy, Rule, Settings, SettingsInvalid, Token
 from scow.registry.upstream.places import Places
 
 from .conftest import Client, Running, digest_of
@@ -281,6 +283,39 @@ async def test_a_full_quota_does_not_end_pulls(
     for _ in range(2):
         assert (await client("GET", f"/v2/hub/app/blobs/{digest_of(LAYER)}")).body == LAYER
     assert await running.registry.metadata.blob("hub/app", digest_of(LAYER)) is None
+
+
+async def test_a_quota_that_turns_out_to_be_full_does_not_end_a_pull_either(
+    serve: Callable[..., Any], settings: Settings, session: aiohttp.ClientSession, upstream: FaultyRegistry
+) -> None:
+    upstream.add_image("app", "latest", LAYER)
+    upstream.says_no_size = True
+    policies = [Policy(repositories=["hub/**"], quota_size=1 << 20)]
+    running = await serve(settings, policies=policies, proxy=[Proxy(namespace="hub", upstream=upstream.url)])
+    upstream.gate = asyncio.Event()
+    client = Client(session, running.url)
+    pull = asyncio.create_task(client("GET", f"/v2/hub/app/blobs/{digest_of(LAYER)}"))
+    upstream.gate.set()
+    assert (await pull).body == LAYER
+
+
+async def test_an_upstream_with_a_token_server_is_asked_with_a_token(
+    serve: Callable[..., Any], settings: Settings, session: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    auth = Auth(token=Token(), rules=[Rule(repositories=["team/**"], users=["ann"], actions=["*"])])
+    there = await serve(settings, storage=str(tmp_path / "theirs"), auth=auth)
+    await there.registry.accounts.put("ann", Account(hash_password("pw")))
+    manifest = b'{"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": []}'
+    ann = aiohttp.encode_basic_auth("ann", "pw")
+    pushing = Client(session, there.url)
+    assert (await pushing("PUT", "/v2/team/app/manifests/v1", manifest, Authorization=ann)).status == 201
+    statuses = []
+    for username in ("ann", ""):
+        proxy = Proxy(namespace="hub", upstream=there.url, username=username, password="pw" if username else "")
+        storage = str(tmp_path / f"of {username}")
+        client = Client(session, (await serve(settings, storage=storage, proxy=[proxy])).url)
+        statuses.append((await client("GET", "/v2/hub/team/app/manifests/v1")).status)
+    assert statuses == [200, 403]
 
 
 async def test_a_whole_registry_can_be_a_mirror_and_lists_the_upstreams_tags(

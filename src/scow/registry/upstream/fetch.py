@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from scow.oci.digest import Digest, algorithm, encoded
-from scow.registry.errors import Refusal, UpstreamUnavailable
+from scow.registry.errors import QuotaExceeded, Refusal, UpstreamUnavailable
 from scow.registry.metrics import Metrics
 from scow.registry.uploads import Uploads
 from scow.registry.upstream.places import Place
@@ -162,7 +162,10 @@ class Fetch:
                 log.warning("%s has no room for %s: it is passed on and not kept", local, self.digest)
                 await self._pass_on(_chain(first, body))
             else:
-                await store(self._uploads, local, self.digest, _chain(first, body))
+                try:
+                    await store(self._uploads, local, self.digest, _chain(first, body))
+                except QuotaExceeded:  # others were quicker; the bytes are right, and can be handed on
+                    log.warning("%s has no room for %s: it is not kept", local, self.digest)
         assert self._spool is not None
         self._metrics.count("upstream_bytes", self._spool.size)
         self._size = self._spool.size
