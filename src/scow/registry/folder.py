@@ -346,13 +346,19 @@ class Folder:
         return await self.run(take)
 
     def _link_or_copy(self, source: Path, target: Path) -> None:
+        parent = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            os.link(source, target)
+            # With a descriptor it is linkat(2), which gives names also to files without one (/proc/self/fd).
+            os.link(source, target.name, dst_dir_fd=parent)
         except OSError as error:
-            if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK):
+            if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOENT):
+                raise
+            if error.errno == errno.ENOENT and not source.exists():
                 raise
         else:
             return
+        finally:
+            os.close(parent)
         staged = self.stage_path(f"import-{os.getpid()}-{threading.get_ident()}")
         try:
             shutil.copyfile(source, staged)

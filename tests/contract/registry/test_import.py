@@ -173,10 +173,10 @@ async def test_blobs_are_copied_where_links_cannot_be_made(
     running = await serve(settings)
     link = os.link
 
-    def refuse(source: Any, target: Any) -> None:
+    def refuse(source: Any, target: Any, **directories: int) -> None:
         if str(source).startswith(str(old.folder)):
             raise OSError(18, "Invalid cross-device link")
-        link(source, target)
+        link(source, target, **directories)
 
     monkeypatch.setattr("os.link", refuse)
     name = object_name(parse_digest(digest), "import")

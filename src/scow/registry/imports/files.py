@@ -6,7 +6,6 @@ here is left, so an import that was killed, or that shall catch up, is simply re
 
 import asyncio
 import time
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -14,10 +13,11 @@ from typing import Final
 import msgspec
 
 from scow.errors import InvalidArgument, ScowError
-from scow.oci.digest import Digest, algorithm, digest_of
+from scow.oci.digest import Digest, digest_of
+from scow.registry.adoption import adopt
 from scow.registry.errors import ReferencesUnknown
 from scow.registry.manifests import SIZE_LIMIT, read_manifest
-from scow.registry.metadata import Metadata, NewManifest, Upload
+from scow.registry.metadata import Metadata, NewManifest
 from scow.registry.objects import Objects
 
 SAY_S: Final = 5.0
@@ -105,21 +105,15 @@ class FileImporter:
         if await self._metadata.blob(name, digest) is not None:
             self.done.there += 1
             return
-        upload = Upload(str(uuid.uuid4()), name, algorithm(digest))
-        await self._metadata.begin_upload(upload)
         try:
-            stored = await self._metadata.close_upload(upload.upload_id, digest)
-            size = await self._objects.adopt(self._path(digest), stored, verify=self._verify)
-            if await self._metadata.commit_blob(upload, digest, stored, size):
-                self.done.blobs += 1
-                self.done.bytes += size
-            else:
-                self.done.problems.append(f"{name}: blob {digest}: the quota is used up")
+            size = await adopt(self._objects, self._metadata, name, digest, self._path(digest), verify=self._verify)
         except FileNotFoundError:
-            await self._metadata.end_upload(upload.upload_id)  # its manifest will be refused, if any needs it
+            return  # its manifest will be refused, if any needs it
         except (ScowError, OSError) as error:
-            await self._metadata.end_upload(upload.upload_id)
             self.done.problems.append(f"{name}: blob {digest}: {error}")
+        else:
+            self.done.blobs += 1
+            self.done.bytes += size
 
     async def read(self, name: str, digest: Digest, media_type: str = "") -> NewManifest | None:
         """A manifest that can be used; None, and a problem, if it can't."""

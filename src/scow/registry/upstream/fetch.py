@@ -1,9 +1,8 @@
 """One blob on its way from an upstream: kept as it arrives, and handed to everybody who waits for it.
 
 Bytes go into a spool, a file without a name, and from there to the readers, each at its own pace: a slow or vanished
-client holds up nobody, and memory is bounded. Beside that they are an upload like any other, so the blob appears once
-its digest is verified and it is durable. The last byte is kept from the readers until then: none of them can take
-wrong bytes for the whole.
+client holds up nobody, memory is bounded, and whatever is killed leaves nothing. The last byte is kept from the readers
+until the digest is verified: none of them can take wrong bytes for the whole. Then the spool becomes the blob.
 """
 
 import asyncio
@@ -12,17 +11,18 @@ import hashlib
 import logging
 import os
 import tempfile
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from pathlib import Path
 from typing import Final
 
 from scow.oci.digest import Digest, algorithm, encoded
-from scow.registry.errors import QuotaExceeded, Refusal, UpstreamUnavailable
+from scow.registry.adoption import adopt
+from scow.registry.errors import BlobTooLarge, BlobUnknown, Refusal, UpstreamUnavailable
 from scow.registry.metrics import Metrics
 from scow.registry.uploads import Uploads
 from scow.registry.upstream.places import Place
-from scow.registry.upstream.source import BlobSource, WrongBytes, store
+from scow.registry.upstream.source import BlobSource, WrongBytes
 from scow.registry.upstream.upstream import Upstream
 
 READ_SIZE: Final = 256 << 10
@@ -37,13 +37,24 @@ class FetchBroken(ConnectionError):
 class Spool:
     """The bytes so far, in a file without a name that vanishes with the last reference to this."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, algorithm_name: str) -> None:
         self._fd = _nameless(folder if folder.is_dir() else Path(tempfile.gettempdir()))
+        self._hash = hashlib.new(algorithm_name)
         self.size = 0
 
     def __del__(self) -> None:
         if hasattr(self, "_fd"):
             os.close(self._fd)
+
+    @property
+    def path(self) -> Path:
+        """A path to the bytes, for this process, as long as the spool is there."""
+        return Path(f"/proc/self/fd/{self._fd}")
+
+    @property
+    def hex_digest(self) -> str:
+        """The hash of all bytes so far."""
+        return self._hash.hexdigest()
 
     async def append(self, data: bytes) -> None:
         """Add to the end."""
@@ -55,6 +66,7 @@ class Spool:
         while view:
             count = os.pwrite(self._fd, view, offset)
             view, offset = view[count:], offset + count
+        self._hash.update(data)
 
     async def read(self, offset: int, count: int) -> bytes:
         """At most `count` bytes from `offset` on."""
@@ -62,6 +74,13 @@ class Spool:
 
     def _pread(self, count: int, offset: int) -> bytes:
         return os.pread(self._fd, count, offset)  # by a method: the thread keeps the file open
+
+    async def sync(self) -> None:
+        """Bring the bytes to the disk."""
+        await asyncio.to_thread(self._sync)
+
+    def _sync(self) -> None:
+        os.fsync(self._fd)
 
 
 def _nameless(folder: Path) -> int:
@@ -89,12 +108,12 @@ class Fetch:
         self._folder = folder
         self._spool: Spool | None = None
         self._size: int | None = None
-        self._done = False
+        self._verified = False
         self._failure: Exception | None = None
-        self._changed = asyncio.Condition()
+        self._changed = asyncio.Event()
 
     async def run(self) -> None:
-        """Fetch the blob and store it; never raises, for the readers are told."""
+        """Fetch the blob and store it; never fails, for the readers are told."""
         try:
             await self._fetch()
         except asyncio.CancelledError:
@@ -103,14 +122,18 @@ class Fetch:
         except Exception as error:
             if not isinstance(error, Refusal | OSError):
                 log.exception("fetching %s of %s failed", self.digest, self._place.local)
-            else:
+            elif not isinstance(error, BlobUnknown):  # which anybody can ask for
                 log.warning("fetching %s of %s failed: %s", self.digest, self._place.local, error)
             if isinstance(error, WrongBytes):
                 self._metrics.count("upstream_failures")
             self._failure = error
         finally:
-            async with self._changed:
-                self._changed.notify_all()
+            self._tell()
+
+    def _tell(self) -> None:
+        """Wake up who waits."""
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
 
     async def opened(self) -> int | None:
         """Wait for the upstream's answer: the blob's size, None if it is known only at the end.
@@ -122,7 +145,7 @@ class Fetch:
 
     async def finished(self) -> int:
         """Wait until the whole blob is there; its size. Raises Refusal and OSError."""
-        await self._wait(lambda: self._done)
+        await self._wait(lambda: self._verified)
         return self._size or 0
 
     def read(self, offset: int, end: int) -> AsyncGenerator[bytes, None]:
@@ -144,61 +167,40 @@ class Fetch:
     def _readable(self) -> int:
         assert self._spool is not None
         size = self._spool.size
-        return size if self._done else min(size, (self._size or size) - 1)
+        return size if self._verified else min(size, (self._size or size) - 1)
 
     async def _wait(self, ready: Callable[[], bool]) -> None:
-        async with self._changed:
-            await self._changed.wait_for(lambda: self._failure is not None or ready())
+        while not ready() and self._failure is None:
+            await self._changed.wait()
         if self._failure is not None and not ready():
             raise self._failure
 
     async def _fetch(self) -> None:
-        local, size_limit = self._place.local, self._uploads.size_limit
         source = BlobSource(self._upstream, self._place.remote, self.digest)
-        async with aclosing(self._spooled(source)) as body:
-            first = await anext(body)  # nothing is begun for what the upstream has not got
-            size = self._size or 0
-            if (size_limit and size > size_limit) or not await self._has_room(size):
-                log.warning("%s has no room for %s: it is passed on and not kept", local, self.digest)
-                await self._pass_on(_chain(first, body))
-            else:
-                try:
-                    await store(self._uploads, local, self.digest, _chain(first, body))
-                except QuotaExceeded:  # others were quicker; the bytes are right, and can be handed on
-                    log.warning("%s has no room for %s: it is not kept", local, self.digest)
-        assert self._spool is not None
-        self._metrics.count("upstream_bytes", self._spool.size)
-        self._size = self._spool.size
-        self._done = True
-
-    async def _has_room(self, size: int) -> bool:
-        try:
-            await self._uploads.metadata.check_room(self._place.local, size, self.digest)
-        except Refusal:
-            return False
-        return True
-
-    async def _pass_on(self, body: AsyncIterator[bytes]) -> None:
-        state = hashlib.new(algorithm(self.digest))
-        async for data in body:
-            await asyncio.to_thread(state.update, data)
-        if state.hexdigest() != encoded(self.digest):
-            raise WrongBytes(f"{self._upstream.url} sent other bytes than those of {self.digest}")
-
-    async def _spooled(self, source: BlobSource) -> AsyncGenerator[bytes, None]:
         async with aclosing(source.chunks()) as chunks:
             async for data in chunks:
-                if self._spool is None:
+                if self._spool is None:  # nothing is begun for what the upstream has not got
                     self._size = source.size
-                    self._spool = await asyncio.to_thread(Spool, self._folder)
+                    self._spool = await asyncio.to_thread(Spool, self._folder, algorithm(self.digest))
                 if data:
                     await self._spool.append(data)
-                async with self._changed:
-                    self._changed.notify_all()
-                yield data
+                self._tell()
+        spool = self._spool
+        if spool is None or spool.hex_digest != encoded(self.digest):
+            raise WrongBytes(f"{self._upstream.url} sent other bytes than those of {self.digest}")
+        self._metrics.count("upstream_bytes", spool.size)
+        self._size, self._verified = spool.size, True
+        self._tell()
+        await self._keep(spool)
 
-
-async def _chain(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    yield first
-    async for data in rest:
-        yield data
+    async def _keep(self, spool: Spool) -> None:
+        """Make the spool a blob, if there is room for it; who waits for the bytes has them already."""
+        local, limit = self._place.local, self._uploads.size_limit
+        try:
+            if limit and spool.size > limit:
+                raise BlobTooLarge(limit)
+            await self._uploads.metadata.check_room(local, spool.size, self.digest)
+            await spool.sync()
+            await adopt(self._uploads.objects, self._uploads.metadata, local, self.digest, spool.path, verify=False)
+        except (Refusal, OSError) as error:
+            log.warning("%s of %s is passed on and not kept: %s", self.digest, local, error)

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Final
 
@@ -13,8 +14,10 @@ from scow.transfer.client import BlobStream
 from scow.transfer.http import Patience
 from scow.transfer.registry_error import BadAnswer, Refused, RegistryFailure, RegistryUnreachable
 
-BATCH_SIZE: Final = 256 << 10
+BATCH_SIZE: Final = 1 << 20
 """Bytes that are handed on at a time."""
+BATCH_S: Final = 0.25
+"""A slow upstream's bytes are handed on after so long: somebody may be waiting for them."""
 GOOD_PROGRESS: Final = 1 << 20
 """Bytes after which a break counts as the first again."""
 PATIENCE: Final = Patience(attempts=6, first_s=0.25, longest_s=8.0, longest_retry_after_s=30.0)
@@ -81,14 +84,15 @@ class BlobSource:
             if stream.size not in (None, self.size):
                 raise BadAnswer(self._upstream.url, f"the size of {self._digest} has changed")
             skip = self._offset - stream.start  # a server that ignores ranges begins at the beginning
-            batch = bytearray()
+            batch, handed = bytearray(), time.monotonic()
             try:
                 async for data in stream.chunks():
                     batch += data[skip:]
                     skip = max(skip - len(data), 0)
-                    if len(batch) >= BATCH_SIZE:
+                    if batch and (len(batch) >= BATCH_SIZE or time.monotonic() - handed >= BATCH_S):
                         yield self._checked(batch)
                         batch.clear()
+                        handed = time.monotonic()
             except RegistryFailure:
                 if batch:
                     yield self._checked(batch)
