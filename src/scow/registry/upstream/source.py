@@ -84,15 +84,18 @@ class BlobSource:
             if stream.size not in (None, self.size):
                 raise BadAnswer(self._upstream.url, f"the size of {self._digest} has changed")
             skip = self._offset - stream.start  # a server that ignores ranges begins at the beginning
-            batch, handed = bytearray(), time.monotonic()
+            batch: list[bytes] = []
+            batched, handed = 0, time.monotonic()
             try:
                 async for data in stream.chunks():
-                    batch += data[skip:]
+                    rest = data[skip:] if skip else data
                     skip = max(skip - len(data), 0)
-                    if batch and (len(batch) >= BATCH_SIZE or time.monotonic() - handed >= BATCH_S):
+                    if rest:
+                        batch.append(rest)
+                        batched += len(rest)
+                    if batch and (batched >= BATCH_SIZE or time.monotonic() - handed >= BATCH_S):
                         yield self._checked(batch)
-                        batch.clear()
-                        handed = time.monotonic()
+                        batched, handed = 0, time.monotonic()
             except RegistryFailure:
                 if batch:
                     yield self._checked(batch)
@@ -106,7 +109,10 @@ class BlobSource:
         self._opened, self.size = True, stream.size
         return b""  # so that the reader knows before anything has come
 
-    def _checked(self, batch: bytearray) -> bytes:
-        if self.size is not None and self._offset + len(batch) > self.size:
+    def _checked(self, batch: list[bytes]) -> bytes:
+        """The bytes of a batch, which is empty then. Raises BadAnswer if they are too many."""
+        data = b"".join(batch)
+        batch.clear()
+        if self.size is not None and self._offset + len(data) > self.size:
             raise BadAnswer(self._upstream.url, f"more than the {self.size} bytes of {self._digest}")
-        return bytes(batch)
+        return data
