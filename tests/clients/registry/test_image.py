@@ -83,7 +83,8 @@ def build(engine: Daemon, wheels: Path, work: Path) -> str:
         done = subprocess.run(
             [
                 *(Path(sys.executable).with_name("scow"), "build", "-t", "scow-registry", "--network", "host"),
-                *("--build-arg", "BASE=python:debian", "--secret", f"id=pip.conf,src={work / 'pip.conf'}"),
+                *("--build-arg", "BASE=python:debian", "--build-arg", "EXTRAS="),
+                *("--secret", f"id=pip.conf,src={work / 'pip.conf'}"),
                 *("-f", ROOT / "packaging/registry/Dockerfile", ROOT),
             ],
             env=engine.environment(),
