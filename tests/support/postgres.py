@@ -98,6 +98,20 @@ class Postgres:
             self._sql(_EMPTY, "d1")
         return self._shared
 
+    def rows(self, query: str, url: str) -> list[list[str]]:
+        """What a query finds in a database."""
+        name = url.partition("?")[0].rpartition("/")[2]
+        done = subprocess.run(
+            [self._programs / "psql", "-h", str(self.folder), "-d", name, "-XAt", "-F", "\t", "-c", query],
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            env=_ENVIRONMENT,
+            check=True,
+            **self._as_user(),
+        )
+        return [line.split("\t") for line in done.stdout.splitlines()]
+
     def _sql(self, statement: str, database: str) -> None:
         self._run("psql", "-h", str(self.folder), "-d", database, "-q", "-v", "ON_ERROR_STOP=1", "-c", statement)
 

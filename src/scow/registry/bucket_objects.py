@@ -39,6 +39,7 @@ INLINE_SIZE: Final = 64 << 10
 TAILS_SIZE: Final = 32 << 20
 """Bytes of tails that are kept in memory, for a closing request that comes to the same process."""
 LATE_S: Final = 600.0
+"""A request to the store that was on its way when its sender was given up has arrived after so long."""
 URL_LIFE_S: Final = 1200.0
 
 log = logging.getLogger("scow.registry")
@@ -116,7 +117,11 @@ class BucketStage:
             parts_id = await bucket.begin_parts(key)
             self._staged = msgspec.structs.replace(self._staged, parts_id=parts_id)
             self._saved = msgspec.structs.replace(self._saved, parts_id=parts_id)
-            await self._objects.stages.save(self._upload_id, self._saved, keeps=len(self._saved.parts))
+            try:
+                await self._objects.stages.save(self._upload_id, self._saved, keeps=len(self._saved.parts))
+            except UploadUnknown:
+                await bucket.end_parts(key, parts_id)
+                raise
         if len(self._sending) >= SENDING:
             await self._sent()
         self._number += 1
@@ -271,7 +276,12 @@ class BucketStage:
                 self._staged = msgspec.structs.replace(
                     self._staged, size=self.size, hash=state, tail=tail if place is None else None, tail_object=place
                 )
-                await self._save(release=True)
+                try:
+                    await self._save(release=True)
+                except UploadUnknown:
+                    if place is not None:
+                        await self._objects.bucket.delete([place])
+                    raise
         except BaseException:
             await self._undo()
             with suppress(ScowError):
@@ -284,10 +294,11 @@ class BucketStage:
 class BucketObjects:
     """Objects in a bucket, with what is known of uploads in SQL."""
 
-    late_s: float = LATE_S
-
-    def __init__(self, bucket: Bucket, database: Database, *, part_size: int, redirects: bool) -> None:
+    def __init__(
+        self, bucket: Bucket, database: Database, *, part_size: int, redirects: bool, late_s: float = LATE_S
+    ) -> None:
         """`part_size` is in bytes. `redirects` says that clients are sent to the store for what they read."""
+        self.late_s = late_s
         self.bucket = bucket
         self.stages = Stages(database, str(uuid.uuid4()))
         self._part_size = part_size
@@ -330,6 +341,10 @@ class BucketObjects:
             staged = await (self.stages.begin(upload_id) if create else self.stages.hold(upload_id))
             try:
                 stage = BucketStage(self, upload_id, staged, await self._tail(staged))
+            except ObjectMissing as error:
+                # Its bytes are being removed, or were by somebody who died before the record was.
+                await self.stages.release(upload_id)
+                raise UploadUnknown(upload_id) from error
             except BaseException:
                 await self.stages.release(upload_id)
                 raise
@@ -375,7 +390,8 @@ class BucketObjects:
             return
         if staged.parts_id is not None:
             await self.bucket.end_parts(self.upload_key(upload_id), staged.parts_id)
-        if staged.parts_id is not None or staged.tail_object is not None:
+        # What nobody has recorded may be there too, of a process that died; small uploads have none.
+        if staged.parts_id is not None or not staged.sealed or staged.size > INLINE_SIZE:
             await self.bucket.delete(self.tail_keys(upload_id))
         stage = self._held.get(upload_id)
         if stage is not None:

@@ -13,15 +13,14 @@ from scow.oci.digest import Digest
 from scow.registry.errors import ReferencesUnknown, TagImmutable
 from scow.registry.metadata import NewManifest, Referrer, ShownRepository, ShownTag, StoredManifest
 from scow.registry.sql import ALL, Session
-from scow.registry.sql_names import NOBODY, SqlNames, ensure_repository, find_repository
+from scow.registry.sql_names import ID_OF, NOBODY, SqlNames, ensure_repository, find_repository
 
 _BY_DIGEST: Final = (
-    "SELECT m.digest, m.media_type, m.data FROM repository r JOIN manifest m ON m.repository = r.id "
-    "WHERE r.name = ? AND m.digest = ?"
+    f"SELECT m.digest, m.media_type, m.data FROM manifest m WHERE m.repository = {ID_OF} AND m.digest = ?"
 )
 _BY_TAG: Final = (
-    "SELECT m.digest, m.media_type, m.data FROM repository r JOIN tag t ON t.repository = r.id "
-    "JOIN manifest m ON m.repository = r.id AND m.digest = t.digest WHERE r.name = ? AND t.name = ?"
+    f"SELECT m.digest, m.media_type, m.data FROM manifest m WHERE m.repository = {ID_OF} "
+    f"AND m.digest = (SELECT digest FROM tag WHERE repository = {ID_OF} AND name = ?)"
 )
 _REFERENCES: Final = 200
 """Digests that are looked for by one statement."""
@@ -36,7 +35,10 @@ class SqlManifests(SqlNames):
 
     async def manifest(self, repository: str, reference: str, is_digest: bool) -> StoredManifest | None:
         version = self._views.version()
-        row = await self._db.row(_BY_DIGEST if is_digest else _BY_TAG, repository, reference)
+        if is_digest:
+            row = await self._db.row(_BY_DIGEST, repository, reference)
+        else:
+            row = await self._db.row(_BY_TAG, repository, repository, reference)
         if row is None:
             return None
         found = StoredManifest(*row)
@@ -154,10 +156,7 @@ class SqlManifests(SqlNames):
         return await self._db.row("SELECT 1 FROM repository WHERE name = ?", repository) is not None
 
     async def tags(self, repository: str, after: str, limit: int) -> list[str]:
-        query = (
-            "SELECT t.name FROM repository r JOIN tag t ON t.repository = r.id "
-            "WHERE r.name = ? AND t.name > ? ORDER BY t.name LIMIT ?"
-        )
+        query = f"SELECT t.name FROM tag t WHERE t.repository = {ID_OF} AND t.name > ? ORDER BY t.name LIMIT ?"
         return [row[0] for row in await self._db.rows(query, repository, after, ALL if limit < 0 else limit)]
 
     async def repositories(self, after: str, limit: int) -> list[str]:
@@ -176,9 +175,9 @@ class SqlManifests(SqlNames):
 
     async def show_tags(self, repository: str, search: str, after: str, limit: int) -> list[ShownTag]:
         query = (
-            "SELECT t.name, t.digest, t.updated_at, m.data FROM repository r JOIN tag t ON t.repository = r.id "
-            "JOIN manifest m ON m.repository = r.id AND m.digest = t.digest "
-            "WHERE r.name = ? AND t.name > ? AND [find](t.name, ?) > 0 ORDER BY t.name LIMIT ?"
+            "SELECT t.name, t.digest, t.updated_at, "
+            "(SELECT m.data FROM manifest m WHERE m.repository = t.repository AND m.digest = t.digest) "
+            f"FROM tag t WHERE t.repository = {ID_OF} AND t.name > ? AND [find](t.name, ?) > 0 ORDER BY t.name LIMIT ?"
         )
         return [ShownTag(*row) for row in await self._db.rows(query, repository, after, search, limit)]
 
@@ -187,8 +186,8 @@ class SqlManifests(SqlNames):
     ) -> list[Referrer]:
         filtered = ("", ()) if artifact_type is None else ("AND m.artifact_type = ? ", (artifact_type,))
         query = (
-            "SELECT m.digest, m.media_type, m.size, m.artifact_type, m.annotations "
-            "FROM repository r JOIN manifest m ON m.repository = r.id WHERE r.name = ? AND m.subject = ? "
+            "SELECT m.digest, m.media_type, m.size, m.artifact_type, m.annotations FROM manifest m "
+            f"WHERE m.repository = {ID_OF} AND m.subject = ? "
             f"AND m.digest > ? {filtered[0]}ORDER BY m.digest LIMIT ?"
         )
         return [

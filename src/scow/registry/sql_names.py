@@ -11,11 +11,13 @@ from scow.registry.sql import Database, Session
 from scow.registry.views import Views
 
 NOBODY: Final = -1
+ID_OF: Final = "(SELECT id FROM repository WHERE name = ?)"
+"""The number of a repository, by its name. Not a join: PostgreSQL would choose the way to go by what it believes about
+the tables' sizes, which after an import is wrong for minutes."""
 BLOB: Final = (
-    "SELECT b.object, b.size, q.review_after FROM repository r JOIN repository_blob l ON l.repository = r.id "
-    "JOIN blob b ON b.digest = l.digest "
-    "LEFT JOIN gc_queue q ON q.kind = 'link' AND q.repository = r.id AND q.digest = l.digest "
-    "WHERE r.name = ? AND l.digest = ?"
+    "SELECT b.object, b.size, q.review_after FROM repository_blob l JOIN blob b ON b.digest = l.digest "
+    "LEFT JOIN gc_queue q ON q.kind = 'link' AND q.repository = l.repository AND q.digest = l.digest "
+    f"WHERE l.repository = {ID_OF} AND l.digest = ?"
 )
 
 

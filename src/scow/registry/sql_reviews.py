@@ -13,7 +13,7 @@ from scow.registry.objects import ObjectName
 from scow.registry.policies import TagTime
 from scow.registry.sql import Session
 from scow.registry.sql_manifests import SqlManifests
-from scow.registry.sql_names import find_repository, queue_blob, unlink
+from scow.registry.sql_names import ID_OF, find_repository, queue_blob, unlink
 
 _DUE: Final = """
 WITH gone AS (
@@ -101,8 +101,9 @@ class SqlReviews(SqlManifests):
 
     async def tag_times(self, repository: str) -> list[TagTime]:
         query = (
-            "SELECT t.name, t.updated_at, COALESCE(u.used_at, 0) FROM repository r JOIN tag t ON t.repository = r.id "
-            "LEFT JOIN manifest_use u ON u.repository = r.id AND u.digest = t.digest WHERE r.name = ? ORDER BY t.name"
+            "SELECT t.name, t.updated_at, COALESCE("
+            "(SELECT u.used_at FROM manifest_use u WHERE u.repository = t.repository AND u.digest = t.digest), 0) "
+            f"FROM tag t WHERE t.repository = {ID_OF} ORDER BY t.name"
         )
         return [TagTime(*row) for row in await self._db.rows(query, repository)]
 

@@ -46,9 +46,10 @@ def open_objects(settings: Settings, database: Database) -> Objects:
     if bucket.part_size < PART_SIZE_LEAST:
         raise SettingsInvalid("bucket.part_size", f"must be {PART_SIZE_LEAST} at least")
     try:
-        from scow.registry.bucket_objects import BucketObjects
+        from scow.registry.bucket_objects import LATE_S, BucketObjects
         from scow.registry.stores import open_bucket
     except ImportError as error:
         raise SettingsInvalid("storage", "object stores need a package: pip install 'scow[cluster]'") from error
     store = open_bucket(settings.storage, bucket)
-    return BucketObjects(store, database, part_size=bucket.part_size, redirects=bucket.redirect)
+    late_s = min(LATE_S, settings.gc.grace_s)
+    return BucketObjects(store, database, part_size=bucket.part_size, redirects=bucket.redirect, late_s=late_s)

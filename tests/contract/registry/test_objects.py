@@ -250,6 +250,30 @@ class TestBucket:
         await stage.close()
         assert await objects.verify(named(first + b"end", upload_id))
 
+    @pytest.mark.parametrize("size", [70_000, PART + 70_000])
+    async def test_a_removal_that_was_cut_off_is_finished(
+        self, objects: BucketObjects, s3: S3Server, monkeypatch: pytest.MonkeyPatch, size: int
+    ) -> None:
+        upload_id = str(uuid.uuid4())
+        stage = await objects.open_stage(upload_id, create=True)
+        await stage.append([os.urandom(size)], [stage.hash("sha256")[0]])
+        await stage.close()
+
+        async def die(upload_id: str) -> None:
+            raise StorageUnavailable("cut off")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(objects.stages, "forget", die)
+            with pytest.raises(StorageUnavailable):
+                await objects.discard(upload_id)
+        objects._tails.clear()  # as in another process
+        with pytest.raises(UploadUnknown):
+            await objects.open_stage(upload_id)
+        await objects.discard(upload_id)
+        assert await objects.staged() == []
+        assert not s3.objects
+        assert not s3.uploads
+
     async def test_small_blobs_take_one_request(self, objects: BucketObjects, s3: S3Server) -> None:
         upload_id = str(uuid.uuid4())
         stage = await objects.open_stage(upload_id, create=True)
