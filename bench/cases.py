@@ -2,6 +2,7 @@
 
 import abc
 import json
+import secrets
 import socket
 import subprocess
 import threading
@@ -193,6 +194,65 @@ class PullTiny(Pull):
     name, title = "pull-tiny", "pull 40 tiny layers"
 
 
+class Save(Case):
+    name, title = "save", "save the image of 500 MB"
+    rounds = (3, 5)
+
+    def prepare(self, engine: Engine) -> Any:
+        engine.pull("small")
+
+    def sample(self, engine: Engine, state: Any) -> float:
+        subprocess.run(["sync"], check=True)
+        return timed(lambda: engine.api.stream("GET", f"{API}/images/{engine.image('small')}/get"))
+
+
+class Load(Case):
+    """Each engine loads the same archive, of docker's form with plain tars."""
+
+    name, title = "load", "load the same"
+    rounds = (3, 5)
+
+    def prepare(self, engine: Engine) -> Any:
+        archive = engine.folder / "load.tar"
+        images.archive("small", "bench/load:latest", archive)
+        return archive
+
+    def sample(self, engine: Engine, state: Any) -> float:
+        if "bench/load:latest" in [tag.removeprefix("docker.io/") for tag in _tags(engine)]:
+            engine.api.call("DELETE", f"{API}/images/bench/load:latest?force=1")
+        subprocess.run(["sync"], check=True)
+        with state.open("rb") as file:
+            headers = {"Content-Type": "application/x-tar", "Content-Length": str(state.stat().st_size)}
+            return timed(lambda: engine.api.send_bytes("POST", f"{API}/images/load?quiet=1", file, headers))
+
+    def tidy(self, engine: Engine, state: Any) -> None:
+        state.unlink()
+
+
+class PushFresh(Case):
+    """What is pushed is new to the registry, and nobody has compressed it yet."""
+
+    name, title = "push-fresh", "push a fresh layer of 160 MB"
+    rounds = (3, 5)
+
+    def sample(self, engine: Engine, state: Any) -> float:
+        name = engine.image(f"fresh-{secrets.token_hex(6)}")
+        tar = images.fresh()
+        headers = {"Content-Type": "application/x-tar", "Content-Length": str(len(tar))}
+        query = f"fromSrc=-&repo={name}&tag=latest"
+        engine.api.send_bytes("POST", f"{API}/images/create?{query}", tar, headers)
+        subprocess.run(["sync"], check=True)
+        path = f"{API}/images/{name}/push?tag=latest"
+        answers: list[bytes] = []
+        seconds = timed(
+            lambda: answers.append(engine.api.send_bytes("POST", path, headers={"X-Registry-Auth": "e30="}))
+        )
+        if b'"error' in answers[0]:
+            raise Failed(f"{engine.name} cannot push: {answers[0][-400:].decode(errors='replace')}")
+        engine.api.call("DELETE", f"{API}/images/{name}:latest?force=1")
+        return seconds
+
+
 class WriteLog(Case):
     name, title, unit = "log-write", "a container's log lines of 100 bytes, written", "B/s"
     rounds = (3, 5)
@@ -371,4 +431,7 @@ ALL: tuple[type[Case], ...] = (
     PsDocker,
     PsOwn,
     EngineStart,
+    Save,
+    Load,
+    PushFresh,
 )

@@ -19,7 +19,7 @@ class Api(http.client.HTTPConnection):
     """One connection that is kept open; not for several threads at once."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__("localhost", timeout=300)
+        super().__init__("localhost", timeout=300, blocksize=1 << 20)
         self._path = path
 
     def connect(self) -> None:
@@ -30,8 +30,12 @@ class Api(http.client.HTTPConnection):
     def call(self, method: str, path: str, body: Any = None) -> bytes:
         """One call to its end. Raises ApiError."""
         headers = {"Content-Type": "application/json"} if body is not None else {}
+        return self.send_bytes(method, path, json.dumps(body) if body is not None else None, headers)
+
+    def send_bytes(self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None) -> bytes:
+        """One call to its end, of bytes or an open file. Raises ApiError."""
         try:
-            self.request(method, path, json.dumps(body) if body is not None else None, headers)
+            self.request(method, path, body, headers or {})
             answer = self.getresponse()
             data = answer.read()
         except BaseException:  # also an interrupt: the connection is in the middle of a reply

@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import io
 import json
+import os
 import random
 import shutil
 import tarfile
@@ -62,6 +63,37 @@ def push(registry: str, name: str) -> None:
         },
     )
     put(f"{base}/manifests/latest", manifest)
+
+
+def archive(name: str, tag: str, path: Path) -> None:
+    """Write the image `name` as docker's archive, its layers not compressed, with a tag of its own."""
+    tars = list(_LAYERS[name]())
+    config = json.dumps(
+        {
+            "architecture": host_platform().architecture,
+            "os": "linux",
+            "created": "2026-01-02T03:04:05Z",
+            "config": {"Cmd": ["sh"]},
+            "rootfs": {"type": "layers", "diff_ids": [_digest(tar) for tar in tars]},
+        }
+    ).encode()
+    names = [f"layer{number}/layer.tar" for number in range(len(tars))]
+    listed = json.dumps([{"Config": "config.json", "RepoTags": [tag], "Layers": names}]).encode()
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as file:
+        for member, data in zip([*names, "config.json", "manifest.json"], [*tars, config, listed], strict=True):
+            entry = tarfile.TarInfo(member)
+            entry.size = len(data)
+            file.addfile(entry, io.BytesIO(data))
+
+
+def fresh() -> bytes:
+    """The tar of the big layer with a file that makes it a new one."""
+    if not _big_files:
+        _big_files.update({f"file{n}": content for n, content in enumerate(_contents(160, BIG_SIZE, seed=1))})
+    return _tar({"new": os.urandom(16), **_big_files})
+
+
+_big_files: dict[str, bytes | str] = {}
 
 
 def _busybox() -> Iterator[bytes]:
