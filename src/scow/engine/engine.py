@@ -272,7 +272,8 @@ class Engine:
 
     async def _close_users(self) -> None:
         """Leave the user namespace to those who run in it."""
-        is_used = any(container.state.live for container in self._table)
+        # While the records couldn't be read, nobody knows.
+        is_used = not hasattr(self, "_table") or any(container.state.live for container in self._table)
         if self._users is not None:
             await self._users.aclose(remove=not is_used)
         elif not is_used:
