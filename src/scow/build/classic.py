@@ -1,5 +1,6 @@
 """The lines of docker's classic builder, in its order: stages that are built at once are told one after the other."""
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
@@ -7,7 +8,7 @@ from scow.build.report import StageEnded, StepEvent
 from scow.wire.progress import ProgressMessage
 
 Emit = Callable[[ProgressMessage], None]
-KEPT: Final = 10_000  # messages of a quiet build, of which a failure tells the last
+KEPT: Final = 1 << 20  # characters of a quiet build's lines, which a failure tells
 
 
 class ClassicLines:
@@ -31,7 +32,8 @@ class ClassicLines:
         self._kept: dict[int, list[StepEvent]] = {stage: [] for stage in stages}
         self._ended: dict[int, StageEnded] = {}
         self._quiet = quiet
-        self._silent: list[ProgressMessage] = []
+        self._silent: deque[ProgressMessage] = deque()
+        self._silent_size = 0
         self._remove = remove
         self._force_remove = force_remove
         self._containers: dict[int, str] = {}
@@ -73,8 +75,9 @@ class ClassicLines:
             self._say(message)
         else:
             self._silent.append(message)
-            if len(self._silent) > 2 * KEPT:
-                del self._silent[:-KEPT]
+            self._silent_size += len(message.stream) + 100
+            while self._silent_size > KEPT:
+                self._silent_size -= len(self._silent.popleft().stream) + 100
 
     def _tell(self, event: StepEvent) -> None:
         if event.kind == "container":

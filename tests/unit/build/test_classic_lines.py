@@ -68,6 +68,12 @@ def test_a_quiet_build_is_told_when_it_fails() -> None:
     assert lines(event("note", 0, "x"), event("note", 1, "y"), quiet=True, flush=True) == ["x\n", "y\n"]
 
 
+def test_of_a_quiet_build_that_says_too_much_the_last_is_told() -> None:
+    chunk = b"x" * 100_000
+    told = lines(*(event("output", 0, data=b"%d%s" % (number, chunk)) for number in range(30)), quiet=True, flush=True)
+    assert [text[:2] for text in told] == [str(number) for number in range(20, 30)]
+
+
 def test_containers_of_failed_commands_are_removed_when_that_is_forced() -> None:
     failed = (event("container", 0, "a" * 64), StageEnded(0))
     assert lines(*failed, force_remove=True)[1:] == ["Removing intermediate container aaaaaaaaaaaa\n"]
