@@ -4,10 +4,14 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
+import msgspec
+
 from scow.build.report import StageEnded, StepEvent
 from scow.wire.progress import ProgressMessage
 
 Emit = Callable[[ProgressMessage], None]
+STAGE_KEPT: Final = 16 << 20  # bytes of output of a stage whose turn hasn't come
+_CLIPPED: Final = b"[output clipped: too much for a stage that is told later]\n"
 KEPT: Final = 1 << 20  # characters of a quiet build's lines, which a failure tells
 
 
@@ -30,6 +34,7 @@ class ClassicLines:
         self._say = emit
         self._order = list(stages)
         self._kept: dict[int, list[StepEvent]] = {stage: [] for stage in stages}
+        self._kept_sizes: dict[int, int] = {}
         self._ended: dict[int, StageEnded] = {}
         self._quiet = quiet
         self._silent: deque[ProgressMessage] = deque()
@@ -49,8 +54,19 @@ class ClassicLines:
                         self._tell(kept)
         elif not self._order or event.stage == self._order[0] or event.stage not in self._kept:
             self._tell(event)
-        else:
+        elif event.kind != "output" or self._room(event):
             self._kept[event.stage].append(event)
+
+    def _room(self, event: StepEvent) -> bool:
+        """Whether what a later stage writes is kept until its turn: some of it is."""
+        before = self._kept_sizes.get(event.stage, 0)
+        self._kept_sizes[event.stage] = before + len(event.data)
+        if before <= STAGE_KEPT < before + len(event.data):
+            clipped = msgspec.structs.replace(
+                event, data=b"[output clipped: too much for a stage that is told later]\n"
+            )
+            self._kept[event.stage].append(clipped)
+        return before + len(event.data) <= STAGE_KEPT
 
     def fail(self, why: str) -> None:
         """Tell what was kept of stages before the one that failed; why, the caller does."""

@@ -1,6 +1,6 @@
 """What a build asks of whoever runs commands for it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -10,7 +10,8 @@ from scow.errors import ScowError
 from scow.oci.digest import DiffID
 from scow.store.layer_records import Layer
 
-Output = Callable[[int, bytes], None]
+Output = Callable[[int, bytes], Awaitable[None]]
+"""Takes what a command writes, by the number of its stream; it may wait while nobody reads that."""
 """Hears what a command writes: stream number (1 or 2) and bytes."""
 
 

@@ -73,7 +73,9 @@ class Steps:
                 return self._add(key, description, await work(say), time.time_ns())
 
             flight = key if place.cached else f"{key}-{self._build.anew.id}"
-            record = await self._build.tools.flights.join(flight, make, lambda said: place.tell(*said))
+            record = await self._build.tools.flights.join(
+                flight, make, lambda said: place.tell(*said), self._build.pace
+            )
             self._build.records[key] = record
             if not place.cached:
                 self._build.anew.records[key] = record
@@ -153,11 +155,14 @@ class Steps:
                     mounts=tuple(ready),
                     epoch=epoch,
                 )
+
+                async def output(stream: int, data: bytes) -> None:
+                    say(("output", "", stream, data))
+                    await say.pace()
+
                 say(("container", id))
                 try:
-                    code, layer = await self._build.runner.run(
-                        id, request, lambda stream, data: say(("output", "", stream, data))
-                    )
+                    code, layer = await self._build.runner.run(id, request, output)
                 except ScowError as error:
                     if why := await why_not(state.platform):
                         raise NotSupported(f"{error}: {why}") from error

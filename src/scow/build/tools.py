@@ -11,7 +11,7 @@ from scow.build.arguments import SOURCE_DATE_EPOCH
 from scow.build.cache import Cache, Record
 from scow.build.cache_imports import Imports
 from scow.build.cache_mounts import CacheMounts
-from scow.build.flights import Flights
+from scow.build.flights import Flights, Pace, at_once
 from scow.build.git import GitAccess
 from scow.build.provenance import Material
 from scow.build.runner import Runner
@@ -99,6 +99,7 @@ class Build:
         bases: Bases,
         imports: Imports | None = None,
         anew: Anew | None = None,
+        pace: Pace = at_once,
     ) -> None:
         self.tools = tools
         self.options = options
@@ -106,6 +107,7 @@ class Build:
         self.bases = bases
         self.imports = imports or Imports(())
         self.anew = anew or Anew()
+        self.pace = pace  # of who listens
         self.records: dict[str, Record] = {}
         """The steps that it came by so far, made or found, by their keys."""
         self.aliases: dict[str, Record] = {}

@@ -87,7 +87,7 @@ class BuildRuns:
         try:
             while chunks := await streams[0].read():
                 for number, data in chunks:
-                    output(number, data)
+                    await output(number, data)
             ended = await self._ends[container.id]
             return ended.exit_code
         finally:

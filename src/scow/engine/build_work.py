@@ -17,6 +17,7 @@ from scow.build.context import Context
 from scow.build.dockerfile import Dockerfile, parse
 from scow.build.errors import DockerfileError
 from scow.build.executor import Execution
+from scow.build.flights import Pace, at_once
 from scow.build.ignore import Ignore
 from scow.build.named_contexts import UPLOAD, NamedContexts
 from scow.build.output import Annotation, Output, decode_outputs, parse_annotation
@@ -125,7 +126,7 @@ class BuildWork:
         self._provenance: dict[str, Any] = {}
         self._trace: Trace | None = None
 
-    async def run(self, emit: Emit) -> None:
+    async def run(self, emit: Emit, pace: Pace = at_once) -> None:
         """Build and deliver; or only check, if that was asked."""
         request = self._request
         if request.check:
@@ -136,7 +137,7 @@ class BuildWork:
         if request.trace:
             self._trace = Trace(emit, self._file, [str(each) for each in wishes.platforms])
         async with AsyncExitStack() as keep, means.store.leases.hold():
-            outcomes, export = await self._build(emit, keep)
+            outcomes, export = await self._build(emit, pace, keep)
             exporting = self._trace and self._trace.begin("exporting to image")
             delivered = await Delivery(
                 *(means.store, means.events, means.results),
@@ -183,7 +184,9 @@ class BuildWork:
                 told["Descriptor"] = msgspec.to_builtins(delivered.top)
         return told
 
-    async def _build(self, emit: Emit, keep: AsyncExitStack) -> tuple[list[Outcome], Callable[[], Awaitable[None]]]:
+    async def _build(
+        self, emit: Emit, pace: Pace, keep: AsyncExitStack
+    ) -> tuple[list[Outcome], Callable[[], Awaitable[None]]]:
         """Build for all platforms, beside each other; told one after the other. Gives the export of caches, too."""
         request, means, began = self._request, self._means, time.time()
         platforms = self._wishes.platforms
@@ -215,7 +218,9 @@ class BuildWork:
                 sources = await caches.sources(elsewhere, platform or host_platform(), bases.credentials_for, keep)
                 imports = Imports([*shared, *sources])
                 keep.push_async_callback(imports.aclose)
-                build = Build(means.tools, options, means.runs.runner(request.host_config()), bases, imports, anew)
+                build = Build(
+                    means.tools, options, means.runs.runner(request.host_config()), bases, imports, anew, pace
+                )
                 named = NamedContexts(request.contexts or {}, uploads, means.tools, bases, options.git_access)
                 keep.push_async_callback(named.aclose)
                 execution = Execution(build, self._file, self._context, telling(number), self._keep, named)

@@ -106,12 +106,13 @@ class Builds:
             if request.build_id and task is not None:
                 self._running[request.build_id] = task
             try:
-                await work.run(emit)
+                await work.run(emit, stream.room)
             finally:
                 self._running.pop(request.build_id, None)
                 await context.aclose()
 
-        return ProgressStream(run)
+        stream = ProgressStream(run)  # its task begins later than this line ends
+        return stream
 
     def cancel(self, id: str) -> None:
         """POST /build/cancel: end the build that gave this ID. Idempotent."""

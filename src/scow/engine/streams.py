@@ -3,12 +3,13 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Protocol, Self
+from typing import Final, Protocol, Self
 
 from scow.errors import ScowError
 from scow.wire.progress import ErrorDetail, ProgressMessage
 
 STDIN, STDOUT, STDERR, SYSTEM_ERROR = 0, 1, 2, 3
+BACKLOG: Final = 1 << 20  # characters that may wait for a client before a build's commands wait for it
 
 
 class Duplex(Protocol):
@@ -27,30 +28,55 @@ class Duplex(Protocol):
         ...
 
 
+def _weight(message: ProgressMessage) -> int:
+    """About how many characters a message has."""
+    logs = message.aux.get("logs", ()) if isinstance(message.aux, dict) else ()
+    return 100 + len(message.stream) + sum(len(log["data"]) for log in logs)
+
+
 class ProgressStream:
     """Lines of progress from a task that runs while somebody listens.
 
     Iterate over it to get the messages; an error of the task is raised from the iteration after the last message.
-    `aclose()` cancels the task and waits for its clean-up.
+    `aclose()` cancels the task and waits for its clean-up. A task that may tell a lot awaits `room()` now and then.
     """
 
     def __init__(self, work: Callable[[Callable[[ProgressMessage], None]], Awaitable[object]]) -> None:
         self._queue: asyncio.Queue[ProgressMessage | None] = asyncio.Queue()
         self._head: ProgressMessage | None = None
+        self._waiting = 0  # characters in the queue
+        self._taken = asyncio.Event()
         self._begun = False
         self._task = asyncio.create_task(self._run(work))
 
     async def _run(self, work: Callable[[Callable[[ProgressMessage], None]], Awaitable[object]]) -> None:
         self._begun = True
         try:
-            await work(self._queue.put_nowait)
+            await work(self._put)
         finally:
             self._queue.put_nowait(None)
+
+    def _put(self, message: ProgressMessage) -> None:
+        self._waiting += _weight(message)
+        self._queue.put_nowait(message)
+
+    async def _get(self) -> ProgressMessage | None:
+        message = await self._queue.get()
+        if message is not None:
+            self._waiting -= _weight(message)
+            self._taken.set()
+        return message
+
+    async def room(self) -> None:
+        """Wait while too much waits for its listener."""
+        while self._waiting > BACKLOG:
+            self._taken.clear()
+            await self._taken.wait()
 
     async def ready(self) -> Self:
         """Wait for the first message; an error that comes before any message is raised here."""
         try:
-            self._head = await self._queue.get()
+            self._head = await self._get()
         except BaseException:
             await self.aclose()
             raise
@@ -65,7 +91,7 @@ class ProgressStream:
     async def __anext__(self) -> ProgressMessage:
         message, self._head = self._head, None
         if message is None:
-            message = await self._queue.get()
+            message = await self._get()
         if message is None:
             self._queue.put_nowait(None)
             await self._task

@@ -1,6 +1,6 @@
 """Lines of builds in docker's order and words."""
 
-from scow.build.classic import ClassicLines
+from scow.build.classic import STAGE_KEPT, ClassicLines
 from scow.build.report import Kind, StageEnded, StepEvent
 from scow.wire.progress import ProgressMessage
 
@@ -54,6 +54,13 @@ def test_stages_are_told_one_after_the_other() -> None:
 
 def test_what_was_kept_of_a_stage_that_failed_is_told_at_the_end() -> None:
     assert lines(event("note", 0, "waits"), event("note", 1, "why"), flush=True) == ["waits\n", "why\n"]
+
+
+def test_of_a_stage_that_is_told_later_some_output_is_kept() -> None:
+    chunk = event("output", 1, data=b"x" * (STAGE_KEPT // 4))
+    told = lines(*[chunk] * 6, StageEnded(0))
+    assert len(told) == 5
+    assert told[-1].startswith("[output clipped")
 
 
 def test_each_stage_but_the_last_ends_with_its_image() -> None:

@@ -96,3 +96,32 @@ def test_a_failure_is_everybodys() -> None:
         assert [str(each) for each in found] == ["no"] * 3
 
     asyncio.run(run())
+
+
+def test_work_waits_for_a_slow_listener_that_is_alone() -> None:
+    async def run() -> None:
+        flights: Flights[int] = Flights()
+        slow, told = asyncio.Event(), 0
+
+        async def wait_for_slow() -> None:
+            await slow.wait()
+
+        async def work(say: Say) -> int:
+            nonlocal told
+            for _ in range(3):
+                say("much")
+                told += 1
+                await say.pace()
+            return told
+
+        def ignore(message: Any) -> None:
+            pass
+
+        first = asyncio.create_task(flights.join("k", work, ignore, wait_for_slow))
+        await asyncio.sleep(0.05)
+        assert told == 1
+        second = asyncio.create_task(flights.join("k", work, ignore))  # who isn't slow isn't held up
+        async with asyncio.timeout(5):
+            assert await first == await second == 3
+
+    asyncio.run(run())
