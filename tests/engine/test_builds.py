@@ -205,6 +205,24 @@ def test_owners_and_modes(engine: Daemon) -> None:
     )
 
 
+def test_a_working_directory_that_is_made_belongs_to_the_user(engine: Daemon) -> None:
+    dockerfile = """
+    FROM busybox
+    RUN mkdir /there && echo me:x:5:6::/:/bin/sh >> /etc/passwd
+    USER me
+    WORKDIR /there/new/er
+    WORKDIR /there
+    USER 7:8
+    WORKDIR /other
+    RUN touch mine; stat -c '%n %u:%g' /there /there/new /there/new/er /other /other/mine
+    USER nobody-here
+    WORKDIR /nowhere
+    """
+    messages = build(engine, dockerfile)
+    assert "/there 0:0\n/there/new 5:6\n/there/new/er 5:6\n/other 7:8\n/other/mine 7:8\n" in text(messages)
+    assert "unable to find user nobody-here" in error_of(messages)
+
+
 def test_a_name_alone_owns_with_its_own_group(engine: Daemon) -> None:
     messages = build(
         engine,

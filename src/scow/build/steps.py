@@ -311,16 +311,22 @@ class Steps:
     # --- WORKDIR
 
     async def workdir(self, place: Place, state: ImageState, path: str, shown: str, created_by: str) -> Record:
-        """Have a directory."""
+        """Have a directory; one that is made belongs to the user that the steps run as, as BuildKit's do."""
         epoch = self._build.options.epoch
-        key = step_key("WORKDIR", state.chain, path, shown, epoch)
+        user = state.config.user
+        key = step_key("WORKDIR", state.chain, path, shown, epoch, *([user] if user else []))
 
         async def work(say: Say) -> DiffID | None:
             _pretend(say)
+            owner = None
+            if user:
+                async with self._store.snapshots.view(state.diff_ids) as root:
+                    found = await finish(asyncio.to_thread(resolve_user, root, user))
+                owner = Owner(found.uid, found.gid)
             layer = await compose_layer(
                 self._store,
                 state.diff_ids,
-                lambda composer: composer.directory(path, None),
+                lambda composer: composer.directory(path, owner),
                 epoch=epoch,
                 now=int(time.time()),
             )
