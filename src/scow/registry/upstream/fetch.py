@@ -70,7 +70,13 @@ class Spool:
 
     async def read(self, offset: int, count: int) -> bytes:
         """At most `count` bytes from `offset` on."""
-        return await asyncio.to_thread(self._pread, count, offset)
+        data = bytearray(count)
+        try:
+            # What was written a moment ago is in memory: a thread would cost more than the copy.
+            got = os.preadv(self._fd, [data], offset, os.RWF_NOWAIT)
+        except OSError:  # it would have to wait for the disk, or the file system can't tell
+            return await asyncio.to_thread(self._pread, count, offset)
+        return bytes(data) if got == count else bytes(data[:got])
 
     def _pread(self, count: int, offset: int) -> bytes:
         return os.pread(self._fd, count, offset)  # by a method: the thread keeps the file open
@@ -177,14 +183,19 @@ class Fetch:
 
     async def _fetch(self) -> None:
         source = BlobSource(self._upstream, self._place.remote, self.digest)
-        async with aclosing(source.chunks()) as chunks:
-            async for data in chunks:
-                if self._spool is None:  # nothing is begun for what the upstream has not got
-                    self._size = source.size
-                    self._spool = await asyncio.to_thread(Spool, self._folder, algorithm(self.digest))
-                if data:
-                    await self._spool.append(data)
-                self._tell()
+        writing: asyncio.Task[None] | None = None
+        try:
+            async with aclosing(source.chunks()) as chunks:
+                async for data in chunks:
+                    if self._spool is None:  # nothing is begun for what the upstream has not got
+                        self._size = source.size
+                        self._spool = await asyncio.to_thread(Spool, self._folder, algorithm(self.digest))
+                    if writing is not None:  # the next bytes came meanwhile
+                        await writing
+                    writing = asyncio.create_task(self._append(self._spool, data))
+        finally:
+            if writing is not None:
+                await writing
         spool = self._spool
         if spool is None or spool.hex_digest != encoded(self.digest):
             raise WrongBytes(f"{self._upstream.url} sent other bytes than those of {self.digest}")
@@ -192,6 +203,11 @@ class Fetch:
         self._size, self._verified = spool.size, True
         self._tell()
         await self._keep(spool)
+
+    async def _append(self, spool: Spool, data: bytes) -> None:
+        if data:
+            await spool.append(data)
+        self._tell()
 
     async def _keep(self, spool: Spool) -> None:
         """Make the spool a blob, if there is room for it; who waits for the bytes has them already."""
