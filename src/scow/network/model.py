@@ -203,6 +203,11 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     link_local: tuple[str, ...] = ()  # further addresses of the interface, as asked for
     sysctls: tuple[tuple[str, str], ...] = ()  # of the interface: path below /proc/sys and value
 
+    @property
+    def versions(self) -> tuple[int, ...]:
+        """The IP versions of which it has an address."""
+        return tuple(version for version, address in ((4, self.ip), (6, self.ipv6)) if address)
+
 
 class Sandbox(msgspec.Struct, frozen=True, kw_only=True):
     """A container's network namespace: `path` pins it; None means the machine's own (network `host`)."""

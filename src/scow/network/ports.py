@@ -10,7 +10,7 @@ import ipaddress
 import logging
 import os
 import socket
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -86,14 +86,15 @@ class PortTable:
         self._cursor = 0
 
     def reserve(
-        self, requests: Iterable[Port], holder: str, *, ipv6: bool, default_ip: str = ""
+        self, requests: Iterable[Port], holder: str, versions: Collection[int], default_ip: str = ""
     ) -> tuple[PublishedPort, ...]:
         """Take all the ports or none, for `holder` (an endpoint id). Raises PortTaken, NoPortLeft, BadPort.
 
-        A request without address takes the port on all IPv4 addresses, and with `ipv6` on all IPv6 addresses too.
+        A request without address takes the port on all addresses of the IP versions that the holder has; one for an
+        address of another version leads nowhere, and is left out.
         """
         try:
-            found = [port for request in requests for port in self._reserve(request, holder, ipv6, default_ip)]
+            found = [port for request in requests for port in self._reserve(request, holder, versions, default_ip)]
         except BaseException:
             self.release(holder)
             raise
@@ -130,12 +131,17 @@ class PortTable:
         self._holds.setdefault((hold.port.protocol, hold.port.host_port), []).append(hold)
         self._by_holder.setdefault(hold.holder, []).append(hold)
 
-    def _reserve(self, request: Port, holder: str, ipv6: bool, default_ip: str) -> list[PublishedPort]:
+    def _reserve(self, request: Port, holder: str, versions: Collection[int], default_ip: str) -> list[PublishedPort]:
         if request.protocol not in _KINDS:
             raise BadPort(f"invalid proto: {request.protocol}")
         if not 0 < request.container_port < 65536 or not 0 <= request.host_port < 65536:
             raise BadPort(f"invalid port number: {request.host_port}:{request.container_port}")
-        addresses = _addresses(request.host_ip or default_ip, ipv6)
+        addresses = _addresses(request.host_ip or default_ip, versions)
+        if not addresses:
+            _log.warning(
+                "port %d is not published at %s: no such address inside", request.container_port, request.host_ip
+            )
+            return []
         last_failure: PortTaken | None = None
         for number in self._numbers(request):
             try:
@@ -193,13 +199,10 @@ class PortTable:
         return None
 
 
-def _addresses(host_ip: str, ipv6: bool) -> list[Address]:
-    if host_ip:
-        return [parse_address(host_ip)]
-    found: list[Address] = [ipaddress.IPv4Address("0.0.0.0")]
-    if ipv6:
-        found.append(ipaddress.IPv6Address("::"))
-    return found
+def _addresses(host_ip: str, versions: Collection[int]) -> list[Address]:
+    everywhere = (ipaddress.IPv4Address("0.0.0.0"), ipaddress.IPv6Address("::"))
+    wanted = (parse_address(host_ip),) if host_ip else everywhere
+    return [address for address in wanted if address.version in versions]
 
 
 def _bind(port: PublishedPort) -> socket.socket | None:

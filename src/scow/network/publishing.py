@@ -31,7 +31,7 @@ class Publishing:
         binding = network.options.get(OPTION_BINDING, "")
         default = "" if binding == "0.0.0.0" else binding or self._default_ip
         try:
-            held = self._ports.reserve(published, endpoint.id, ipv6=bool(endpoint.ipv6), default_ip=default)
+            held = self._ports.reserve(published, endpoint.id, endpoint.versions, default)
         except PortTaken as failure:
             name, reason = endpoint.container_name or endpoint.container_id[:12], await self._with_holder(failure)
             raise PublishingFailed(name, endpoint.id, reason) from failure

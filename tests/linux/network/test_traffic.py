@@ -135,6 +135,20 @@ async def test_ipv6_networks_carry_traffic_and_publish(rig: Rig) -> None:
     await networks.remove("six")
 
 
+async def test_ports_are_published_for_the_ip_versions_that_a_container_has(rig: Rig) -> None:
+    networks = await rig.engine()
+    pool = Pool(subnet="fd97:8::/64", gateway="")
+    await networks.create(NetworkRequest(name="six", enable_ipv4=False, enable_ipv6=True, pools=(pool,)))
+    wanted = (Port(80), Port(81, host_ip="127.0.0.1"), Port(82, host_ip="::1"))
+    _, six = await container(networks, "c1", "six", ports=wanted)
+    assert [(port.container_port, port.host_ip) for port in six.ports] == [(80, "::"), (82, "::1")]
+    _, four = await container(networks, "c2", ports=wanted)
+    assert [(port.container_port, port.host_ip) for port in four.ports] == [(80, "0.0.0.0"), (81, "127.0.0.1")]
+    for name in ("c1", "c2"):
+        await networks.release(name)
+    await networks.remove("six")
+
+
 async def test_a_second_network_can_come_and_go_while_the_container_runs(rig: Rig, outside: Host) -> None:
     networks = await rig.engine()
     await networks.create(NetworkRequest(name="other", pools=(Pool(subnet="10.97.6.0/24", gateway=""),)))
