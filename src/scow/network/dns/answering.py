@@ -39,7 +39,8 @@ class Answering:
             if query.kind == message.PTR:
                 address = message.reverse_address(query.name)
                 name = self._names.name_of(asker, address) if address else ""
-                if name:
+                # Not every name of a container or network can be one of DNS: labels have 63 characters at most.
+                if name and all(0 < len(label.encode()) < 64 for label in name.split(".")):
                     return message.answer(query, [(message.PTR, message.pack_name(name))])
             found = self._names.find(asker, query.name) if query.name else []
             if found:

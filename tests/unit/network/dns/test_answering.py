@@ -131,6 +131,11 @@ def test_addresses_are_known_by_name(world: World) -> None:
     assert world.ask("web", "4.2.0.10.in-addr.arpa", message.PTR) is None
 
 
+def test_a_name_that_dns_cannot_tell_is_not_told(world: World) -> None:
+    world.join("x" * 64, "a", "10.0.1.40")
+    assert world.ask("web", "40.1.0.10.in-addr.arpa", message.PTR) is None
+
+
 def test_links_are_names_of_one_container_only(world: World) -> None:
     world.join("linked", "a", "10.0.1.20", links=(("database", "db"),))
     assert world.ask("linked", "database") == (0, [bytes([10, 0, 1, 3])])
