@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Any, Final, NamedTuple
 
@@ -16,13 +16,14 @@ from scow.build.classic import ClassicLines
 from scow.build.context import Context
 from scow.build.dockerfile import Dockerfile, parse
 from scow.build.errors import DockerfileError
-from scow.build.executor import Execution
+from scow.build.executor import Execution, Result
 from scow.build.flights import Pace, at_once
 from scow.build.ignore import Ignore
 from scow.build.named_contexts import UPLOAD, NamedContexts
 from scow.build.output import Annotation, Output, decode_outputs, parse_annotation
 from scow.build.packing import Outcome
 from scow.build.plan import find_target
+from scow.build.provenance import Material
 from scow.build.report import Report, StageEnded, StepEvent
 from scow.build.selection import Keep, everything
 from scow.build.tools import Anew, Build, Options, Tools
@@ -189,77 +190,32 @@ class BuildWork:
     ) -> tuple[list[Outcome], Callable[[], Awaitable[None]]]:
         """Build for all platforms, beside each other; told one after the other. Gives the export of caches, too."""
         request, means, began = self._request, self._means, time.time()
-        platforms = self._wishes.platforms
-        bases = ImageBases(
-            means.store, means.registries, self._credentials, pull=request.pull, several=len(platforms) > 1
-        )
+        several = len(self._wishes.platforms) > 1
+        bases = ImageBases(means.store, means.registries, self._credentials, pull=request.pull, several=several)
         caches = BuildCaches(means.store, means.registries, means.sessions)
-        lines: ClassicLines | Trace | None = None
-        builds: list[tuple[Build, Execution]] = []
-
-        def telling(number: int) -> Report:
-            shown = f"[{platforms[number]}] " if len(platforms) > 1 else ""
-
-            def tell(event: StepEvent | StageEnded) -> None:
-                if shown:
-                    event = self._apart(number, shown, event)
-                if lines is not None:
-                    lines(event)
-
-            return tell
-
+        lines: list[ClassicLines | Trace] = []
         try:
-            uploads, anew = self._uploads(keep), Anew()
-            sent = [spec for spec in self._imports if spec.type == "upload"]
-            elsewhere = [spec for spec in self._imports if spec.type != "upload"]
-            shared = await caches.sources(sent, host_platform(), bases.credentials_for, keep)
-            for number, platform in enumerate(platforms):
-                options = msgspec.structs.replace(self._options, platform=platform)
-                sources = await caches.sources(elsewhere, platform or host_platform(), bases.credentials_for, keep)
-                imports = Imports([*shared, *sources])
-                keep.push_async_callback(imports.aclose)
-                build = Build(
-                    means.tools, options, means.runs.runner(request.host_config()), bases, imports, anew, pace
-                )
-                named = NamedContexts(request.contexts or {}, uploads, means.tools, bases, options.git_access)
-                keep.push_async_callback(named.aclose)
-                execution = Execution(build, self._file, self._context, telling(number), self._keep, named)
-                builds.append((build, execution))
+            builds = await self._prepared(bases, caches, lines, pace, keep)
             stages = [
                 number * len(self._file.stages) + stage
                 for number, (_, execution) in enumerate(builds)
                 for stage in execution.needed
             ]
-            lines = self._trace or ClassicLines(
+            classic = ClassicLines(
                 emit, stages, quiet=request.quiet, remove=request.remove, force_remove=request.force_remove
             )
+            lines.append(self._trace or classic)
             results = await together(*(execution.run() for _, execution in builds))
         except ScowError as error:
             told = InvalidArgument(error.report) if isinstance(error, DockerfileError) else error
-            if lines is not None:
-                lines.fail(str(told))
+            for each in lines:
+                each.fail(str(told))
             raise told from error
         finally:
             await bases.aclose()
             await asyncio.shield(asyncio.ensure_future(means.tools.cache.flush()))
         self._environments = builds[0][1].environments
         self._epoch = builds[0][0].options.epoch
-        name = self._names[0].familiar if self._names else ""
-        statements = Statements(means.store, self._wishes.attestations, self._file, self._context, name, began)
-        outcomes = []
-        for result, (build, _) in zip(results, builds, strict=True):
-            state, materials = result.state, (*bases.materials, *build.materials)
-            if request.metadata:
-                self._provenance[str(state.platform)] = statements.provenance(state, build.options, materials, {}).value
-            outcomes.append(
-                Outcome(
-                    platform=state.platform,
-                    id=state.id,
-                    state=state,
-                    inherited=len(result.base.diff_ids),
-                    predicates=await statements.make(state, build.options, materials),
-                )
-            )
 
         def records(mode: Mode) -> list[Record]:
             found = {record.key: record for _, execution in builds for record in execution.records(mode)}
@@ -269,7 +225,73 @@ class BuildWork:
             say: Emit = (lambda message: None) if request.quiet else emit
             await caches.export(self._exports, records, bases.credentials_for, say)
 
-        return outcomes, export
+        materials = {build: [*bases.materials, *build.materials] for build, _ in builds}
+        return await self._outcomes(results, materials, began), export
+
+    async def _prepared(
+        self,
+        bases: ImageBases,
+        caches: BuildCaches,
+        lines: Sequence[ClassicLines | Trace],
+        pace: Pace,
+        keep: AsyncExitStack,
+    ) -> list[tuple[Build, Execution]]:
+        """An execution for each platform, planned. They tell `lines`, once there are any."""
+        request, means = self._request, self._means
+        uploads, anew = self._uploads(keep), Anew()
+        sent = [spec for spec in self._imports if spec.type == "upload"]
+        elsewhere = [spec for spec in self._imports if spec.type != "upload"]
+        shared = await caches.sources(sent, host_platform(), bases.credentials_for, keep)
+        builds = []
+        for number, platform in enumerate(self._wishes.platforms):
+            options = msgspec.structs.replace(self._options, platform=platform)
+            sources = await caches.sources(elsewhere, platform or host_platform(), bases.credentials_for, keep)
+            imports = Imports([*shared, *sources])
+            keep.push_async_callback(imports.aclose)
+            runner = means.runs.runner(request.host_config())
+            build = Build(means.tools, options, runner, bases, imports, anew, pace)
+            named = NamedContexts(request.contexts or {}, uploads, means.tools, bases, options.git_access)
+            keep.push_async_callback(named.aclose)
+            report = self._report(number, lines)
+            builds.append((build, Execution(build, self._file, self._context, report, self._keep, named)))
+        return builds
+
+    def _report(self, number: int, lines: Sequence[ClassicLines | Trace]) -> Report:
+        """How the platform with this number tells `lines`: its stages come after those of the platforms before it."""
+        platforms = self._wishes.platforms
+        first = number * len(self._file.stages)
+
+        def tell(event: StepEvent | StageEnded) -> None:
+            if len(platforms) > 1:
+                event = msgspec.structs.replace(event, stage=first + event.stage)
+                if isinstance(event, StepEvent) and event.kind == "start":
+                    event = msgspec.structs.replace(event, text=f"[{platforms[number]}] {event.text}")
+            for each in lines:
+                each(event)
+
+        return tell
+
+    async def _outcomes(
+        self, results: Sequence[Result], builds: Mapping[Build, Sequence[Material]], began: float
+    ) -> list[Outcome]:
+        """What was built, with what is to be said of it. `builds` come with what went into them."""
+        name = self._names[0].familiar if self._names else ""
+        statements = Statements(self._means.store, self._wishes.attestations, self._file, self._context, name, began)
+        outcomes = []
+        for result, (build, materials) in zip(results, builds.items(), strict=True):
+            state, options = result.state, build.options
+            if self._request.metadata:
+                self._provenance[str(state.platform)] = statements.provenance(state, options, materials, {}).value
+            outcomes.append(
+                Outcome(
+                    platform=state.platform,
+                    id=state.id,
+                    state=state,
+                    inherited=len(result.base.diff_ids),
+                    predicates=await statements.make(state, options, materials),
+                )
+            )
+        return outcomes
 
     def _uploads(self, keep: AsyncExitStack) -> dict[str, Context]:
         """The named contexts that the client has sent; `keep` closes them."""
@@ -279,13 +301,6 @@ class BuildWork:
             uploads[id] = self._means.sessions.take_upload(id)
             keep.push_async_callback(uploads[id].aclose)
         return uploads
-
-    def _apart(self, number: int, shown: str, event: StepEvent | StageEnded) -> StepEvent | StageEnded:
-        """An event of one of several platforms: its stages come after those of the platforms before it."""
-        stage = number * len(self._file.stages) + event.stage
-        if isinstance(event, StepEvent) and event.kind == "start":
-            return msgspec.structs.replace(event, stage=stage, text=shown + event.text)
-        return msgspec.structs.replace(event, stage=stage)
 
 
 _NO_EPOCH: Final = "[Warning] rewrite-timestamp is specified, but no SOURCE_DATE_EPOCH: files keep their times\n"
