@@ -217,8 +217,10 @@ def test_a_working_directory_that_is_made_belongs_to_the_user(engine: Daemon) ->
     RUN touch mine; stat -c '%n %u:%g' /there /there/new /there/new/er /other /other/mine
     USER nobody-here
     WORKDIR /nowhere
+    RUN true
     """
     messages = build(engine, dockerfile)
+    assert "WORKDIR /nowhere\n" in text(messages)
     assert "/there 0:0\n/there/new 5:6\n/there/new/er 5:6\n/other 7:8\n/other/mine 7:8\n" in text(messages)
     assert "unable to find user nobody-here" in error_of(messages)
 

@@ -405,7 +405,7 @@ class _StageRun:
                 one, self.state.config, self.scope.variables, escape=self.scope.globals.escape, cmd_set=self._cmd_set
             )
             self._cmd_set = self._cmd_set or isinstance(one, kinds.Cmd)
-            await self._note(number, described(one, config, self.state.config), config)
+            await self._note(number, described(one, config, self.state.config, self.scope.expand), config)
             if isinstance(one, kinds.Env):
                 self.scope = self.scope.with_env(config.env)
 
@@ -452,7 +452,7 @@ class _StageRun:
         self.state = self.state.then(created_by, at, config=config, diff_id=record.diff_id, key=record.key)
 
 
-def described(one: kinds.Instruction, config: Any, before: Any) -> str:
+def described(one: kinds.Instruction, config: Any, before: Any, expand: Callable[[str], str]) -> str:
     """An instruction as docker's history shows it, its variables replaced."""
 
     def array(args: Sequence[str] | None) -> str:
@@ -478,9 +478,9 @@ def described(one: kinds.Instruction, config: Any, before: Any) -> str:
         case kinds.Shell():
             return f"SHELL [{' '.join(config.shell or ())}]"
         case kinds.Expose():
-            return "EXPOSE " + " ".join(sorted(one.ports))
+            return "EXPOSE " + " ".join(sorted(map(expand, one.ports)))
         case kinds.Volume():
-            return f"VOLUME [{' '.join(one.paths)}]"
+            return f"VOLUME [{' '.join(map(expand, one.paths))}]"
         case _:
             return one.text
 

@@ -1,6 +1,7 @@
 """The steps that change files: RUN, COPY, ADD and WORKDIR; each a layer, from the cache or made."""
 
 import asyncio
+import contextlib
 import posixpath
 import re
 import secrets
@@ -320,9 +321,11 @@ class Steps:
             _pretend(say)
             owner = None
             if user:
-                async with self._store.snapshots.view(state.diff_ids) as root:
-                    found = await finish(asyncio.to_thread(resolve_user, root, user))
-                owner = Owner(found.uid, found.gid)
+                # An unknown one is told of by the first step that runs as it.
+                with contextlib.suppress(UnknownUser, UnknownGroup):
+                    async with self._store.snapshots.view(state.diff_ids) as root:
+                        found = await finish(asyncio.to_thread(resolve_user, root, user))
+                    owner = Owner(found.uid, found.gid)
             layer = await compose_layer(
                 self._store,
                 state.diff_ids,
