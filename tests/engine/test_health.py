@@ -79,10 +79,11 @@ def test_failures_in_the_start_period_do_not_count(engine: Daemon) -> None:
 
 
 def test_a_probe_that_takes_too_long_fails_and_is_ended(engine: Daemon) -> None:
-    box = run(engine, "exec sleep 1234", "--health-timeout", "200ms")
+    box = run(engine, "yes | head -c 5000; exec sleep 1234", "--health-timeout", "900ms")
     found = wait_for(engine, box, "unhealthy")
     entry = found["Log"][-1]  # type: ignore[index]
-    assert (entry["ExitCode"], entry["Output"]) == (-1, "Health check exceeded timeout (200ms)")
+    said = ("Health check exceeded timeout (900ms): " + "y\n" * 4096)[:4096] + "..."
+    assert (entry["ExitCode"], entry["Output"]) == (-1, said)
     engine.docker("pause", box)  # no more probes
     engine.docker("unpause", box)
     assert engine.docker("top", box).stdout.count("sleep 1234") <= 1

@@ -206,7 +206,8 @@ class HealthChecks:
                         output += data[: max(0, OUTPUT_LIMIT + 1 - len(output))]
                 code = await process.wait()
         except TimeoutError:
-            output[:] = f"Health check exceeded timeout ({_duration(timeout_s)})".encode()
+            said = b": " + output if output else b""
+            output[:] = f"Health check exceeded timeout ({_duration(timeout_s)})".encode() + said
         except ScowError as error:
             output[:] = str(error).encode()
         finally:
@@ -216,7 +217,7 @@ class HealthChecks:
                 await process.aclose()
         self._emit(container, "exec_die", execID=exec_id, exitCode=str(code))
         if len(output) > OUTPUT_LIMIT:
-            output[OUTPUT_LIMIT - 3 :] = b"..."
+            output[OUTPUT_LIMIT:] = b"..."
         return code, bytes(output)
 
     def _emit(self, container: Container, action: str, **more: str) -> None:
