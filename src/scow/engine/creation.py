@@ -186,6 +186,8 @@ class Creation:
             changes["security_opt"] = list(dict.fromkeys([*(host.security_opt or []), "label=disable"]))
         if host.memory > 0 and host.memory_swap == 0:
             changes["memory_swap"] = host.memory * 2
+        if host.memory_swappiness == -1:  # docker's client says so when nothing was asked for
+            changes["memory_swappiness"] = None
         if host.pids_limit is not None and host.pids_limit <= 0:
             changes["pids_limit"] = None
         return msgspec.structs.replace(host, **changes), warnings
@@ -203,7 +205,7 @@ class Creation:
             ref, read_only = parse_volumes_from(spec)
             source = self._named(ref)
             found += [
-                msgspec.structs.replace(mount, rw=mount.rw and not read_only)
+                msgspec.structs.replace(mount, rw=mount.rw and not read_only, mode="")
                 for mount in source.record.mounts
                 if mount.type != "tmpfs"
             ]
