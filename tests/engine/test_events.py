@@ -175,3 +175,17 @@ def test_the_recent_past_survives_the_engine(own_engine: Daemon) -> None:
         query = f"since={point[0]}&until={point[1]}&filters=" + '{"container":["box"]}'.replace('"', "%22")
         status, lines = own_engine.request("GET", f"/v1.50/events?{query}")
         assert (status, [json.loads(line)["Action"] for line in lines.splitlines()]) == (200, actions)
+
+
+def test_want_of_memory_is_told_when_it_happens_and_once(engine: Daemon) -> None:
+    eats = "(x=$(yes | head -c 50000000))"
+    script = f"{eats}; until test -e /go; do sleep 0.05; done; {eats}; exit 0"
+    with raw.connected(engine) as connection:
+        listening = Listening(engine, connection, type=["container"])
+        box = engine.docker("run", "-d", "--name", "box", "-m", "8m", "busybox", "sh", "-c", script).stdout.strip()
+        assert words(listening.until("oom"))[-1] == "oom"
+        assert engine.json("GET", f"/containers/{box}/json")["State"]["Running"]
+        engine.docker("exec", "box", "touch", "/go")
+        assert "oom" not in words(listening.until("die"))
+    state = engine.json("GET", f"/containers/{box}/json")["State"]
+    assert (state["OOMKilled"], state["ExitCode"]) == (True, 0)

@@ -81,6 +81,7 @@ class Container:
         self.health: Health | None = None  # what the probes said; None without a health check
         self.removing = False
         self.removal: asyncio.Task[None] | None = None  # that of `--rm`, once it has begun
+        self.told_of_oom = False  # in this run
         self.dying = False  # SIGKILL was sent, the end has not been seen yet
 
     @property

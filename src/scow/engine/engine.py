@@ -171,6 +171,7 @@ class Engine:
         lifecycle.remove_hook = removal.auto_remove
         self.builds = builds = Builds.open(config, store, registries, resources, events)
         builds.runs.otherwise, resources.on_exit = lifecycle.exited, builds.runs.exited
+        resources.on_oom = lifecycle.ran_out_of_memory
         creation = Creation(
             config,
             store,

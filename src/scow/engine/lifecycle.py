@@ -137,6 +137,13 @@ class Lifecycle:
         if container is not None:
             self._tasks.start(self._exited(container, ended), f"exit of {container.id[:12]}")
 
+    def ran_out_of_memory(self, id: str) -> None:
+        """Called when the kernel has killed a process of a container for want of memory."""
+        container = self._table.find_id(id)
+        if container is not None and container.state.live and not container.told_of_oom:
+            container.told_of_oom = True
+            self._emit(container, "oom")
+
     async def _exited(self, container: Container, ended: Exit) -> None:
         async with container.lock:
             if container.state.live:
@@ -179,7 +186,7 @@ class Lifecycle:
         # Written first, since with the run's files goes what tells its exit code; shown when its ports are free again.
         await self._table.try_write(ended)
         await points.at("exit.recorded")
-        if oom_killed:
+        if oom_killed and not container.told_of_oom:
             self._emit(container, "oom")
         try:
             await self._resources.release(container)

@@ -39,6 +39,7 @@ from scow.runtime.bundle import BundleContext, BundleMount, make_spec
 from scow.runtime.exec import ExecProcess, ExecSpec, start_exec
 from scow.runtime.monitor import Alive, Exit, Exited, Lost, Monitors, NoSuchRun
 from scow.runtime.oci_runtime import OciRuntime
+from scow.runtime.oom import OomWatch
 from scow.runtime.selection import choose_runtimes
 from scow.runtime.user import ProcessUser, resolve_user
 from scow.store.overlay import Shift
@@ -82,6 +83,8 @@ class Resources:
         self._cgroup = f"/scow-{config.engine_id}"
         self._moves = GroupMoves()
         self.on_exit: Callable[[Exit], None] = lambda ended: None
+        self.on_oom: Callable[[str], None] = lambda id: None
+        self._ooms = OomWatch(lambda id: self.on_oom(id))
         self.links = Links(table, self._bridge_address)
         self.before_run: Callable[[Container], Awaitable[None]] = _nothing
         self._monitors = Monitors(config.exec_root, runtimes[default_runtime], lambda ended: self.on_exit(ended))
@@ -109,6 +112,7 @@ class Resources:
     async def aclose(self) -> None:
         """Stop listening; containers run on. Without any, the engine's own group goes."""
         await self._monitors.aclose()
+        self._ooms.close()
         if not any(container.state.live for container in self._table):
             await asyncio.to_thread(cgroup.remove, self._cgroup)
             await asyncio.to_thread(controllers.release)
@@ -150,6 +154,7 @@ class Resources:
                 runtime=self.runtimes.get(record.runtime),
             )
             undo.push_async_callback(self._monitors.delete, record.id)
+            container.told_of_oom = self._ooms.watch(record.id, self._monitors.bundle(record.id))
             owner = self._outside(record.host_config, user)
             if owner is not None and not record.config.tty:
                 await asyncio.to_thread(give_streams, pid, owner)
@@ -176,7 +181,10 @@ class Resources:
 
     async def probe(self, container: Container) -> Alive | Exited | Lost:
         """What became of a run that an earlier engine process began."""
-        return await self._monitors.probe(container.id)
+        found = await self._monitors.probe(container.id)
+        if isinstance(found, Alive):
+            container.told_of_oom = self._ooms.watch(container.id, self._monitors.bundle(container.id))
+        return found
 
     async def reconcile(self, live: Collection[str], ended: Collection[str] = ()) -> None:
         """Remove what is left of all runs but those that are `live`, or have `ended` and are still to be settled."""
