@@ -202,6 +202,8 @@ class Issuers:
 
 def _check_url(url: str) -> None:
     parts = urlsplit(url)
+    if not url.isascii() or not url.isprintable() or " " in url:
+        raise SettingsInvalid(url[:300], "not a URL")  # it goes into headers
     if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in _LOOPBACK):
         raise SettingsInvalid(url, "an issuer must be reached by https")
 
