@@ -182,6 +182,8 @@ async def _send_flow(transport: asyncio.Transport, request: web.BaseRequest, bod
     sent = 0
     try:
         async for data in body.chunks:
+            if transport.is_closing():
+                raise ConnectionResetError("the client has gone")
             transport.write(data)
             sent += len(data)
             async with asyncio.timeout(SEND_TIMEOUT_S):
