@@ -42,6 +42,7 @@ class Postgres:
         self.folder = Path(tempfile.mkdtemp(prefix="scow-pg-"))
         self._process: subprocess.Popen[bytes] | None = None
         self._made = 0
+        self._options: list[str] = []
         self._shared = ""
 
     def start(self, *options: str) -> None:
@@ -49,10 +50,15 @@ class Postgres:
         os.chown(self.folder, self._user.pw_uid, self._user.pw_gid)
         data = self.folder / "data"
         self._run("initdb", "-D", str(data), "-A", "trust", "--no-sync", "--no-instructions", "-E", "UTF8")
-        settings = [f"-c{option}" for option in (*_QUICK, *options)]
-        with (self.folder / "log").open("wb") as log:
+        self._options = [f"-c{option}" for option in (*_QUICK, *options)]
+        self.resume()
+
+    def resume(self) -> None:
+        """Start the server on what is there."""
+        data = self.folder / "data"
+        with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [self._programs / "postgres", "-D", data, "-k", self.folder, "-h", "", *settings],
+                [self._programs / "postgres", "-D", data, "-k", self.folder, "-h", "", *self._options],
                 stdout=log,
                 stderr=log,
                 env=_ENVIRONMENT,
@@ -63,6 +69,16 @@ class Postgres:
             assert self._process.poll() is None, (self.folder / "log").read_text()
             assert time.monotonic() < deadline, "PostgreSQL did not come up"
             time.sleep(0.05)
+
+    def pause(self) -> None:
+        """End the server and keep what is there."""
+        if self._process is not None:
+            self._process.send_signal(2)  # SIGINT: fast shutdown, its children with it
+            try:
+                self._process.wait(20)
+            except subprocess.TimeoutExpired:
+                self._process.send_signal(3)
+                self._process.wait(20)
 
     def _as_user(self) -> dict[str, int]:
         return {"user": self._user.pw_uid, "group": self._user.pw_gid} if os.getuid() == 0 else {}
@@ -117,11 +133,5 @@ class Postgres:
 
     def stop(self) -> None:
         """End it at once and remove its folder."""
-        if self._process is not None:
-            self._process.send_signal(2)  # SIGINT: fast shutdown, its children with it
-            try:
-                self._process.wait(20)
-            except subprocess.TimeoutExpired:
-                self._process.send_signal(3)
-                self._process.wait(20)
+        self.pause()
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -9,12 +9,13 @@ import msgspec
 import pytest
 
 from scow.registry.settings import Gc, Settings
+from support.postgres import Postgres
 
 from .conftest import Client, Running, digest_of
 
 REPO = "/v2/test/repo"
 
-pytestmark = pytest.mark.parametrize("kind_of_storage", ["folder", "cluster"], indirect=True)
+both = pytest.mark.parametrize("kind_of_storage", ["folder", "cluster"], indirect=True)
 
 
 @pytest.fixture
@@ -23,6 +24,7 @@ async def other(serve: Callable[..., Any], settings: Settings, session: aiohttp.
     return Client(session, (await serve(settings)).url)
 
 
+@both
 async def test_a_tag_is_the_same_at_all_replicas_at_once(client: Client, other: Client) -> None:
     first = await client.push_image("latest", seed="1")
     for replica in (client, other):
@@ -35,6 +37,7 @@ async def test_a_tag_is_the_same_at_all_replicas_at_once(client: Client, other: 
     assert (await client("GET", f"{REPO}/manifests/latest")).status == 404
 
 
+@both
 async def test_any_replica_goes_on_with_an_upload(client: Client, other: Client) -> None:
     data = [bytes([number]) * 100_000 for number in range(6)]
     location = await client.begin()
@@ -48,6 +51,7 @@ async def test_any_replica_goes_on_with_an_upload(client: Client, other: Client)
     assert (await client("GET", f"{REPO}/blobs/{digest}")).body == b"".join(data)
 
 
+@both
 async def test_what_is_deleted_at_one_replica_is_soon_unknown_to_the_others(client: Client, other: Client) -> None:
     digest = await client.push_image("latest")
     assert (await other("GET", f"{REPO}/manifests/{digest}")).status == 200
@@ -60,6 +64,7 @@ async def test_what_is_deleted_at_one_replica_is_soon_unknown_to_the_others(clie
     assert answer.status == 404
 
 
+@both
 async def test_collectors_of_two_replicas_share_the_work(
     serve: Callable[..., Any], settings: Settings, running: Running, client: Client
 ) -> None:
@@ -73,3 +78,18 @@ async def test_collectors_of_two_replicas_share_the_work(
     assert sum(each.blobs for each in done) == 20
     assert [each async for each in two.registry.collector.damaged()] == []
     assert (await client("GET", f"{REPO}/manifests/latest")).headers["Docker-Content-Digest"] == kept
+
+
+@pytest.mark.parametrize("kind_of_storage", ["postgres"], indirect=True)
+async def test_a_database_that_was_away_is_connected_to_again(client: Client, postgres: Postgres) -> None:
+    digest = await client.push_image("latest")
+    await asyncio.to_thread(postgres.pause)
+    try:
+        answer = await client("GET", f"{REPO}/manifests/latest")
+        assert (answer.status, answer.codes) == (503, ["UNAVAILABLE"])
+        assert str(postgres.folder).encode() not in answer.body
+        assert answer.headers["Retry-After"] == "1"
+    finally:
+        await asyncio.to_thread(postgres.resume)
+    assert (await client("GET", f"{REPO}/manifests/latest")).headers["Docker-Content-Digest"] == digest
+    await client.push_image("again")

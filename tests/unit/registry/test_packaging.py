@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import yaml
+
 from scow.build import dockerfile
 from scow.registry.configuration import read_settings
 
@@ -22,3 +24,32 @@ def test_the_settings_of_the_image_can_be_read_and_changed_by_the_environment() 
     settings = read_settings(FOLDER / "registry.toml", {"SCOW_REGISTRY_READ_ONLY": "true"})
     assert (settings.address(), settings.storage) == (("0.0.0.0", 5000), "/var/lib/registry")
     assert settings.read_only
+
+
+def test_the_settings_of_a_replica_can_be_read_and_take_secrets_from_the_environment() -> None:
+    secrets = {"SCOW_REGISTRY_BUCKET_ACCESS_KEY": "key", "SCOW_REGISTRY_BUCKET_SECRET_KEY": "secret"}
+    settings = read_settings(FOLDER / "cluster" / "registry.toml", secrets)
+    assert settings.storage.startswith("s3://")
+    assert settings.database.url.startswith("postgresql://")
+    assert (settings.bucket.access_key, settings.bucket.secret_key) == ("key", "secret")
+
+
+def test_the_manifests_for_kubernetes_carry_settings_that_can_be_read(tmp_path: Path) -> None:
+    documents = {
+        each["kind"]: each for each in yaml.safe_load_all((FOLDER / "cluster" / "kubernetes.yaml").read_text())
+    }
+    (tmp_path / "registry.toml").write_text(documents["ConfigMap"]["data"]["registry.toml"])
+    settings = read_settings(tmp_path / "registry.toml", documents["Secret"]["stringData"])
+    assert settings.database.url.startswith("postgresql://")
+    assert settings.bucket.access_key == "ACCESSKEY"
+    container = documents["Deployment"]["spec"]["template"]["spec"]["containers"][0]
+    assert container["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": settings.address()[1]}
+
+
+def test_the_compose_file_names_what_is_beside_it() -> None:
+    services = yaml.safe_load((FOLDER / "cluster" / "compose.yaml").read_text())["services"]
+    mounted = [volume.split(":")[0] for each in services.values() for volume in each["volumes"] if volume[0] == "."]
+    assert mounted
+    assert all((FOLDER / "cluster" / name).is_file() for name in mounted)
+    servers = (FOLDER / "cluster" / "haproxy.cfg").read_text()
+    assert all(f" {name}:5000" in servers for name in services if name.startswith("registry"))
