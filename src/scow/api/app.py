@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 import time
 from typing import Final
 
@@ -20,6 +21,7 @@ _log = logging.getLogger(__name__)
 PATIENCE_S: Final = 10.0
 """How long a shutdown waits for changes that are under way."""
 
+_PRIVATE: Final = re.compile(r"([?&](?:buildargs|buildcontexts|remote|fromSrc)=)[^&]+")
 _HEADERS: Final = {
     "Api-Version": text_of(NEWEST),
     "Ostype": "linux",
@@ -62,7 +64,7 @@ class Api:
                 request.protocol.request_done()
         if began:
             spent_ms = (time.perf_counter() - began) * 1000
-            _log.debug("%s %s %d %.1f ms", request.method, request.path_qs, response.status, spent_ms)
+            _log.debug("%s %s %d %.1f ms", request.method, loggable(request.path_qs), response.status, spent_ms)
         return response
 
     async def aclose(self, app: web.Application) -> None:
@@ -71,6 +73,11 @@ class Api:
         await self._background.aclose(PATIENCE_S)
         for task in [task for task in self._streams if task is not me]:
             task.cancel()
+
+
+def loggable(path: str) -> str:
+    """A path with its query, less what may hold passwords: build arguments, and URLs to be fetched."""
+    return _PRIVATE.sub(r"\1...", path)
 
 
 def _refuse(request: web.Request, call: Call | None, error: Exception) -> web.StreamResponse:
