@@ -22,11 +22,14 @@ from scow.transfer.registry_error import LASTING, BadAnswer, Refused, RegistryFa
 log = logging.getLogger(__name__)
 
 CHUNK_SIZE: Final = 1 << 20
+PIECE_SIZE: Final = 8 << 20
+"""Bytes of a request, once it is known that the registry loses those that break off."""
 SINGLE_REQUEST_LIMIT: Final = 16 << 20
 """Up to this many bytes go in the request that closes the session; more are sent so that they can be resumed."""
 _RANGE: Final = re.compile(r"(?:bytes=)?0-(\d+)\Z")
-_LOST: Final = frozenset({404, 400, 416})
-"""What an upload session that is gone, or has got other bytes than we think, is answered with."""
+_LOST: Final = frozenset({404, 400, 409, 416})
+"""What an upload session is answered with that is gone, has got other bytes than we think, or is still held by a
+connection that broke without the registry's noticing."""
 _FINAL: Final = LASTING | {"NAME_INVALID"}
 
 
@@ -42,6 +45,7 @@ class Upload:
         self._progress = progress
         self._location: URL | None = None
         self._offset = 0
+        self._piece = descriptor.size  # bytes that go in one request
 
     async def run(self, mount_from: Iterable[str] = ()) -> str | None:
         """Bring the blob into the repository; `mount_from` are repositories of the same registry that may have it.
@@ -75,6 +79,10 @@ class Upload:
                 await asyncio.sleep(delay)
                 if error.transient:
                     await self._find_offset()
+                    if self._offset - before >= CHUNK_SIZE:
+                        failures = 0  # the session kept what came before it broke
+                    elif self._offset == before:
+                        self._piece = PIECE_SIZE  # it keeps whole requests only, as docker-registry does
                 else:
                     # Refused: whatever the session holds is of no use.
                     await self._abandon()
@@ -115,15 +123,16 @@ class Upload:
 
     async def _patch(self) -> None:
         assert self._location is not None
-        start, size = self._offset, self._descriptor.size
-        headers = {"Content-Type": "application/octet-stream", "Content-Length": str(size - start)}
-        if start:
-            headers["Content-Range"] = f"{start}-{size - 1}"
+        start = self._offset
+        end = min(start + self._piece, self._descriptor.size)
+        headers = {"Content-Type": "application/octet-stream", "Content-Length": str(end - start)}
+        if start or end < self._descriptor.size:
+            headers["Content-Range"] = f"{start}-{end - 1}"
         async with self._client.request(
-            "PATCH", self._location, expect=(202, 204), headers=headers, body=lambda: self._read(start)
+            "PATCH", self._location, expect=(202, 204), headers=headers, body=lambda: self._read(start, end)
         ) as response:
             self._location = self._follow(response)
-            self._offset = _accepted(response, default=size)
+            self._offset = _accepted(response, default=end)
         if self._offset <= start:
             raise BadAnswer(str(self._location), "the registry accepts no bytes")
 
@@ -132,7 +141,7 @@ class Upload:
         size = self._descriptor.size if with_body else 0
         headers = {"Content-Type": "application/octet-stream", "Content-Length": str(size)}
         url = with_query(self._location, digest=self._descriptor.digest)
-        body = (lambda: self._read(0)) if size else None
+        body = (lambda: self._read(0, size)) if size else None
         async with self._client.request("PUT", url, expect=(201, 204), headers=headers, body=body):
             self._location = None
         self._progress(self._descriptor.size)
@@ -174,12 +183,12 @@ class Upload:
             location = base.origin().join(URL(location.raw_path_qs, encoded=True))
         return location
 
-    async def _read(self, start: int) -> AsyncIterator[bytes]:
+    async def _read(self, start: int, end: int) -> AsyncIterator[bytes]:
         file: BinaryIO = await asyncio.to_thread(self._path.open, "rb")
         try:
             await asyncio.to_thread(file.seek, start)
             done = start
-            while chunk := await asyncio.to_thread(file.read, CHUNK_SIZE):
+            while chunk := await asyncio.to_thread(file.read, min(CHUNK_SIZE, end - done)):
                 yield chunk
                 done += len(chunk)
                 self._progress(done)

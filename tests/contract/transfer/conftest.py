@@ -82,6 +82,7 @@ class FakeRegistry:
         self.redirect_blobs_to = ""
         self.cut_after: dict[Digest, list[int]] = {}
         self.cut_uploads_after: list[int] = []
+        self.forgets_cut_requests = False
         self.upload_base = ""  # of the locations of uploads; relative ones if empty
         self.ignores_ranges = False
         self.has_head = True
@@ -334,10 +335,11 @@ class FakeRegistry:
                 return web.Response(status=416, headers=self._upload_headers(uuid))
         is_long = bool(self.cut_uploads_after) and (request.content_length or 0) > self.cut_uploads_after[0]
         limit = self.cut_uploads_after.pop(0) if is_long else None
+        before = len(session.data)
         async for chunk in request.content.iter_any():
             session.data += chunk
             if limit is not None and len(session.data) >= limit:
-                del session.data[limit:]
+                del session.data[before if self.forgets_cut_requests else limit :]
                 assert request.transport is not None
                 request.transport.abort()
                 return web.Response()

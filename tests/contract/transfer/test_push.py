@@ -16,6 +16,7 @@ from scow.oci.platform import parse_platform
 from scow.oci.reference import Reference, parse_reference
 from scow.store.images import Image
 from scow.store.store import Store
+from scow.transfer import uploads
 from scow.transfer.credentials import Credentials
 from scow.transfer.pull import pull
 from scow.transfer.push import PushResult, build_manifest, push, push_all_tags
@@ -191,13 +192,39 @@ async def test_a_broken_upload_is_gone_on_with(
     assert any(seen.headers.get("content-range", "").startswith(f"{1 << 20}-") for seen in registry.seen)
 
 
-async def test_a_lost_upload_session_is_begun_anew(
-    registry: Any, other: Any, do_pull: Callable[..., Any], do_push: Callable[..., Any], made: Any
+async def test_a_registry_that_forgets_broken_requests_gets_smaller_ones(
+    registry: Any,
+    other: Any,
+    do_pull: Callable[..., Any],
+    do_push: Callable[..., Any],
+    made: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(uploads, "SINGLE_REQUEST_LIMIT", 1 << 20)
+    monkeypatch.setattr(uploads, "PIECE_SIZE", 1 << 20)
+    layer = made.layer({"noise": os.urandom(3 << 20)}, "none")
+    made.image(other, "team/app", "latest", [layer])
+    image = await do_pull(other)
+    registry.cut_uploads_after, registry.forgets_cut_requests = [2 << 20] * 9, True  # of each longer request
+    await do_push(image)
+    assert registry.blobs[sha256(layer.blob)] == layer.blob
+
+
+@pytest.mark.parametrize(("status", "code"), [(404, "BLOB_UPLOAD_UNKNOWN"), (409, "BLOB_UPLOAD_INVALID")])
+async def test_an_upload_session_that_is_lost_or_held_by_a_dead_connection_is_begun_anew(
+    status: int,
+    code: str,
+    registry: Any,
+    other: Any,
+    do_pull: Callable[..., Any],
+    do_push: Callable[..., Any],
+    made: Any,
 ) -> None:
     layer = made.layer({"a": b"a" * 5000})
     made.image(other, "team/app", "latest", [layer])
     image = await do_pull(other)
-    registry.fail("/uploads/u", 404, method="PUT", body=b'{"errors":[{"code":"BLOB_UPLOAD_UNKNOWN","message":""}]}')
+    body = b'{"errors":[{"code":"%s","message":""}]}' % code.encode()
+    registry.fail("/uploads/u", status, method="PUT", body=body)
     await do_push(image)
     assert registry.blobs[sha256(layer.blob)] == layer.blob
 
