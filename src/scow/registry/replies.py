@@ -26,6 +26,8 @@ SLICE_SIZE: Final = 8 << 20
 """Bytes that are sent between two looks at the clock."""
 SEND_TIMEOUT_S: Final = 300
 """A client that takes longer for one slice has stalled: its connection is closed."""
+PIECE_TIMEOUT_S: Final = 60
+"""The same for a piece of what is in memory."""
 SMALL_SIZE: Final = 128 << 10
 COPY_SIZE: Final = 256 << 10
 UNSENT_LIMIT: Final = 64 << 10
@@ -120,7 +122,7 @@ class HttpReply(web.StreamResponse):
             await self._send_all(transport, request)
             if transport.get_write_buffer_size() > UNSENT_LIMIT:
                 # A client that sends request after request and reads no answer would have them all kept here.
-                async with asyncio.timeout(SEND_TIMEOUT_S):
+                async with asyncio.timeout(PIECE_TIMEOUT_S):
                     await request.writer.drain()
         except TimeoutError as error:
             if transport is not None:
@@ -172,8 +174,8 @@ class HttpReply(web.StreamResponse):
 async def _send_bytes(transport: asyncio.Transport, request: web.BaseRequest, body: bytes) -> None:
     """Send what is large piece by piece: as a whole it would be copied, and stay in memory for a slow client."""
     view = memoryview(body)
-    async with asyncio.timeout(SEND_TIMEOUT_S):
-        for start in range(0, len(body), COPY_SIZE):
+    for start in range(0, len(body), COPY_SIZE):
+        async with asyncio.timeout(PIECE_TIMEOUT_S):
             transport.write(view[start : start + COPY_SIZE])
             await request.writer.drain()
 

@@ -4,11 +4,13 @@ import asyncio
 import json
 import os
 import ssl
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from scow.registry import replies
 from scow.registry.settings import Settings
 from scow.registry.uploads import HELD_LIMIT, SMALL_BATCH_SIZE
 
@@ -327,6 +329,27 @@ async def test_answers_that_nobody_reads_are_not_made(running: Running, client: 
     answered = running.registry.metrics.value("sent_bytes")
     assert answered < 30_000_000  # as much as the kernel's buffers take, of 100 MB
     writer.transport.abort()
+
+
+async def test_a_client_that_stops_reading_is_cut_off(
+    running: Running, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replies, "PIECE_TIMEOUT_S", 0.2)
+    await client.push_image("v1", annotations={"note": "x" * 1_000_000})
+    reader, writer = await asyncio.open_connection(*running.url.removeprefix("http://").split(":"), limit=1)
+    writer.transport.pause_reading()  # type: ignore[attr-defined]
+    writer.write(b"GET /v2/test/repo/manifests/v1 HTTP/1.1\r\nHost: x\r\n\r\n" * 40)
+    metrics = running.registry.metrics
+    async with asyncio.timeout(20):
+        await asyncio.sleep(0.5)
+        while metrics.value("requests_in_flight"):  # noqa: ASYNC110  # nothing else tells
+            await asyncio.sleep(0.05)
+    assert metrics.value("sent_bytes") < 40_000_000
+    writer.transport.resume_reading()  # type: ignore[attr-defined]
+    async with asyncio.timeout(20):
+        with suppress(ConnectionError):
+            await reader.read()
+    writer.close()
 
 
 async def test_a_flood_of_query_parameters_is_refused(client: Client) -> None:
