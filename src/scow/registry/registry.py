@@ -145,7 +145,7 @@ class Registry:
                 return self._pages.refusal(call, refusal)
             raise
         self._audit.note(call, reply.status)
-        if call.route.kind == "manifest" and call.method == "GET" and reply.status < 400:
+        if self.uses.wanted and call.route.kind == "manifest" and call.method == "GET" and reply.status < 400:
             self._note_use(call, reply)
         if self.webhooks.wanted and call.caller is not None:
             await self._tell(call, reply)

@@ -28,6 +28,11 @@ class Uses:
         self._waiting: dict[tuple[str, Digest], float] = {}
         self._flushing: asyncio.Task[None] | None = None
 
+    @property
+    def wanted(self) -> bool:
+        """Whether it matters anywhere."""
+        return self._policies.pulls_matter
+
     def note(self, repository: str, digest: Digest) -> None:
         """A manifest was pulled. It is written down a moment later."""
         if not self._policies.counts_pulls(repository):

@@ -87,7 +87,7 @@ class UpstreamRequests:
 
     async def _manifest(self, call: Call, place: Place) -> Reply:
         reference, is_digest = parse_reference(call.route.reference)
-        if is_digest and await self._metadata.manifest(place.local, reference, True) is not None:
+        if is_digest and await self._has_manifest(place.local, reference):
             self._metrics.count("upstream_hits")
             return await self._ours["manifest"](call)
         if self._relay is not None:
@@ -114,9 +114,15 @@ class UpstreamRequests:
             raise ManifestUnknown(place.local, reference)
         return Reply(HTTPStatus.OK, headers, manifest.data)
 
+    async def _has_manifest(self, local: str, digest: str) -> bool:
+        if self._metadata.manifest_now(local, digest) is not None:
+            return True
+        return await self._metadata.manifest(local, digest, True) is not None
+
     async def _blob(self, call: Call, place: Place) -> Reply:
         digest = parse_blob_digest(call.route.reference)
-        here = await self._metadata.blob(place.local, digest) is not None
+        here = self._metadata.blob_now(place.local, digest) is not None
+        here = here or await self._metadata.blob(place.local, digest) is not None
         if here or (call.method == "GET" and await self._mounted(call, place, digest)):
             self._metrics.count("upstream_hits")
             return await self._ours["blob"](call)

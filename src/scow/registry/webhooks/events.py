@@ -15,6 +15,7 @@ import msgspec
 from scow.errors import ScowError
 from scow.oci import manifest as manifests
 from scow.oci.descriptor import Descriptor
+from scow.oci.digest import Digest
 from scow.registry.calls import Call
 from scow.registry.metadata import Metadata
 from scow.registry.replies import Reply
@@ -121,8 +122,9 @@ class Witness:
                 return [Target(digest=reference, repository=repository, url=f"{base}/{kind}/{reference}")]
             return [Target(tag=reference, repository=repository)]
         if call.route.kind != "manifest":
-            digest = digest or reference
-            blob = await self._metadata.blob(repository, digest)  # type: ignore[arg-type]  # as the reply has it
+            blob_digest = Digest(digest or reference)
+            blob = self._metadata.blob_now(repository, blob_digest)
+            blob = blob or await self._metadata.blob(repository, blob_digest)
             size = blob.size if blob is not None else reply.length
             source = call.parameter("from") or "" if action == "mount" else ""
             return [
@@ -130,13 +132,14 @@ class Witness:
                     media_type=BLOB_TYPE,
                     size=size,
                     length=size,
-                    digest=digest,
+                    digest=blob_digest,
                     repository=repository,
                     from_repository=source,
-                    url=f"{base}/blobs/{digest}",
+                    url=f"{base}/blobs/{blob_digest}",
                 )
             ]
-        found = await self._metadata.manifest(repository, digest, True)
+        found = self._metadata.manifest_now(repository, digest)
+        found = found or await self._metadata.manifest(repository, digest, True)
         size = len(found.data) if found is not None else reply.length
         media_type = found.media_type if found is not None else ""
         target = Target(
