@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from scow.cli.flags import Flag, parse_int
+from scow.cli.flags import Flag, parse_int, parse_ip
 from scow.cli.units import parse_duration, parse_size
 
 STREAMS = ("stdin", "stdout", "stderr")
@@ -150,7 +150,7 @@ CONTAINER_FLAGS: tuple[Flag, ...] = (
     _many("device-write-bps", "list", "Limit write rate (bytes per second) to a device", parse_rate, shown="[]"),
     _many("device-write-iops", "list", "Limit write rate (IO per second) to a device", parse_rate, shown="[]"),
     Flag("disable-content-trust", "", "bool", "Skip image verification", default=True, shown="true"),
-    Flag("dns", "", "list", "Set custom DNS servers"),
+    Flag("dns", "", "list", "Set custom DNS servers", parse_ip),
     Flag("dns-opt", "", "list", "", hidden=True),
     Flag("dns-option", "", "list", "Set DNS options"),
     Flag("dns-search", "", "list", "Set custom DNS search domains"),

@@ -80,6 +80,17 @@ def parse_int(text: str) -> int:
         raise ValueError(f'strconv.ParseInt: parsing "{text}": invalid syntax') from None
 
 
+def parse_ip(text: str) -> str:
+    """Check an IPv4 or IPv6 address. Raises ValueError."""
+    import socket
+
+    try:
+        socket.inet_pton(socket.AF_INET6 if ":" in text else socket.AF_INET, text)
+    except OSError:
+        raise ValueError(f"IP address is not correctly formatted: {text}") from None
+    return text
+
+
 class Options:
     """The flags and arguments of one invocation. Ask by the flag's name and the type it has."""
 

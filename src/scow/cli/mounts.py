@@ -113,16 +113,17 @@ def parse_mount(text: str) -> dict[str, Any]:
         elif key == "image-subpath":
             image["Subpath"] = value
         elif key == "tmpfs-size":
-            tmpfs["SizeBytes"] = parse_size(value)
+            try:
+                tmpfs["SizeBytes"] = parse_size(value)
+            except ValueError:
+                raise ValueError(f"invalid value for {key}: {value}") from None
         elif key == "tmpfs-mode":
             try:
                 tmpfs["Mode"] = int(value, 8)
             except ValueError:
                 raise ValueError(f"invalid value for {key}: {value}") from None
         else:
-            raise ValueError(
-                f"unknown option '{key}' in '{field}'" if equals else f"unexpected key '{key}' in '{field}'"
-            )
+            raise ValueError(f"unexpected key '{key}' in '{field}'")
     if driver:
         volume["DriverConfig"] = driver
     kind = mount["Type"]

@@ -84,6 +84,19 @@ def test_other_mounts_are_refused(text: str) -> None:
         host("--mount", text)
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--mount", "target=/x,foo=1"), "unexpected key 'foo' in 'foo=1'"),
+        (("--mount", "type=tmpfs,dst=/x,tmpfs-size=big"), "invalid value for tmpfs-size: big"),
+        (("--dns", "nine"), "IP address is not correctly formatted: nine"),
+    ],
+)
+def test_refusals_are_dockers(words: tuple[str, ...], said: str) -> None:
+    with pytest.raises(FlagError, match=said):
+        host(*words)
+
+
 def test_limits_carry_their_units() -> None:
     made = host(
         "-m", "64m", "--cpus", "1.5", "--pids-limit", "10", "--shm-size", "1g", "--memory-swap", "-1", "-c", "512"

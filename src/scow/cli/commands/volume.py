@@ -68,11 +68,13 @@ def ls(session: Session, options: Options) -> None:
 
 def create(session: Session, options: Options) -> None:
     """Create a volume and print its name."""
+    if options.text("name") and options.args:
+        raise CliError("conflicting options: cannot specify a volume-name through both --name and as a positional arg")
     request = {
         "Driver": options.text("driver"),
         "DriverOpts": pairs(options.texts("opt")),
         "Labels": pairs(options.texts("label")),
-        "Name": options.args[0] if options.args else "",
+        "Name": options.args[0] if options.args else options.text("name"),
     }
     session.print(str(session.engine.post("/volumes/create", None, request)["Name"]))
 
@@ -108,6 +110,7 @@ COMMANDS = {
         (
             Flag("driver", "d", "string", "Specify volume driver name", default="local", shown='"local"'),
             Flag("label", "", "list", "Set metadata for a volume"),
+            Flag("name", "", "string", "Specify volume name", hidden=True),
             Flag("opt", "o", "map", "Set driver specific options", shown="map[]"),
         ),
         0,
