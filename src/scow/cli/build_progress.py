@@ -88,7 +88,7 @@ def _as_json(out: TextIO, messages: Iterator[dict[str, Any]]) -> dict[str, Any]:
 def _drawn(out: TextIO, messages: Iterator[dict[str, Any]]) -> dict[str, Any]:
     made: dict[str, Any] = {}
     statuses, lock, done = Statuses(), Lock(), Event()
-    view = BuildView(out, lambda: _size(out))
+    view = BuildView(out, lambda: _size(out), colours=not os.environ.get("NO_COLOR"))
     failure = ProgressView(out, False)
 
     def tick() -> None:

@@ -19,6 +19,7 @@ SHOWN = 6  # lines of output below all steps at work
 KEPT = 200  # lines of output that a failed step leaves
 LINE_LIMIT = 10_000  # characters of a line that are kept: some programs end none
 CONTROLS = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+COLOUR = re.compile(r"\x1b\[\d*m")
 DIM, RED, GREEN, YELLOW, PLAIN = "\x1b[2m", "\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[0m"
 
 
@@ -48,11 +49,16 @@ class BuildView:
     """Draws the statuses of a build on `out`, a terminal whose `size` is asked each time: columns and lines."""
 
     def __init__(
-        self, out: TextIO, size: Callable[[], tuple[int, int]], clock: Callable[[], float] = time.monotonic
+        self,
+        out: TextIO,
+        size: Callable[[], tuple[int, int]],
+        clock: Callable[[], float] = time.monotonic,
+        colours: bool = True,
     ) -> None:
         self._out = out
         self._size = size
         self._clock = clock
+        self._colours = colours
         self._steps: dict[str, _Step] = {}
         self._drawn = 0
         self._columns = 80
@@ -123,7 +129,7 @@ class BuildView:
             text += "".join(f"{DIM}  {cut(line, self._columns - 3)}{PLAIN}\n" for line in lines)
             drawn += 1 + len(lines)
         self._drawn = drawn
-        self._out.write(text)
+        self._out.write(text if self._colours else COLOUR.sub("", text))
         self._out.flush()
 
     def _beside(self, text: str, took: str) -> str:

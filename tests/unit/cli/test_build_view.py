@@ -96,6 +96,15 @@ def test_lines_fit_the_terminal_and_do_not_move_it() -> None:
     assert terminal.lines()[-1] == "  60%"
 
 
+def test_colours_can_be_left_out() -> None:
+    out = io.StringIO()
+    drawn = BuildView(out, lambda: (40, 24), clock=lambda: 0.0, colours=False)
+    for status in (begun("a"), said("a", "out\n"), ended("a", error="why")):
+        drawn.show(status)
+    assert re.findall(r"\x1b\[\d*m", out.getvalue()) == []
+    assert "✗ a" in out.getvalue()
+
+
 def test_more_steps_than_rows_are_not_drawn() -> None:
     drawn, terminal = view(rows=5)
     for number in range(9):
