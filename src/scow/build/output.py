@@ -15,17 +15,17 @@ from scow.oci.platform import Platform, normalize, parse_platform
 from scow.oci.reference import Reference, parse_reference
 from scow.store.compression import LEVELS
 
-Kind = Literal["image", "registry", "docker", "oci", "local", "tar"]
+Kind = Literal["image", "registry", "docker", "oci", "local", "tar", "cacheonly"]
 Place = Literal["manifest", "index", "manifest-descriptor", "index-descriptor"]
 
-KINDS: Final = ("image", "registry", "docker", "oci", "local", "tar")
+KINDS: Final = ("image", "registry", "docker", "oci", "local", "tar", "cacheonly")
 PLACES: Final = ("manifest", "index", "manifest-descriptor", "index-descriptor")
 _COMPRESSIONS: Final = {"gzip": Compression.GZIP, "zstd": Compression.ZSTD, "uncompressed": Compression.NONE}
 _ANNOTATION: Final = re.compile(r"annotation(?:-([a-z-]+?))?(?:\[([^\]]*)\])?\.(.+)", re.DOTALL)
 _SCOPE: Final = re.compile(r"(?:([a-z-]+(?:,[a-z-]+)*)?(?:\[([^\]]*)\])?):(.*)", re.DOTALL)
 _TRUE: Final = frozenset({"true", "1", "t"})
 _FALSE: Final = frozenset({"false", "0", "f"})
-_NO_IMAGE: Final = frozenset({"local", "tar"})
+_NO_IMAGE: Final = frozenset({"local", "tar", "cacheonly"})
 
 
 class Annotation(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,13 +64,18 @@ class Output(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def decode_outputs(values: Sequence[Mapping[str, Any]]) -> tuple[Output, ...]:
-    """Read the API's `outputs`: objects with Type and Attrs. Raises InvalidArgument."""
+    """Read the API's `outputs`, objects with Type and Attrs. Raises InvalidArgument, also for two at odds."""
     found = []
     for value in values:
         attributes = value.get("Attrs") or {}
         if not isinstance(attributes, dict) or not all(isinstance(each, str) for each in attributes.values()):
             raise InvalidArgument(f"invalid output: Attrs of {value.get('Type')} is not an object of texts")
         found.append(parse_output(str(value.get("Type") or ""), attributes))
+    forms = {
+        msgspec.structs.replace(each, kind="image", names=()) for each in found if each.is_image and not each.is_file
+    }
+    if len(forms) > 1:  # the catalogue knows one manifest of an image
+        raise InvalidArgument("outputs of an image to the engine and to registries can't differ in their form")
     return tuple(found)
 
 

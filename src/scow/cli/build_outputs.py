@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from scow.cli.flags import Options
     from scow.cli.session import Session
 
-TYPES = ("image", "registry", "docker", "oci", "local", "tar")
+TYPES = ("image", "registry", "docker", "oci", "local", "tar", "cacheonly")
 TRUE = ("true", "1", "t")
 PLAIN = frozenset({"dest", "name", "push", "tar"})  # options that an engine needn't know
 
@@ -42,7 +42,7 @@ class Output:
             raise CliError(f"unsupported output type {self.type!r}: one of {', '.join(TYPES)}")
         if self.type in ("local", "tar", "oci") and not self.dest:
             raise CliError(f"dest is required for {self.type} output")
-        if self.dest and self.type in ("image", "registry"):
+        if self.dest and self.type in ("image", "registry", "cacheonly"):
             raise CliError(f"dest is not supported by {self.type} output")
         if self.type == "local" and self.dest == "-":
             raise CliError("dest cannot be stdout for local output")

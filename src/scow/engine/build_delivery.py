@@ -58,15 +58,16 @@ class Delivery:
         """The outcome that names stand for here: one that runs on this machine, if there is one."""
 
     async def run(self, outputs: Sequence[Output]) -> Delivered:
-        """Bring the outcomes to all outputs; to the catalogue if there is none, and whenever there are names."""
+        """Bring the outcomes to all outputs; to the catalogue if there is none, or if there are names for files."""
         images = [each for each in outputs if each.is_image and not each.is_file]
         files = [each for each in outputs if each.is_file]
         names = tuple(dict.fromkeys([*self._names, *(name for each in images for name in each.names)]))
         top = None
-        if images or names or not files:
+        if images or not outputs or (names and files):
             top = await self._publish(self._noted(images[0] if images else Output(kind="image")), names)
         result = await self._for_client(files, names) if files else ""
-        return Delivered(id=self._main.id, top=top, result=result, names=names)
+        published = images or files or not outputs
+        return Delivered(id=self._main.id, top=top, result=result, names=names if published else ())
 
     def _noted(self, output: Output) -> Output:
         return msgspec.structs.replace(output, annotations=(*self._annotations, *output.annotations))

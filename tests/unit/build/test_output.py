@@ -54,6 +54,15 @@ def test_an_output_that_makes_no_sense_is_refused(kind: str, attributes: dict[st
         parse_output(kind, attributes)
 
 
+def test_images_in_the_engine_have_one_form() -> None:
+    plain: dict[str, Any] = {"Type": "docker", "Attrs": None}
+    zstd: dict[str, Any] = {"Type": "image", "Attrs": {"compression": "zstd"}}
+    file: dict[str, Any] = {"Type": "oci", "Attrs": {"compression": "zstd", "dest": "-"}}
+    assert len(decode_outputs([plain, file, {"Type": "registry", "Attrs": {"name": "a"}}])) == 3
+    with pytest.raises(InvalidArgument, match="can't differ in their form"):
+        decode_outputs([plain, zstd])
+
+
 def test_attributes_are_texts() -> None:
     values: list[dict[str, Any]] = [{"Type": "oci", "Attrs": {"dest": 1}}]
     with pytest.raises(InvalidArgument, match="not an object of texts"):
