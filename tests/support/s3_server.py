@@ -95,6 +95,13 @@ class S3Server:
             case "DELETE":
                 self.objects.pop(key, None)
                 return web.Response(status=204)
+            case "GET" if "uploads" in query:
+                found = "".join(
+                    f"<Upload><Key>{upload.key.partition('/')[2]}</Key><UploadId>{name}</UploadId></Upload>"
+                    for name, upload in self.uploads.items()
+                    if upload.key.startswith(f"{key}/{query.get('prefix', '')}")
+                )
+                return _document(f"<ListMultipartUploadsResult>{found}</ListMultipartUploadsResult>")
             case "GET" if "list-type" in query:
                 return self._list(key.rstrip("/"), query.get("prefix", ""))
             case _:

@@ -58,6 +58,9 @@ class Bucket(Protocol):
     async def end_parts(self, key: str, parts_id: str) -> None:
         """Forget parts that are not to become an object. Idempotent."""
 
+    async def begun_parts(self) -> list[tuple[str, str]]:
+        """Keys and names of objects whose parts wait to be joined, as far as the store alone knows them."""
+
     async def aclose(self) -> None:
         """Close connections."""
 
@@ -156,6 +159,9 @@ class ObstoreBucket:
             return
         except BaseError as error:
             raise StorageUnavailable(f"delete parts {parts_id}: {error}") from error
+
+    async def begun_parts(self) -> list[tuple[str, str]]:
+        return []  # parts are objects here, sent when the record is there
 
     async def aclose(self) -> None:
         return

@@ -8,6 +8,7 @@ that dies loses no more than the parts that it was sending.
 
 import asyncio
 import logging
+import time
 import uuid
 from collections import OrderedDict, deque
 from collections.abc import AsyncGenerator, Sequence
@@ -41,6 +42,8 @@ TAILS_SIZE: Final = 32 << 20
 LATE_S: Final = 600.0
 """A request to the store that was on its way when its sender was given up has arrived after so long."""
 URL_LIFE_S: Final = 1200.0
+SWEEP_S: Final = 3600.0
+"""Between two looks for parts that nobody has recorded. Those that are there at two of them are removed."""
 
 log = logging.getLogger("scow.registry")
 
@@ -306,6 +309,8 @@ class BucketObjects:
         self._held: dict[str, BucketStage | None] = {}
         self._renewing: asyncio.Task[None] | None = None
         self._tails: OrderedDict[tuple[str, bytes], bytes] = OrderedDict()
+        self._swept = -SWEEP_S  # when (monotonic)
+        self._strays: set[tuple[str, str]] = set()
 
     def part_size(self, number: int) -> int:
         """Bytes of a part, by its number."""
@@ -441,6 +446,16 @@ class BucketObjects:
 
     async def remove(self, name: ObjectName) -> None:
         await self.bucket.delete([self.key(name)])
+
+    async def sweep(self) -> None:
+        if time.monotonic() - self._swept < SWEEP_S:
+            return
+        self._swept = time.monotonic()
+        begun = await self.bucket.begun_parts()
+        strays = {(key, parts_id) for key, parts_id in begun if not await self.stages.knows_parts(parts_id)}
+        for key, parts_id in strays & self._strays:
+            await self.bucket.end_parts(key, parts_id)
+        self._strays = strays - self._strays
 
     async def aclose(self) -> None:
         if self._renewing is not None:

@@ -141,6 +141,7 @@ class Collector:
                 await self._metadata.review(review)
                 done.reviews += 1
         done.blobs = await self._remove_garbage()
+        await self._objects.sweep()
         for kind, count in counts(done).items():
             self._metrics.count(f"collected_{kind}", count)
         return done

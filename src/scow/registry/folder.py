@@ -378,6 +378,9 @@ class Folder:
 
         await self.run(unlink)
 
+    async def sweep(self) -> None:
+        return  # a file is its own record
+
     async def aclose(self) -> None:
         if self._sweeping is not None:
             self._sweeping.cancel()

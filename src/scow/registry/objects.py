@@ -131,5 +131,8 @@ class Objects(Protocol):
     async def remove(self, name: ObjectName) -> None:
         """Remove an object. Idempotent."""
 
+    async def sweep(self) -> None:
+        """Remove what processes that died have begun and recorded nowhere; at times that are long apart."""
+
     async def aclose(self) -> None:
         """Close what is open."""

@@ -73,14 +73,24 @@ class S3Bucket(ObstoreBucket):
         except ObjectMissing:
             return
 
+    async def begun_parts(self) -> list[tuple[str, str]]:
+        _, body, _ = await self._request("GET", None, {"prefix": self._prefix, "uploads": ""})
+        return [
+            (_element(upload, "Key").removeprefix(self._prefix), _element(upload, "UploadId"))
+            for upload in re.findall(r"<Upload>.*?</Upload>", body, re.DOTALL)
+        ]
+
     async def aclose(self) -> None:
         if self._session is not None:
             await self._session.close()
 
     async def _request(
-        self, method: str, key: str, query: Mapping[str, str], data: bytes = b""
+        self, method: str, key: str | None, query: Mapping[str, str], data: bytes = b""
     ) -> tuple[int, str, Mapping[str, str]]:
-        """Send a request until it is answered. Raises ObjectMissing and StorageUnavailable."""
+        """Send a request about an object, or the bucket, until it is answered.
+
+        Raises ObjectMissing and StorageUnavailable.
+        """
         why = ""
         for attempt in range(TRIES):
             if attempt:
@@ -102,12 +112,12 @@ class S3Bucket(ObstoreBucket):
         raise StorageUnavailable(f"{method} {key}: {why}")
 
     async def _send(
-        self, method: str, key: str, query: Mapping[str, str], data: bytes
+        self, method: str, key: str | None, query: Mapping[str, str], data: bytes
     ) -> tuple[int, str, Mapping[str, str]]:
         if self._session is None:
             timeout = aiohttp.ClientTimeout(total=TIMEOUT_S, sock_connect=10)
             self._session = aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0))
-        path = quote(f"/{self._bucket}/{self._prefix}{key}", safe="/-_.~")
+        path = quote(f"/{self._bucket}" + (f"/{self._prefix}{key}" if key is not None else ""), safe="/-_.~")
         line = "&".join(
             f"{quote(name, safe='-_.~')}={quote(value, safe='-_.~')}" for name, value in sorted(query.items())
         )

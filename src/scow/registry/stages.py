@@ -122,6 +122,10 @@ class Stages:
             raise UploadUnknown(upload_id)
         return Staged(size=row[0], parts_id=row[1], tail_object=row[4], sealed=row[5])
 
+    async def knows_parts(self, parts_id: str) -> bool:
+        """Whether an upload's parts are these."""
+        return await self._db.row("SELECT 1 FROM stage WHERE parts_id = ?", parts_id) is not None
+
     async def all(self) -> list[tuple[str, float]]:
         """Every upload, with the time of its last change (seconds since the epoch)."""
         return [(row[0], row[1]) for row in await self._db.rows("SELECT upload, touched_at FROM stage")]

@@ -274,6 +274,21 @@ class TestBucket:
         assert not s3.objects
         assert not s3.uploads
 
+    async def test_parts_that_nobody_has_recorded_are_removed_at_the_second_look(
+        self, objects: BucketObjects, s3: S3Server, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("scow.registry.bucket_objects.SWEEP_S", 0.0)
+        upload_id = str(uuid.uuid4())
+        stage = await objects.open_stage(upload_id, create=True)
+        await stage.append([os.urandom(PART + 1)], [stage.hash("sha256")[0]])
+        await objects.bucket.begin_parts("blobs/00/died")
+        await objects.sweep()
+        assert len(s3.uploads) == 2
+        await objects.sweep()
+        assert [each.key for each in s3.uploads.values()] == [f"blobs/{objects.upload_key(upload_id)}"]
+        await stage.close()
+        await objects.discard(upload_id)
+
     async def test_small_blobs_take_one_request(self, objects: BucketObjects, s3: S3Server) -> None:
         upload_id = str(uuid.uuid4())
         stage = await objects.open_stage(upload_id, create=True)
