@@ -139,6 +139,20 @@ def test_containers_that_run_on_a_damaged_layer_are_told_and_new_ones_see_the_re
     assert GOOD in check(store)
 
 
+@pytest.mark.parametrize("file", ["tar", "index"])
+def test_an_engine_starts_although_a_running_containers_layer_is_gone(store: Daemon, file: str) -> None:
+    store.docker("run", "-d", "--name", "runs", "two", "sleep", "1000")
+    lost = layer(store, 1) / file
+    store.kill()
+    lost.unlink()
+    store.start()
+    assert store.docker("exec", "runs", "true").returncode == 0  # what is mounted stays
+    check(store, "--repair")
+    store.docker("rm", "-f", "runs")
+    assert store.docker("run", "--rm", "two", "cat", "/etc/motd").stdout == "hello\n"
+    assert GOOD in check(store)
+
+
 def test_leftovers_are_found_and_removed_and_what_is_foreign_is_left(store: Daemon) -> None:
     data = store.folder / "data"
     orphans = [

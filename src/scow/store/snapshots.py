@@ -14,6 +14,7 @@ Directories: `root`/<key>/upper and work; mounts at `mounts`/<key>. Whatever a k
 
 import asyncio
 import contextlib
+import logging
 import os
 import secrets
 import sqlite3
@@ -26,7 +27,7 @@ from typing import Final, Protocol, TypeVar
 import msgspec
 
 from scow import points
-from scow.errors import Conflict, InvalidArgument, NotFound
+from scow.errors import Conflict, InvalidArgument, NotFound, ScowError
 from scow.linux import mount
 from scow.oci.digest import DiffID
 from scow.store.database import Database
@@ -34,6 +35,8 @@ from scow.store.overlay import Shift, overlay, shifted_overlay
 from scow.store.trash import Trash
 
 T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 MIGRATIONS: Final = ["CREATE TABLE snapshots (key TEXT PRIMARY KEY, diff_ids TEXT NOT NULL) WITHOUT ROWID"]
 
@@ -269,10 +272,7 @@ class Snapshots:
         live = await asyncio.to_thread(self._survey)
         for key, snapshot in self._snapshots.items():
             if key in live and snapshot.held is None:
-                async with contextlib.AsyncExitStack() as undo:
-                    await self._take(unique(snapshot.diff_ids), undo)
-                    snapshot.held = unique(snapshot.diff_ids)
-                    undo.pop_all()
+                snapshot.held = await self._take_what_is_left(key, unique(snapshot.diff_ids))
         unknown = [] if known is None else [key for key in self._snapshots if key not in known]
         for key in unknown:
             await self.remove(key)
@@ -296,6 +296,18 @@ class Snapshots:
             lowers.append(await self._layers.lower(diff_id))
             undo.push_async_callback(self._release, [diff_id])
         return lowers
+
+    async def _take_what_is_left(self, key: str, diff_ids: Iterable[DiffID]) -> tuple[DiffID, ...]:
+        """Take the layers of a live mount. It goes on with what it has even if one is damaged or lost meanwhile."""
+        taken: list[DiffID] = []
+        for diff_id in diff_ids:
+            try:
+                await self._layers.lower(diff_id)
+            except ScowError as error:
+                log.warning("snapshot %s stays mounted although a layer of it is not what it was: %s", key, error)
+            else:
+                taken.append(diff_id)
+        return tuple(taken)
 
     async def _release(self, diff_ids: Iterable[DiffID]) -> None:
         for diff_id in diff_ids:
