@@ -97,7 +97,7 @@ class Registry:
         self.syncs = Syncs(settings.sync, metadata, uploads, metrics, jobs)
         self.notices = Notices(database)
         self.webhooks = Webhooks(settings.webhooks, self.notices, jobs, metadata, metrics, settings.url)
-        self._pages = pages = Pages(metadata, objects, settings.url)
+        self._pages = pages = Pages(metadata, objects, settings.url, self._places)
         login = Login(self._access, metrics, settings.url)
         self._endpoints: dict[str, Callable[[Call], Awaitable[Reply]]] = {
             "ping": _ping,

@@ -194,6 +194,18 @@ async def test_an_index_comes_without_the_platforms_that_nobody_pulls(client: Cl
     assert upstream.asked_for("GET manifests") == 2
 
 
+async def test_the_page_says_what_is_a_copy_and_what_of_it_is_not_here(
+    client: Client, upstream: FaultyRegistry
+) -> None:
+    images = [upstream.add_image("app", f"of{number}", f"layer {number}".encode()) for number in range(2)]
+    upstream.add_index("app", "latest", *images)
+    await client("GET", "/v2/hub/app/manifests/latest")
+    await client("GET", f"/v2/hub/app/manifests/{images[0]}")
+    text = (await client("GET", "/-/repositories/hub/app")).body.decode()
+    assert f"A copy of {upstream.url.removeprefix('http://')}/app" in text
+    assert (await client("GET", "/-/images/hub/app/latest")).body.decode().count("not here") == 1
+
+
 async def test_head_costs_the_upstream_no_get_and_what_follows_by_digest_gets_the_tag(
     client: Client, upstream: FaultyRegistry
 ) -> None:

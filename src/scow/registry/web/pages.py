@@ -21,6 +21,7 @@ from scow.registry.metadata import Metadata, ShownRepository, ShownTag
 from scow.registry.names import parse_reference
 from scow.registry.objects import ObjectMissing, Objects
 from scow.registry.replies import Reply
+from scow.registry.upstream.places import Places, host_of
 from scow.registry.web.documents import Document, Image, Part, is_image_config, read_document, read_image
 from scow.registry.web.forms import read_form
 from scow.registry.web.html import Viewer, age_text, asset_reply, e, page_reply, size_text
@@ -38,8 +39,9 @@ _IMAGES_KEPT: Final = 2000
 class Pages:
     """Answers what a browser asks for."""
 
-    def __init__(self, metadata: Metadata, objects: Objects, url: str) -> None:
+    def __init__(self, metadata: Metadata, objects: Objects, url: str, places: Places) -> None:
         """`url` is the registry's as clients reach it; empty: what the request says."""
+        self._places = places
         self._metadata = metadata
         self._objects = objects
         self._url = url
@@ -111,11 +113,20 @@ class Pages:
         url = _repository_url(name)
         content = (
             f'<p class="path"><a href="/">Repositories</a></p><h1>{e(name)}</h1>'
+            + self._origin(name)
             + _search(url, search, "Search tags")
             + _table(heads, rows, "No tag matches." if search else "No tags.", "stacked")
             + (_next(url, search, found[PAGE - 1].name) if len(found) > PAGE else "")
         )
         return page_reply(name, content, viewer=_viewer(call))
+
+    def _origin(self, name: str) -> str:
+        """Where a copy is from."""
+        place = self._places.place(name)
+        if place is None:
+            return ""
+        what = f"{host_of(place.proxy)}/{place.remote}"
+        return f'<p class="quiet">A copy of {e(what)}, as far as somebody has pulled it.</p>'
 
     async def _tag_row(self, name: str, tag: ShownTag) -> str:
         document = read_document(tag.data)

@@ -27,7 +27,7 @@ from scow.registry.settings import SettingsInvalid, Webhook
 from scow.registry.webhooks.events import CONTENT_TYPE, Event, Witness, action_of
 from scow.registry.webhooks.queue import BUFFER_LIMIT, Notices
 
-LEASE_S: Final = 60.0
+LEASE_S: Final = 20.0
 """A process that delivers and dies is followed by another one after so long."""
 LOOK_S: Final = 5.0
 POLL_S: Final = 0.2
