@@ -116,7 +116,7 @@ class Remote:
 
 def shown_url(url: str) -> str:
     """A URL without the password, or token, that may be in it."""
-    return re.sub(r"^([a-z+]+://)[^/@]*@", r"\1", url)
+    return re.sub(r"^([a-z+]+://)[^/]*@", r"\1", url)
 
 
 def open_url(url: str, secrets: Mapping[str, bytes] = {}) -> "urllib.request._UrlopenRet":

@@ -3,6 +3,7 @@
 import pytest
 
 from scow.build.git import GitSource, is_git, parse_git
+from scow.build.sources import shown_url
 from scow.errors import InvalidArgument
 
 HOST = "https://host/a.git"
@@ -87,3 +88,16 @@ def test_hostile_and_contradictory_urls_are_refused(text: str, why: str) -> None
 
 def test_passwords_are_not_shown() -> None:
     assert parse_git("https://me:secret@host/a.git").shown == "https://host/a.git"
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("https://token@host/x.git#v1", "https://host/x.git#v1"),
+        ("https://user:p@ss@host/x@y", "https://host/x@y"),
+        ("https://host/x@y", "https://host/x@y"),
+        ("git@host:x.git", "git@host:x.git"),
+    ],
+)
+def test_urls_are_shown_without_passwords(url: str, shown: str) -> None:
+    assert shown_url(url) == shown
