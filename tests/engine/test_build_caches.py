@@ -156,7 +156,7 @@ def test_damaged_caches_are_done_without(engine: Daemon, tmp_path: Path) -> None
     cache = tmp_path / "cache"
     (cache / "blobs/sha256").mkdir(parents=True)
     (tmp_path / "Dockerfile").write_text("FROM busybox\nRUN true")
-    for index in ("{", '{"schemaVersion":2,"manifests":[]}', _index_to("sha256:" + "0" * 64), _index_to("x")):
+    for index in ("{", _index_to("sha256:" + "0" * 64)):
         (cache / "index.json").write_text(index)
         done = engine.scow("build", "--cache-from", f"type=local,src={cache}", str(tmp_path))
         assert "failed to import the cache that was sent: " in done.stdout

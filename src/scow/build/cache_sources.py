@@ -77,7 +77,8 @@ class RegistryCache:
         document = await client.manifest(self._reference.digest or self._reference.tag or "")
         config = _cache_config(decode(document.data, document.media_type))
         if config is not None:
-            steps, self._blobs = decode_cache(await client.small_blob(config, LIMIT, "build cache"))
+            data = await client.small_blob(config, LIMIT, "build cache")
+            steps, self._blobs = await asyncio.to_thread(decode_cache, data)
             return Known(steps=steps)
         found = await Finder(client, self._store.content, self._reference).descend(document, self._platform)
         self._blobs = dict(zip(found.config.diff_ids, found.manifest.layers, strict=True))
