@@ -170,6 +170,7 @@ class ImageRemoval:
     async def _delete(self, image: Image, batch: "_Batch", *, force: bool, prune: bool, quiet: bool) -> None:
         """Delete the image and, with `prune`, the parents that nothing needs. `quiet`: what must stay, stays."""
         images = self._store.images
+        needed = set() if batch.needed is None else await self._store.needs_of(image)
         obstacle = self._obstacle(image.id, force=force, unnamed=not quiet and self._has_one_name(image.id))
         if obstacle is not None:
             is_dangling = not self._names(image.id) and not images.children(image.id)
@@ -178,9 +179,9 @@ class ImageRemoval:
             raise _in_use(image.id, obstacle)
         for name in self._names(image.id):
             await self._untag(name, parse_reference(name).familiar, image, batch.done)
-        if batch.needed is not None:
-            batch.needed |= await self._store.needs_of(image)
         # With force even from under stopped containers: their snapshots keep the layers that they need.
+        if batch.needed is not None:
+            batch.needed |= needed
         self._store.sweep_soon()  # whatever becomes of us: the image is gone, and what it needed is left
         await images.remove(image.id)
         batch.done.append(DeleteItem(deleted=image.id))
