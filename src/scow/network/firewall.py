@@ -21,7 +21,7 @@ from scow.linux.nftables import Nftables, NftablesCrashed, NftablesFailed
 from scow.linux.ruleset_events import RulesetEvents
 from scow.network import addresses, firewalld
 from scow.network.model import Endpoint, Network
-from scow.network.passages import changes, end_of, forward_chains, our_rules
+from scow.network.passages import Chain, changes, end_of, forward_chains, our_rules
 from scow.network.threads import Threads
 
 _log = logging.getLogger(__name__)
@@ -112,7 +112,7 @@ class Firewall:
                 managed = await self._open_passages()
             if managed:
                 await self._tell_firewalld()
-        except NftablesFailed as failure:
+        except (NftablesFailed, ValueError) as failure:
             _log.warning("containers may be cut off by another firewall: %s", failure)
 
     def _restore_soon(self) -> None:
@@ -191,21 +191,26 @@ class Firewall:
 
     async def _open_passages(self) -> bool:
         """Let our packets through other tables that refuse what they don't know; whether firewalld has one."""
-        mark = f"scow {self.table.rpartition('_')[2]}"
-        chains, rules = {}, []
         found = forward_chains(await self._ask("list chains"))
-        for chain, drops in found.items():
-            if chain.table == firewalld.TABLE:
-                continue
+        refusing = [chain for chain, drops in found.items() if await self._pass(chain, drops=drops)]
+        self._obstructed = bool(refusing)
+        return any(chain.table == firewalld.TABLE for chain in found)
+
+    async def _pass(self, chain: Chain, *, drops: bool) -> bool:
+        """Open one chain for all bridges; whether it refuses what it doesn't know."""
+        if chain.table == firewalld.TABLE:
+            return True
+        mark = f"scow {self.table.rpartition('_')[2]}"
+        try:
             listing = await self._ask(f"list chain {chain}")
-            chains[chain] = end_of(listing, drops=drops)
-            rules += our_rules(listing, mark)
-        script = changes(chains, rules, [network.bridge for network in self._networks], mark)
-        if script:
-            await self._run(script)
-        managed = any(chain.table == firewalld.TABLE for chain in found)
-        self._obstructed = managed or any(end.refuses for end in chains.values())
-        return managed
+            end = end_of(listing, drops=drops)
+            script = changes({chain: end}, our_rules(listing, mark), [each.bridge for each in self._networks], mark)
+            if script:
+                await self._run(script)
+        except (NftablesFailed, ValueError) as failure:  # it may be another's alone, or say what can't be read
+            _log.warning("containers may be cut off by %s: %s", chain, failure)
+            return drops
+        return end.refuses
 
     async def _tell_firewalld(self) -> None:
         bridges = {network.bridge for network in self._networks}

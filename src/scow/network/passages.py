@@ -67,8 +67,10 @@ def end_of(listing: str, *, drops: bool) -> End:
     return End(True, last["handle"]) if said in (["drop"], ["reject"]) else End(drops)
 
 
-def _verdict(expression: dict[str, Any]) -> str:
+def _verdict(expression: Any) -> str:
     """What an expression is called; REJECT and others are still iptables' own where that wrote them."""
+    if not isinstance(expression, dict) or not expression:
+        return str(expression)
     name, value = next(iter(expression.items()))
     return str(value.get("name", "")).lower() if name == "xt" and isinstance(value, dict) else name
 

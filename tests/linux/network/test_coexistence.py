@@ -3,7 +3,8 @@
 import asyncio
 import shutil
 import subprocess
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -102,3 +103,32 @@ def test_a_policy_of_dropping_stops_neither_what_is_published_nor_the_way_out(tm
         assert iptables("-S", "FORWARD") == ["-P FORWARD DROP", "-A FORWARD -s 192.0.2.0/24 -j DROP"]
 
     on_a_machine_of_its_own(tmp_path, scenario, afterwards)
+
+
+@needs_iptables
+def test_a_table_that_is_anothers_alone_keeps_nobody_from_the_rest(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario(rig: Rig, outside: Host) -> None:
+        iptables("-P", "FORWARD", "DROP")
+        with owned_table() as is_there:
+            await eventually(is_there)
+            await rig.engine()
+            assert len(iptables("-S", "FORWARD")) == 3
+            assert "containers may be cut off by ip strict f" in caplog.text
+
+    on_a_machine_of_its_own(tmp_path, scenario, lambda: None)
+
+
+@contextmanager
+def owned_table() -> Iterator[Callable[[], bool]]:
+    """A table that only the program may change that made it, and that goes with it; tells whether it is there."""
+    owner = subprocess.Popen(["nft", "-i"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    assert owner.stdin is not None
+    chain = "chain f { type filter hook forward priority 0; policy drop; }"
+    owner.stdin.write(f"add table ip strict {{ flags owner; {chain}; }}\n".encode())
+    owner.stdin.flush()
+    try:
+        yield lambda: b"strict" in subprocess.run(["nft", "list", "tables"], check=True, capture_output=True).stdout
+    finally:
+        owner.communicate(b"quit\n")
