@@ -1,0 +1,176 @@
+"""Decisions of two replicas about one blob, at the same moment: one of them waits for what the other decides."""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import msgspec
+import pytest
+
+from scow.oci.digest import Digest
+from scow.registry.errors import ReferencesUnknown
+from scow.registry.manifests import read_manifest
+from scow.registry.metadata import NewManifest, Review, Upload
+from scow.registry.postgres import PostgresSession
+from scow.registry.settings import Gc, Settings
+from scow.registry.sql_metadata import SqlMetadata
+
+from .conftest import CONFIG, MANIFEST, Client, Running, descriptor, digest_of
+
+pytestmark = pytest.mark.parametrize("kind_of_storage", ["postgres"], indirect=True)
+
+BLOB = Digest(digest_of(b"{}"))
+
+
+class Gate:
+    """Where the first statement with certain words waits, before it is run."""
+
+    def __init__(self) -> None:
+        self.reached, self.open = asyncio.Event(), asyncio.Event()
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
+    @contextmanager
+    def hold(words: str) -> Iterator[Gate]:
+        made = Gate()
+        with monkeypatch.context() as patch:
+            for name in ("run", "run_many", "row"):
+                late = getattr(PostgresSession, name)
+
+                async def wait(self: Any, statement: str, *values: Any, late: Any = late) -> Any:
+                    if words in statement and not made.reached.is_set():
+                        made.reached.set()
+                        await made.open.wait()
+                    return await late(self, statement, *values)
+
+                patch.setattr(PostgresSession, name, wait)
+            yield made
+
+    return hold
+
+
+@pytest.fixture
+async def metadata(running: Running, serve: Callable[..., Any], settings: Settings, client: Client) -> SqlMetadata:
+    """Names without grace, with a blob that nobody refers to and that may go."""
+    client.url = (hasty := await serve(msgspec.structs.replace(settings, gc=Gc(interval_s=0, grace_s=0)))).url
+    await client.push_blob(b"{}")
+    found: SqlMetadata = hasty.registry.metadata
+    return found
+
+
+async def review(metadata: SqlMetadata, kind: str) -> Review:
+    return next(each for each in await metadata.due_reviews(10) if each.kind == kind)
+
+
+def manifest() -> NewManifest:
+    document = {"schemaVersion": 2, "mediaType": MANIFEST, "config": descriptor(CONFIG, BLOB), "layers": []}
+    data = msgspec.json.encode(document)
+    return read_manifest(data, MANIFEST, Digest(digest_of(data)))
+
+
+async def is_waiting(task: "asyncio.Task[Any]") -> bool:
+    await asyncio.wait([task], timeout=0.3)
+    return not task.done()
+
+
+async def test_a_review_waits_for_a_manifest_that_begins_to_refer(
+    metadata: SqlMetadata, gate: Callable[[str], Any]
+) -> None:
+    due = await review(metadata, "link")
+    with gate("INSERT INTO manifest_ref") as held:
+        pushing = asyncio.create_task(metadata.put_manifest("test/repo", manifest(), ["latest"]))
+        await held.reached.wait()
+        reviewing = asyncio.create_task(metadata.review(due))
+        assert await is_waiting(reviewing)
+        held.open.set()
+        await asyncio.gather(pushing, reviewing)
+    assert await metadata.blob("test/repo", BLOB) is not None
+
+
+async def test_a_manifest_waits_for_a_review_and_is_refused_if_the_blob_is_gone(
+    metadata: SqlMetadata, gate: Callable[[str], Any]
+) -> None:
+    due = await review(metadata, "link")
+    with gate("DELETE FROM repository_blob") as held:
+        reviewing = asyncio.create_task(metadata.review(due))
+        await held.reached.wait()
+        pushing = asyncio.create_task(metadata.put_manifest("test/repo", manifest(), ["latest"]))
+        assert await is_waiting(pushing)
+        held.open.set()
+        await reviewing
+        with pytest.raises(ReferencesUnknown):
+            await pushing
+    assert await metadata.manifest("test/repo", "latest", False) is None
+
+
+async def test_an_upload_that_becomes_a_blob_about_to_go_makes_its_own_object(
+    metadata: SqlMetadata, gate: Callable[[str], Any]
+) -> None:
+    before = await metadata.blob("test/repo", BLOB)
+    await metadata.review(await review(metadata, "link"))
+    due = await review(metadata, "blob")
+    upload = Upload("00000000-0000-4000-8000-000000000000", "test/repo", "sha256")
+    await metadata.begin_upload(upload)
+    with gate("DELETE FROM blob ") as held:
+        reviewing = asyncio.create_task(metadata.review(due))
+        await held.reached.wait()
+        closing = asyncio.create_task(metadata.close_upload(upload.upload_id, BLOB))
+        assert await is_waiting(closing)
+        held.open.set()
+        await reviewing
+        name = await closing
+    assert before is not None
+    assert name != before.object
+    assert await metadata.garbage("", 10) == [before.object]
+
+
+async def test_a_review_waits_for_an_upload_that_becomes_the_blob(
+    metadata: SqlMetadata, gate: Callable[[str], Any]
+) -> None:
+    before = await metadata.blob("test/repo", BLOB)
+    await metadata.review(await review(metadata, "link"))
+    due = await review(metadata, "blob")
+    upload = Upload("00000000-0000-4000-8000-000000000000", "test/repo", "sha256")
+    await metadata.begin_upload(upload)
+    with gate("UPDATE upload SET closing") as held:
+        closing = asyncio.create_task(metadata.close_upload(upload.upload_id, BLOB))
+        await held.reached.wait()
+        reviewing = asyncio.create_task(metadata.review(due))
+        assert await is_waiting(reviewing)
+        held.open.set()
+        name, _ = await asyncio.gather(closing, reviewing)
+    assert before is not None
+    assert name == before.object
+    assert await metadata.commit_blob(upload, BLOB, name, 2)
+    assert await metadata.garbage("", 10) == []
+    assert await metadata.blob("test/repo", BLOB) is not None
+
+
+async def test_a_blob_that_a_push_is_told_of_stays(metadata: SqlMetadata, gate: Callable[[str], Any]) -> None:
+    due = await review(metadata, "link")
+    with gate("DELETE FROM repository_blob") as held:
+        reviewing = asyncio.create_task(metadata.review(due))
+        await held.reached.wait()
+        keeping = asyncio.create_task(metadata.keep_blob("test/repo", BLOB))
+        assert await is_waiting(keeping)
+        held.open.set()
+        await reviewing
+        assert not await keeping
+
+
+async def test_a_blob_that_is_mounted_is_not_taken_from_its_source_meanwhile(
+    metadata: SqlMetadata, gate: Callable[[str], Any]
+) -> None:
+    due = await review(metadata, "link")
+    with gate("INSERT INTO repository_blob") as held:
+        mounting = asyncio.create_task(metadata.mount_blob("other/repo", "test/repo", BLOB))
+        await held.reached.wait()
+        reviewing = asyncio.create_task(metadata.review(due))
+        assert await is_waiting(reviewing)
+        held.open.set()
+        mounted, _ = await asyncio.gather(mounting, reviewing)
+    assert mounted
+    await metadata.review(await review(metadata, "blob"))
+    assert await metadata.blob("other/repo", BLOB) is not None
