@@ -47,6 +47,7 @@ class Firewall:
         self._trusted: set[str] = set()  # bridges that we put into its zone
         self._obstructed = True  # others' tables refuse what they don't know, or may, since nobody has looked yet
         self._looking: asyncio.Task[None] | None = None
+        self._look_wanted = False
 
     async def install(self, networks: Iterable[Network], endpoints: Iterable[Endpoint] | None = None) -> None:
         """Make the table say exactly this; without `endpoints`, what is published stays. Raises NftablesFailed."""
@@ -101,12 +102,18 @@ class Firewall:
             self._look_soon()
 
     def _look_soon(self) -> None:
+        self._look_wanted = True
         if self._looking is None or self._looking.done():
-            self._looking = asyncio.create_task(self._look(_LOOK_DELAY_S), name="firewall-passages")
+            self._looking = asyncio.create_task(self._look_while_wanted(), name="firewall-passages")
 
-    async def _look(self, delay_s: float = 0) -> None:
+    async def _look_while_wanted(self) -> None:
+        while self._look_wanted:
+            await asyncio.sleep(_LOOK_DELAY_S)
+            self._look_wanted = False  # what changes from now on is looked at once more
+            await self._look()
+
+    async def _look(self) -> None:
         """Look at others' tables, and open what is in the way; what can't be is in the log."""
-        await asyncio.sleep(delay_s)
         try:
             async with self._lock:
                 managed = await self._open_passages()
