@@ -173,7 +173,7 @@ class Scow(Engine):
 
     def command(self) -> list[str]:
         return [
-            *(sys.executable, "-m", "scow.api.daemon", "--host", f"unix://{self.socket}", "--bip", self.subnet),
+            *(sys.executable, "-m", "scow.api.start", "--host", f"unix://{self.socket}", "--bip", self.subnet),
             *("--data-root", str(self.folder / "data"), "--exec-root", str(self.folder / "exec")),
             *("--pidfile", str(self.folder / "pid"), "--log-level", "warn"),
         ]

@@ -111,7 +111,7 @@ class Daemon(Socket):
         """Start it and wait until it answers."""
         with (self.folder / "scowd.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "scow.api.daemon", *self._flags],
+                [sys.executable, "-m", "scow.api.start", *self._flags],
                 stdout=log,
                 stderr=log,
                 env={**os.environ, points.VARIABLE: str(self._orders)},

@@ -98,6 +98,8 @@ async def _without_collector(opening: Awaitable[OpenEngine]) -> OpenEngine:
 async def _open_engine(config: EngineConfig) -> OpenEngine:
     from scow.engine.engine import Engine  # `scowd --help` and a wrong flag need none of it
 
+    gc.freeze()
+    gc.enable()
     return await Engine.open(config)
 
 
