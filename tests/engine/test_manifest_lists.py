@@ -2,8 +2,8 @@
 
 import http.client
 import json
-import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ def scow(engine: Daemon, tmp_path: Path) -> Callable[..., Any]:
 
     def run(*words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         environment = {**engine.environment(), "DOCKER_CONFIG": str(tmp_path)}
-        return run_client(str(shutil.which("scow")), words, environment, b"", check)
+        return run_client(str(Path(sys.executable).with_name("scow")), words, environment, b"", check)
 
     return run
 

@@ -21,6 +21,7 @@ import socket
 import stat
 import subprocess
 import termios
+import tty
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -297,6 +298,9 @@ def _pipes(spec: ExecSpec) -> _Stdio:
 
 def _terminal(spec: ExecSpec) -> _Stdio:
     master, slave = os.openpty()
+    # The runtime has a terminal of its own in the container and copies: what comes has its line ends already. It says
+    # so itself, too, but maybe only when the first lines have come.
+    tty.setraw(slave)
     if spec.console_size is not None:
         termios.tcsetwinsize(slave, spec.console_size)
     if not spec.attached:

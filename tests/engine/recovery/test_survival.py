@@ -1,5 +1,6 @@
 """Containers outlive the engine; whatever is killed, the engine says afterwards what happened."""
 
+import contextlib
 import http.client
 import os
 import shutil
@@ -45,7 +46,8 @@ def reboot(engine: Daemon) -> None:
         known = msgspec.json.decode(bundle.read_bytes())
         for who in ("monitor", "container"):
             if known.get(who):
-                os.kill(known[who]["pid"], signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):  # it has gone with the one whose processes it joined
+                    os.kill(known[who]["pid"], signal.SIGKILL)
                 eventually(lambda pid=known[who]["pid"]: has_ended(pid))
     lines = Path("/proc/mounts").read_text().splitlines()
     for mount in [line.split()[1] for line in lines if line.split()[1].startswith(str(root))][::-1]:
