@@ -114,6 +114,7 @@ def _parser() -> argparse.ArgumentParser:
         (("--icc",), "let containers on the default bridge reach each other (default true)"),
         (("--ip-masq",), "masquerade what leaves the default bridge (default true)"),
         (("--ipv6",), "IPv6 on the default bridge"),
+        (("--selinux-enabled",), "give containers SELinux labels, where the kernel has SELinux"),
         (("--no-new-privileges",), "no-new-privileges for containers that don't say otherwise"),
     ):
         parser.add_argument(*names, type=_boolean, nargs="?", const=True, metavar="true|false", help=explanation)

@@ -117,6 +117,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     default_cgroupns_mode: Literal["", "private", "host"] = ""
     cgroup_parent: str = ""
     no_new_privileges: bool = False
+    selinux_enabled: bool = False
     seccomp_profile: str = ""  # a file, `builtin` (or "") or `unconfined`
     oom_score_adjust: int = 0  # of the engine itself
     init: bool = False

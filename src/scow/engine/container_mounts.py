@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 
 from scow.engine.image_lookup import get_image
+from scow.engine.mounts import LABELS
 from scow.engine.record import ContainerRecord, MountRecord
 from scow.engine.subpaths import hide_subpath, show, show_subpath
 from scow.engine.volumes import LOCAL, VolumeRecord, Volumes
@@ -20,6 +21,7 @@ from scow.errors import InvalidArgument, NotFound
 from scow.linux.mount import mount_of
 from scow.oci.digest import DiffID, Digest
 from scow.runtime.bundle import BundleMount
+from scow.runtime.selinux import Labels, relabel
 from scow.store.overlay import Shift
 from scow.store.store import Store
 from scow.wire.host_config import HostConfig
@@ -55,6 +57,7 @@ class ContainerMounts:
         self._parts = exec_root / "parts"
         self._shown: dict[str, list[Path]] = {}  # what runtimes have still to mount
         self.shift: Callable[[HostConfig], Shift | None] = lambda host: None
+        self.labels: Callable[[ContainerRecord], Labels | None] = lambda record: None
 
     # --- creation
 
@@ -146,11 +149,25 @@ class ContainerMounts:
         for key in snapshot_keys(record)[1:]:
             await self._store.snapshots.remove(key)
 
+    async def _relabel(self, record: ContainerRecord, mount: MountRecord) -> None:
+        """Give what is mounted the container's SELinux label, where `:z` or `:Z` asks for it; volumes get it anyway."""
+        labels = self.labels(record)
+        asked = LABELS.intersection(mount.mode.split(","))
+        if labels is None or not asked or mount.type not in ("bind", "volume"):
+            return
+        source = mount.source if mount.type == "bind" else str(self._volumes.path(mount.name))
+        label = labels.files if "Z" in asked else labels.shared_files
+        try:
+            await asyncio.to_thread(relabel, source, label)
+        except OSError as error:
+            raise InvalidArgument(f"cannot relabel {source} as {label}: {error.strerror}") from error
+
     async def _show(self, record: ContainerRecord, index: int, mount: MountRecord) -> BundleMount:
         if mount.type == "tmpfs":
             return BundleMount(
                 source="tmpfs", destination=mount.destination, type="tmpfs", rw=mount.rw, options=mount.options
             )
+        await self._relabel(record, mount)
         shift = self.shift(record.host_config)
         namespace = shift.namespace if shift is not None else None
         place = self._parts / image_key(record.id, index)

@@ -185,6 +185,7 @@ class Engine:
             remapped=users is not None,
         )
         inspector = Inspector(store, driver, volumes, resources.links, snapshotter, config.exec_root / "netns")
+        inspector.labels = resources.labels
         self.containers = Containers(
             table, creation, lifecycle, removal, resources, inspector, events, tasks, self._image_ids
         )

@@ -48,7 +48,6 @@ REFUSED: Final[Mapping[str, tuple[tuple[Any, ...], str]]] = {
     "ip-forward": ((True,), "networks need forwarding"),
     "iptables": ((True,), "networks need the engine's own nftables table, which touches no other's rules"),
     "rootless": ((False,), "the engine needs root"),
-    "selinux-enabled": ((False,), "containers get no SELinux labels"),
 }
 """Keys by the values that say what is done anyway, and what to tell whoever wants something else."""
 

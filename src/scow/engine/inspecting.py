@@ -1,6 +1,6 @@
 """Containers for list and inspect: the record, with what the store and the network know of it."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -16,6 +16,7 @@ from scow.engine.volumes import Volumes
 from scow.network.model import Endpoint, NoSuchNetwork
 from scow.network.networks import Networks
 from scow.oci.digest import short
+from scow.runtime.selinux import Labels
 from scow.store.store import Store
 from scow.wire.container import (
     ContainerInspect,
@@ -42,6 +43,7 @@ class Inspector:
         self._links = links
         self._driver = driver
         self._sandboxes = sandboxes  # where network namespaces are pinned
+        self.labels: Callable[[ContainerRecord], Labels | None] = lambda record: None  # SELinux's; the engine's
 
     async def summaries(self, containers: Iterable[Container], *, size: bool) -> list[ContainerSummary]:
         """The entries of a list."""
@@ -86,6 +88,7 @@ class Inspector:
         if size:
             size_rw, size_root = await self._sizes(container)
         folder = container.folder
+        labels = self.labels(record)
         is_logged = record.host_config.log_config.type in ("json-file", "local")
         return ContainerInspect(
             id=record.id,
@@ -102,6 +105,8 @@ class Inspector:
             restart_count=record.state.restart_count,
             driver=self._driver,
             platform=record.platform,
+            process_label=labels.process if labels is not None else "",
+            mount_label=labels.files if labels is not None else "",
             exec_ids=sorted(container.execs) or None,
             host_config=self._host_config(container),
             graph_driver=GraphDriver(

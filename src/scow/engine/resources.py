@@ -25,6 +25,7 @@ from scow.engine.endpoints import endpoint_request, main_network, names_of
 from scow.engine.links import Links
 from scow.engine.log_limits import limits_of
 from scow.engine.network_files import write_network_files
+from scow.engine.record import ContainerRecord
 from scow.engine.tasks import Tasks
 from scow.engine.user_namespaces import UserNamespaces, give_streams
 from scow.engine.validation import parse_host_ports, parse_port
@@ -33,9 +34,9 @@ from scow.linux import cgroup
 from scow.linux.group_moves import GroupMoves
 from scow.network.model import Port, Sandbox
 from scow.network.networks import Networks
-from scow.runtime import cdi, controllers
+from scow.runtime import cdi, controllers, selinux
 from scow.runtime.attach import AttachStream
-from scow.runtime.bundle import BundleContext, BundleMount, make_spec
+from scow.runtime.bundle import BundleContext, BundleMount, make_spec, security_options
 from scow.runtime.exec import ExecProcess, ExecSpec, start_exec
 from scow.runtime.monitor import Alive, Exit, Exited, Lost, Monitors, NoSuchRun
 from scow.runtime.oci_runtime import OciRuntime
@@ -73,6 +74,7 @@ class Resources:
         self.users = users
         self._config = config
         self.security = security
+        self._base_labels: selinux.Labels | None = None
         self._store = store
         self._table = table
         self._networks = networks
@@ -106,6 +108,13 @@ class Resources:
         runtimes, default = await choose_runtimes(config.default_runtime, configured, config.exec_root)
         security = await asyncio.to_thread(default_security.read, config)
         resources = cls(config, store, table, networks, mounts, runtimes, default, security, users)
+        if config.selinux_enabled:
+            if selinux.is_enabled():
+                resources._base_labels = await asyncio.to_thread(selinux.base_labels)
+                mounts.labels = resources.labels
+                store.snapshots.label = resources._label_of
+            else:
+                log.warning("selinux-enabled: this machine's kernel has SELinux switched off: containers get no labels")
         resources._monitors.open()
         return resources
 
@@ -309,6 +318,7 @@ class Resources:
                 ids=self.users.ids if self.users is not None and shift is not None else None,
                 shared_memory=self._shared_memory(container),
                 default_ulimits=tuple(self._config.default_ulimits.values()),
+                labels=self.labels(record),
                 security=self.security.options(privileged=host.privileged),
                 edits=edits,
                 init=host.init if host.init is not None else self._config.init,
@@ -321,6 +331,20 @@ class Resources:
 
     def _outside(self, host: HostConfig, user: ProcessUser) -> tuple[int, int] | None:
         return self.users.outside(host, user) if self.users is not None else None
+
+    def labels(self, record: ContainerRecord) -> selinux.Labels | None:
+        """The SELinux labels of a container; None where it has none."""
+        if self._base_labels is None:
+            return None
+        return selinux.labels_of(record.id, security_options(record.host_config.security_opt).labels, self._base_labels)
+
+    def _label_of(self, key: str) -> str:
+        """Of the files in a snapshot: of its container, a build's by its key alone."""
+        id = container_of(key)
+        container = self._table.find_id(id)
+        assert self._base_labels is not None
+        found = selinux.labels_of(id, (), self._base_labels) if container is None else self.labels(container.record)
+        return found.files if found is not None else ""
 
     def _group_above(self, asked: str) -> str:
         return cgroup_parent(asked or self._config.cgroup_parent) or self._cgroup
@@ -411,6 +435,7 @@ class Resources:
                 stdin=request.attach_stdin,
                 default_ulimits=tuple(self._config.default_ulimits.values()),
                 owner=self._outside(record.host_config, user),
+                selinux_label=labels.process if (labels := self.labels(record)) is not None else "",
                 no_new_privileges=self.security.no_new_privileges,
                 console_size=(console_size[0], console_size[1]) if console_size and len(console_size) == 2 else None,
             ),

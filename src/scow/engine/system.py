@@ -16,6 +16,7 @@ from scow.engine.log_options import OPTIONS
 from scow.linux.cgroup import is_unified
 from scow.oci.platform import host_platform
 from scow.runtime.oci_runtime import OciRuntime
+from scow.runtime.selinux import is_enabled as selinux_is_enabled
 from scow.store.store import Store
 from scow.transfer.credentials import Credentials
 from scow.transfer.login import authenticate
@@ -126,6 +127,8 @@ class System:
         unified = is_unified()
         memory, descriptors, system = await asyncio.to_thread(_machine)
         security = [f"name=seccomp,profile={self._config.seccomp_profile or 'builtin'}"]
+        if self._config.selinux_enabled and selinux_is_enabled():
+            security.append("name=selinux")
         if self._config.userns_remap:
             security.append("name=userns")
         if self._config.no_new_privileges:

@@ -13,7 +13,7 @@ import msgspec
 from scow.errors import InvalidArgument
 from scow.linux import sysctl
 from scow.linux.userns import Extent, IdMap
-from scow.runtime import cdi, profile
+from scow.runtime import cdi, profile, selinux
 from scow.runtime.apparmor import profile_for
 from scow.runtime.bundle_mounts import BundleMount, rootfs_propagation, spec_mounts
 from scow.runtime.capabilities import bounding_set, container_capabilities
@@ -50,6 +50,7 @@ class BundleContext(msgspec.Struct, frozen=True, kw_only=True):
     ids: IdMap | None = None  # what its users and groups are
     shared_memory: Path | None = None  # /dev/shm, if it is shared with others: own or the joined container's
     default_ulimits: Sequence[Ulimit] = ()
+    labels: selinux.Labels | None = None
     security: Sequence[str] = ()  # the engine's own security options: those of the container come after them
     init: bool = False
     edits: Sequence[cdi.Edits] = ()  # of devices that were asked for by name or capability
@@ -62,11 +63,13 @@ class SecurityOptions(msgspec.Struct, frozen=True, kw_only=True):
     no_new_privileges: bool = False
     seccomp: str = ""
     apparmor: str = ""  # a profile's name
+    labels: tuple[str, ...] = ()  # of SELinux: the values of all `label=`
     writable_cgroups: bool = False
 
 
 def security_options(options: Sequence[str] | None) -> SecurityOptions:
-    """Read security options; SELinux's labels are passed over, as by a dockerd without it. Raises InvalidArgument."""
+    """Read security options. Raises InvalidArgument."""
+    labels: list[str] = []
     no_new_privileges, seccomp, apparmor, writable_cgroups = False, "", "", False
     for option in options or ():
         # The old form had a colon; a profile's JSON holds both.
@@ -82,10 +85,16 @@ def security_options(options: Sequence[str] | None) -> SecurityOptions:
             seccomp = value
         elif name == "apparmor" and value:
             apparmor = value
+        elif name == "label" and value:
+            labels.append(value)
         elif name not in ("label", "apparmor"):
             raise InvalidArgument(f'invalid --security-opt 2: "{option}"')
     return SecurityOptions(
-        no_new_privileges=no_new_privileges, seccomp=seccomp, apparmor=apparmor, writable_cgroups=writable_cgroups
+        no_new_privileges=no_new_privileges,
+        seccomp=seccomp,
+        apparmor=apparmor,
+        labels=tuple(labels),
+        writable_cgroups=writable_cgroups,
     )
 
 
@@ -146,6 +155,8 @@ def _process(
     confined = profile_for(security.apparmor, privileged=host.privileged)
     if confined:
         process["apparmorProfile"] = confined
+    if context.labels is not None:
+        process["selinuxLabel"] = context.labels.process
     if config.tty and len(host.console_size) == 2 and all(host.console_size):
         process["consoleSize"] = {"height": host.console_size[0], "width": host.console_size[1]}
     limits = rlimits(host.ulimits, context.default_ulimits)
@@ -185,6 +196,8 @@ def _linux(
     if context.ids is not None:
         # Told though the namespace is joined: runc 1.1 asks for them.
         linux["uidMappings"], linux["gidMappings"] = (_mappings(each) for each in context.ids)
+    if context.labels is not None:
+        linux["mountLabel"] = context.labels.files
     parameters = _sysctls(config, host, context)
     if parameters:
         linux["sysctl"] = parameters

@@ -72,6 +72,7 @@ class ExecSpec(msgspec.Struct, frozen=True, kw_only=True):
     stdin: bool = False
     console_size: tuple[int, int] | None = None  # rows, columns
     default_ulimits: Sequence[Ulimit] = ()
+    selinux_label: str = ""
     owner: tuple[int, int] | None = None  # who owns the pipes, if the command's user isn't root of the machine
     no_new_privileges: bool = False  # unless the container's own options say otherwise
 
@@ -337,6 +338,8 @@ def process_section(spec: ExecSpec) -> dict[str, Any]:
     confined = profile_for(security.apparmor, privileged=host.privileged)
     if confined:
         section["apparmorProfile"] = confined
+    if spec.selinux_label:
+        section["selinuxLabel"] = spec.selinux_label
     if spec.tty and spec.console_size is not None:
         section["consoleSize"] = {"height": spec.console_size[0], "width": spec.console_size[1]}
     limits = rlimits(host.ulimits, spec.default_ulimits)

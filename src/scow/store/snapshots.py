@@ -121,6 +121,7 @@ class Snapshots:
         self._warm: dict[DiffID, None] = {}
         self.version = 0
         self.shift: Callable[[str], Shift | None] = lambda key: None  # by the snapshot's key; the engine's
+        self.label: Callable[[str], str] = lambda key: ""  # the SELinux label of its files, the same way
         db.migrate("snapshots", MIGRATIONS)
         db.read_now(self._load)
 
@@ -365,9 +366,9 @@ class Snapshots:
             pass
         shift = self.shift(key)
         if shift is None:
-            overlay(target, bottom, upper=upper, work=work)
+            overlay(target, bottom, upper=upper, work=work, label=self.label(key))
         else:
-            shifted_overlay(target, bottom, shift, self._root / key)
+            shifted_overlay(target, bottom, shift, self._root / key, self.label(key))
 
     def _mount_view(self, lowers: Sequence[Path], target: Path, shift: Shift | None) -> None:
         target.mkdir()

@@ -250,7 +250,7 @@ def test_a_configuration_file_that_makes_no_sense_is_refused(tmp_path: Path, tex
     [
         ('{"iptables": false}', "iptables: False can't be honoured"),
         ('{"authorization-plugins": ["x"]}', "use --tlsverify"),
-        ('{"selinux-enabled": true}', "SELinux"),
+        ('{"rootless": true}', "needs root"),
         ('{"default-shm-size": "big"}', "default-shm-size: invalid size: 'big'"),
     ],
 )

@@ -10,6 +10,7 @@ from scow.errors import InvalidArgument, NotSupported
 from scow.runtime import limits
 from scow.runtime.bundle import BundleContext, BundleMount, make_spec, security_options
 from scow.runtime.profile import MASKED_PATHS, READONLY_PATHS
+from scow.runtime.selinux import Labels
 from scow.runtime.user import ProcessUser
 from scow.wire.container import ContainerConfig
 from scow.wire.host_config import DeviceMapping, HostConfig, Ulimit
@@ -309,3 +310,12 @@ def test_security_options_that_do_not_exist(option: str) -> None:
 def test_a_profile_of_ones_own_holds_even_when_privileged() -> None:
     host = HostConfig(privileged=True, security_opt=['seccomp={"defaultAction": "SCMP_ACT_ALLOW"}'])
     assert spec_of(host=host)["linux"]["seccomp"]["defaultAction"] == "SCMP_ACT_ALLOW"
+
+
+def test_selinux_labels_are_of_the_process_and_of_what_the_runtime_mounts() -> None:
+    spec = spec_of(labels=Labels("u:r:p:s0:c1,c2", "u:r:f:s0:c1,c2"))
+    assert (spec["process"]["selinuxLabel"], spec["linux"]["mountLabel"]) == ("u:r:p:s0:c1,c2", "u:r:f:s0:c1,c2")
+    plain = spec_of()
+    assert "selinuxLabel" not in plain["process"]
+    assert "mountLabel" not in plain["linux"]
+    assert security_options(["label=type:t", "label=level:s0:c1,c2"]).labels == ("type:t", "level:s0:c1,c2")
