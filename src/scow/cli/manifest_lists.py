@@ -56,10 +56,11 @@ class ManifestLists:
         """Add a manifest to a list, or change it; the list is made if it is the first."""
         folder = self._path(name)
         os.makedirs(folder, mode=0o755, exist_ok=True)
-        path = os.path.join(folder, _file_name(manifest))
-        with open(f"{path}.{os.getpid()}", "w", encoding="utf-8") as file:
+        # Written beside the lists: what a kill leaves there is no manifest of one.
+        new = os.path.join(self._folder, f".{os.getpid()}")
+        with open(new, "w", encoding="utf-8") as file:
             file.write(dumps(content))
-        os.rename(file.name, path)
+        os.rename(new, os.path.join(folder, _file_name(manifest)))
 
     def remove(self, name: Name) -> None:
         """Raises CliError if there is no such list."""

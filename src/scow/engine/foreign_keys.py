@@ -73,6 +73,9 @@ def check(document: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
             told.append(f"{key} has no effect: {WITHOUT_EFFECT[key]}")
         else:
             own[key] = value
-    drivers = [each for each in own.pop("exec-opts", []) if each != "native.cgroupdriver=cgroupfs"]
+    options = own.pop("exec-opts", None) or []
+    if not isinstance(options, list):
+        raise NotHonoured("exec-opts", options, "it is a list of NAME=VALUE")
+    drivers = [each for each in options if each != "native.cgroupdriver=cgroupfs"]
     told += [f"exec-opts: {each} has no effect: control groups are made by the runtime itself" for each in drivers]
     return own, told

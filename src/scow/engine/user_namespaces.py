@@ -2,7 +2,7 @@
 
 Root of a container is then a user without rights on the machine. On disk files keep the container's own IDs: mounts
 shift them (mount_setattr(2), MOUNT_ATTR_IDMAP), so images, containers and volumes are the same with or without it, and
-a container may opt out (`--userns=host`). docs/decisions/0018.
+a container may opt out (`--userns=host`). docs/decisions/0019.
 """
 
 import asyncio

@@ -251,6 +251,7 @@ def test_a_configuration_file_that_makes_no_sense_is_refused(tmp_path: Path, tex
         ('{"iptables": false}', "iptables: False can't be honoured"),
         ('{"authorization-plugins": ["x"]}', "use --tlsverify"),
         ('{"rootless": true}', "needs root"),
+        ('{"exec-opts": "native.cgroupdriver=systemd"}', "exec-opts: .* it is a list of NAME=VALUE"),
         ('{"default-shm-size": "big"}', "default-shm-size: invalid size: 'big'"),
     ],
 )
