@@ -8,6 +8,7 @@ as long as `version()` says that no process has changed anything.
 """
 
 import asyncio
+import logging
 import os
 import queue
 import sqlite3
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from scow.registry import sql
-from scow.registry.errors import StorageFull
+from scow.registry.errors import StorageFull, StorageUnavailable
 from scow.registry.sql import Row, Value
 
 T = TypeVar("T")
@@ -34,6 +35,13 @@ SPARE_SIZE: Final = 1 << 20
 """Bytes of a file that is kept to be given up: on a full disk not even deletes could be written down without it."""
 SPARE_CHECK_S: Final = 30.0
 """Between two looks, at writes, whether that file has to be made anew."""
+_FULL: Final = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE}
+"""What SQLite says of a full disk: the second one if it is the log's index that can't grow."""
+_HARMLESS: Final = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_CONSTRAINT}
+"""Errors, without their details, after which a connection is as good as before."""
+
+
+log = logging.getLogger("scow.registry")
 
 
 @lru_cache(maxsize=1024)
@@ -96,6 +104,8 @@ class SqliteDatabase:
         self._connections: list[SqliteSession] = []
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="metadata-read")
         self._writer = threading.Thread(target=self._write_all, name="metadata-write", daemon=True)
+        self._writing: SqliteSession | None = None  # the writer's; None if it needs a new one
+        self._closed = False
         self._watch = self._connect()
 
     @classmethod
@@ -120,6 +130,7 @@ class SqliteDatabase:
         except BaseException:
             connection.execute("ROLLBACK")
             raise
+        database._writing = database._connect()
         database._keep_spare()
         database._writer.start()
         return database
@@ -162,8 +173,8 @@ class SqliteDatabase:
     async def write(self, call: sql.Call[T], *, durable: bool = True, frees: bool = False) -> T:
         """Run `call` in a write transaction and commit; synced to disk before it returns if `durable`.
 
-        A call that raises is undone alone. Raises StorageFull; what `frees` space gets room on a full disk, as far as
-        there is any. Once queued it runs, even if the caller is cancelled.
+        A call that raises is undone alone. Raises StorageFull, and StorageUnavailable once this is closed; what `frees`
+        space gets room on a full disk, as far as there is any. Once queued it runs, even if the caller is cancelled.
         """
         try:
             return await self._write(call, durable)
@@ -177,18 +188,21 @@ class SqliteDatabase:
         return await self._write(call, durable)
 
     async def _write(self, call: sql.Call[T], durable: bool) -> T:
+        if self._closed:  # nobody would ever look at it
+            raise StorageUnavailable("the database is closed")
         done: Future[T] = Future()
         done.set_running_or_notify_cancel()  # from now on a caller that is cancelled leaves it alone
         self._calls.put(_Call(call, durable, done))
         try:
             return await asyncio.wrap_future(done)
         except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
+            if _code(error) in _FULL:
                 raise StorageFull from error
             raise
 
     async def aclose(self) -> None:
         """Finish what is queued and close."""
+        self._closed = True
         self._calls.put(None)
         await asyncio.to_thread(self._writer.join)
         await asyncio.to_thread(self._readers.shutdown)
@@ -210,7 +224,6 @@ class SqliteDatabase:
         return _finish(call, session)
 
     def _write_all(self) -> None:
-        session = self._connect()
         ending = False
         while not ending:
             group: list[_Call] = []
@@ -226,12 +239,40 @@ class SqliteDatabase:
             else:
                 ending = True
             if group:
-                _commit_group(session, group)
-                if time.monotonic() >= self._spare_check:
-                    self._keep_spare(2 * SPARE_SIZE)  # another process may have given it up
+                self._commit(group)
+
+    def _commit(self, group: list[_Call]) -> None:
+        """Run a group and answer each of its calls, whatever happens: callers wait for ever for a thread that died."""
+        try:
+            if self._writing is None:
+                self._writing = self._connect()
+            if not _commit_group(self._writing, group):
+                self._renew()
+            if time.monotonic() >= self._spare_check:
+                self._keep_spare(2 * SPARE_SIZE)  # another process may have given it up
+        except BaseException as error:
+            log.exception("the thread that writes names down takes a new connection")
+            self._renew()
+            for call in group:
+                if not call.done.done():
+                    call.done.set_exception(error)
+
+    def _renew(self) -> None:
+        """Have the next group get a new connection: what this one would do isn't known."""
+        broken, self._writing = self._writing, None
+        if broken is not None:
+            self._connections.remove(broken)
+            with suppress(sqlite3.Error):
+                broken.connection.close()
 
 
-def _commit_group(session: SqliteSession, group: list[_Call]) -> None:
+def _code(error: BaseException) -> int | None:
+    """SQLite's own code of an error, with its details; None if it is none of SQLite's."""
+    return getattr(error, "sqlite_errorcode", None)
+
+
+def _commit_group(session: SqliteSession, group: list[_Call]) -> bool:
+    """Run calls in one transaction and answer them; False if the connection had better not be used again."""
     connection = session.connection
     outcomes: list[tuple[_Call, Any, BaseException | None]] = []
     try:
@@ -257,9 +298,11 @@ def _commit_group(session: SqliteSession, group: list[_Call]) -> None:
             connection.execute("ROLLBACK")
         for call in group:
             call.done.set_exception(error)
-        return
+        code = _code(error)
+        return code is None or code & 0xFF in _HARMLESS
     for call, value, failure in outcomes:
         if failure is None:
             call.done.set_result(value)
         else:
             call.done.set_exception(failure)
+    return True

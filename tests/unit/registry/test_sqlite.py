@@ -5,12 +5,14 @@ import os
 import sqlite3
 import threading
 from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from scow.registry.errors import StorageUnavailable
 from scow.registry.sql import Call, Session
-from scow.registry.sqlite import SqliteDatabase
+from scow.registry.sqlite import SqliteDatabase, SqliteSession
 
 STEPS = ("CREATE TABLE t (x INTEGER PRIMARY KEY)",)
 
@@ -50,6 +52,73 @@ async def test_a_caller_that_is_cancelled_leaves_its_write_and_the_writer_alone(
     go_on.set()
     assert await database.write(insert(3)) == 1
     assert await database.rows("SELECT x FROM t") == [(1,), (2,), (3,)]
+
+
+async def lose_the_connection(session: Session) -> None:
+    await insert(1)(session)
+    assert isinstance(session, SqliteSession)
+    session.connection.close()  # then neither COMMIT nor ROLLBACK can be
+
+
+@pytest.mark.parametrize("neighbours", [0, 3])
+async def test_a_write_whose_connection_is_lost_fails_and_the_next_one_gets_another(
+    database: SqliteDatabase, neighbours: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    lost = [asyncio.create_task(database.write(lose_the_connection)) for _ in range(1 + neighbours)]
+    async with asyncio.timeout(10):
+        outcomes = await asyncio.gather(*lost, return_exceptions=True)
+        assert {type(outcome) for outcome in outcomes} == {sqlite3.ProgrammingError}
+        assert await database.write(insert(3)) == 1
+    assert await database.rows("SELECT x FROM t") == [(3,)]
+    assert "takes a new connection" in caplog.text
+
+
+async def test_a_transaction_that_cannot_begin_fails_and_the_next_one_begins(
+    database: SqliteDatabase, tmp_path: Path
+) -> None:
+    async def have_no_patience(session: Session) -> None:
+        await session.row("PRAGMA busy_timeout=0")
+
+    await database.write(have_no_patience)
+    with closing(sqlite3.connect(tmp_path / "db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        async with asyncio.timeout(10):
+            with pytest.raises(sqlite3.OperationalError, match="locked"):
+                await database.write(insert(1))
+        other.execute("ROLLBACK")
+    async with asyncio.timeout(10):
+        assert await database.write(insert(2)) == 1
+
+
+def test_a_loop_that_ends_with_writes_queued_does_not_end_the_writer(tmp_path: Path) -> None:
+    opened = SqliteDatabase.open(tmp_path / "db", STEPS)
+    go_on = threading.Event()
+
+    async def wait(session: Session) -> int:
+        go_on.wait(10)
+        return await insert(1)(session)
+
+    async def leave() -> None:
+        writes = [asyncio.create_task(opened.write(call)) for call in (wait, insert(2))]
+        await asyncio.wait(writes, timeout=0.1)
+
+    async def come_back() -> None:
+        async with asyncio.timeout(10):
+            await opened.write(insert(3))
+            assert await opened.rows("SELECT x FROM t") == [(1,), (2,), (3,)]
+            await opened.aclose()
+
+    asyncio.run(leave())
+    go_on.set()
+    asyncio.run(come_back())
+
+
+async def test_a_write_after_the_end_is_refused_at_once(tmp_path: Path) -> None:
+    opened = SqliteDatabase.open(tmp_path / "db", STEPS)
+    await opened.aclose()
+    async with asyncio.timeout(10):
+        with pytest.raises(StorageUnavailable):
+            await opened.write(insert(1))
 
 
 async def test_the_version_moves_with_every_commit_and_only_then(database: SqliteDatabase, tmp_path: Path) -> None:
