@@ -12,6 +12,7 @@ from scow.registry.calls import Call, Route
 from scow.registry.errors import AccessDenied, AuthenticationRequired
 from scow.registry.issuers import Issuers
 from scow.registry.keys import Keys
+from scow.registry.names import is_repository
 from scow.registry.passwords import Passwords
 from scow.registry.rules import ACTIONS, Identity, Rules
 from scow.registry.sessions import Sessions
@@ -56,7 +57,8 @@ class Caller:
 
     def sees(self, repository: str) -> bool:
         """Whether the catalog shows it."""
-        return self._free or "pull" in self._rules.actions(self.who, repository)
+        named = self.claims is None or self.claims.catalog
+        return self._free or "pull" in self._rules.actions(self.who if named else None, repository)
 
     @property
     def free(self) -> bool:
@@ -133,7 +135,9 @@ class Access:
             return Caller(self._certified(call), self.rules)
         scheme, _, value = authorization.partition(" ")
         if scheme.lower() == "bearer" and (self._verifier is not None or self.issuers.all):
-            claims = await self._verifier.verify(value.strip()) if self._verifier is not None else None
+            # A token is no way to another one: it may say less than its bearer may do, and it ends soon.
+            verifier = self._verifier if call.route.kind != "token" else None
+            claims = await verifier.verify(value.strip()) if verifier is not None else None
             if claims is None:
                 who = await self.issuers.identify(value.strip())
                 if who is None:
@@ -225,7 +229,7 @@ class Access:
             kind, _, rest = scope.partition(":")
             resource, _, asked = rest.rpartition(":")
             wanted = {action for action in asked.split(",") if action}
-            if kind.partition("(")[0] == "repository":
+            if kind.partition("(")[0] == "repository" and is_repository(resource):
                 allowed = ACTIONS if free else self.rules.actions(who, resource)
                 granted = allowed & (ACTIONS if "*" in wanted else wanted)
                 if "*" in wanted and granted == ACTIONS:

@@ -16,11 +16,16 @@ _TAG: Final = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}\Z")
 _UPLOAD_ID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\Z")
 
 
+def is_repository(text: str) -> bool:
+    """Whether it can be a repository's name."""
+    # The length comes first: it bounds what the pattern has to try.
+    return len(text) <= NAME_LIMIT and _REPOSITORY.match(text) is not None
+
+
 @lru_cache(maxsize=4096)
 def parse_repository(text: str) -> str:
     """Check a repository's name. Raises NameInvalid."""
-    # The length comes first: it bounds what the pattern has to try.
-    if len(text) > NAME_LIMIT or not _REPOSITORY.match(text):
+    if not is_repository(text):
         raise NameInvalid(text)
     return text
 

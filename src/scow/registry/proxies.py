@@ -5,10 +5,11 @@ addresses the last one that is no proxy of ours.
 """
 
 import ipaddress
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
+from multidict import MultiMapping
 
 from scow.registry.settings import SettingsInvalid
 
@@ -39,12 +40,12 @@ class Proxies:
             except ValueError as error:
                 raise SettingsInvalid("proxies", f"{text} is no address and no network") from error
 
-    def origin(self, peer: str, headers: Mapping[str, str]) -> Origin:
+    def origin(self, peer: str, headers: MultiMapping[str]) -> Origin:
         """The origin of a request on a connection from `peer`."""
         if not self._networks or not self._trusts(_address(peer)):
             return Origin(peer)
         found = peer
-        chain = headers.get("X-Forwarded-For", "").split(",")
+        chain = _values(headers, "X-Forwarded-For")
         for text in reversed(chain[-CHAIN_LIMIT:]):
             address = _address(text.strip())
             if address is None:
@@ -52,12 +53,17 @@ class Proxies:
             found = str(address)
             if not self._trusts(address):
                 break
-        scheme = headers.get("X-Forwarded-Proto", "").rpartition(",")[2].strip().lower()
-        host = headers.get("X-Forwarded-Host", "").rpartition(",")[2].strip()
+        scheme = _values(headers, "X-Forwarded-Proto")[-1].strip().lower()
+        host = _values(headers, "X-Forwarded-Host")[-1].strip()
         return Origin(found, scheme if scheme in ("http", "https") else "", host if is_host(host) else "")
 
     def _trusts(self, address: Address | None) -> bool:
         return address is not None and any(address in network for network in self._networks)
+
+
+def _values(headers: MultiMapping[str], name: str) -> list[str]:
+    # Some proxies, haproxy for one, leave what the client has sent and put a line of their own behind it.
+    return ",".join(headers.getall(name, [])).split(",")
 
 
 def is_host(text: str) -> bool:

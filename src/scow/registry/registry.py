@@ -178,12 +178,12 @@ class Registry:
         ns = call.parameter("ns") if self._places and route.repository else None
         if ns is not None:
             route = self._called(call, ns)
+        if route.repository:
+            parse_repository(route.repository)  # before the rules, which remember what they were asked
         if route.kind not in OPEN:
             await self._access.admit(call)
             if self._settings.read_only and call.method not in READING:
                 raise ReadOnly
-        if route.repository:
-            parse_repository(route.repository)
         place = self._places.place(route.repository) if route.repository else None
         if place is not None:
             reply = await self._upstream_requests.answer(call, place)

@@ -16,7 +16,8 @@ from scow.registry.keys import EARLY_S, Keys
 from scow.registry.settings import SettingsInvalid, Token
 
 ISSUER: Final = "scow-registry"
-VERIFIED_LIMIT: Final = 10_000
+KEPT_SIZE: Final = 4 << 20
+"""Characters of verified tokens that are remembered: anybody may ask for many, and for long ones."""
 
 Grants = dict[str, frozenset[str]]
 
@@ -37,6 +38,24 @@ class Verifier(Protocol):
         """What a token says; None if it is not good here. Raises IssuerUnreachable."""
 
 
+class KeptClaims:
+    """Tokens that were verified, so that a client's next request needs no cryptography."""
+
+    def __init__(self) -> None:
+        self._claims: dict[str, Claims] = {}
+        self._size = 0
+
+    def find(self, text: str) -> Claims | None:
+        return self._claims.get(text)
+
+    def keep(self, text: str, claims: Claims) -> None:
+        if self._size + len(text) > KEPT_SIZE:
+            self._claims.clear()
+            self._size = 0
+        self._size += len(text)
+        self._claims[text] = claims
+
+
 class ForeignTokens:
     """Verifies the tokens of a token server that is not ours."""
 
@@ -47,18 +66,16 @@ class ForeignTokens:
         self._settings = settings
         self._peer = Peer(settings.ca)
         self._keys = ForeignKeys(settings.keys, self._peer)
-        self._verified: dict[str, Claims] = {}
+        self._verified = KeptClaims()
 
     async def verify(self, text: str) -> Claims | None:
-        found = self._verified.get(text)
+        found = self._verified.find(text)
         if found is None:
             said = await self._keys.verify(text)
             found = read_claims(said, self._settings.issuer, self._settings.service) if said is not None else None
             if found is None:
                 return None
-            if len(self._verified) >= VERIFIED_LIMIT:
-                self._verified.clear()
-            self._verified[text] = found
+            self._verified.keep(text, found)
         return found if time.time() < found.expires_at + LEEWAY_S else None
 
     async def aclose(self) -> None:
@@ -73,7 +90,7 @@ class Tokens:
         self._accounts = accounts
         self._settings = settings
         self._keys = keys
-        self._verified: dict[str, Claims] = {}
+        self._verified = KeptClaims()
 
     async def issue(self, subject: str, access: list[dict[str, Any]]) -> tuple[str, int]:
         """A token for what is granted, and the time of its making (seconds since the epoch)."""
@@ -93,16 +110,14 @@ class Tokens:
     async def verify(self, text: str) -> Claims | None:
         """What a token says; None if it is not ours, was changed, or has expired."""
         now = time.time()
-        found = self._verified.get(text)
+        found = self._verified.find(text)
         if found is not None:
             return found if now < found.expires_at else None
         said = await self._keys.verify(text)
         claims = read_claims(said, ISSUER, self._settings.service) if said is not None else None
         if claims is None or now >= claims.expires_at:
             return None
-        if len(self._verified) >= VERIFIED_LIMIT:
-            self._verified.clear()
-        self._verified[text] = claims
+        self._verified.keep(text, claims)
         return claims
 
     async def public_keys(self) -> bytes:

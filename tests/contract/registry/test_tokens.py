@@ -1,6 +1,7 @@
 """The built-in token server, by docker's token specification, and what its tokens open."""
 
 import base64
+import hmac
 import json
 import re
 import time
@@ -13,7 +14,7 @@ import aiohttp
 import msgspec
 import pytest
 from joserfc import jwt
-from joserfc.jwk import KeySet
+from joserfc.jwk import ECKey, KeySet
 
 from scow.registry.accounts import Account
 from scow.registry.passwords import hash_password, make_secret
@@ -183,6 +184,18 @@ class TestIssue:
             ("team/b", ["pull"]),
         ]
 
+    async def test_a_token_is_no_way_to_another_one(self, client: TokenClient) -> None:
+        """One that says little would become one that says all, and for as long as a refresh token lives."""
+        little = await client.bearer("repository:team/app:pull", user=ANN)
+        answer = await client("GET", "/token?scope=repository:team/app:delete&offline_token=true", Authorization=little)
+        assert (answer.status, answer.codes) == (401, ["UNAUTHORIZED"])
+        assert answer.headers.getall("WWW-Authenticate") == ['Basic realm="scow registry"']
+
+    async def test_a_name_that_no_repository_can_have_is_left_out(self, client: TokenClient) -> None:
+        scopes = [f"repository:{name}:pull" for name in ("team/" + "a" * 300, "team/..", "team/A", "team/**", "team/")]
+        claims = await client.claims(await client.token(*scopes, user=ANN))
+        assert claims["access"] == []
+
     async def test_a_wrong_password_gets_none(self, client: TokenClient) -> None:
         answer = await client.token("repository:team/app:pull", user=("ann", "wrong"))
         assert (answer.status, answer.codes) == (401, ["UNAUTHORIZED"])
@@ -308,19 +321,33 @@ class TestUse:
         for user, seen in ((EVE, ["home/eve/y", "public/a", "public/b"]), (BOB, [names[0], *names[2:]])):
             token = await client.bearer("registry:catalog:*", user=user)
             assert (await client("GET", "/v2/_catalog", Authorization=token)).json == {"repositories": seen}
+        little = await client.bearer("repository:team/app:pull", user=ANN)  # says nothing of the catalog
+        shown = await client("GET", "/v2/_catalog", Authorization=little)
+        assert shown.json == {"repositories": ["public/a", "public/b"]}
         answer = await client("GET", "/v2/_catalog?n=2", Authorization=basic(*EVE))
         assert answer.json == {"repositories": ["home/eve/y", "public/a"]}
         assert "last=public%2Fa" in answer.headers["Link"]
 
-    @pytest.mark.parametrize("change", ["signature", "claims", "algorithm", "cut", "text"])
+    @pytest.mark.parametrize(
+        "change", ["signature", "claims", "algorithm", "cut", "text", "shared secret", "own key", "number", "deep"]
+    )
     async def test_a_token_that_is_not_ours_is_invalid(self, client: TokenClient, change: str) -> None:
-        head, body, signature = (await client.bearer("repository:team/app:pull", user=ANN))[7:].split(".")
+        answer = await client.token("repository:team/app:pull", user=ANN)
+        head, body, signature = answer.json["token"].split(".")
+        claims = await client.claims(answer)
+        (public,) = (await client("GET", "/.well-known/jwks.json")).json["keys"]
+        kid = public["kid"]
+        mine = ECKey.generate_key("P-256", {"kid": kid})
         forged = {
             "signature": f"{head}.{body}.{'A' * len(signature)}",
             "claims": f"{head}.{_encoded({'iss': 'scow-registry', 'sub': 'ann', 'access': []})}.{signature}",
             "algorithm": f"{_encoded({'alg': 'none'})}.{body}.",
             "cut": f"{head}.{body}",
             "text": "x",
+            "shared secret": _signed({"alg": "HS256", "kid": kid}, body, json.dumps(public).encode()),
+            "own key": jwt.encode({"alg": "ES256", "kid": kid, "jwk": mine.as_dict(private=False)}, claims, mine),
+            "number": f"{_encoded({'alg': 'ES256', 'kid': 7})}.{body}.{signature}",
+            "deep": f"{base64.urlsafe_b64encode(b'[' * 9000).decode()}.{body}.{signature}",
         }[change]
         answer = await client("GET", "/v2/", Authorization=f"Bearer {forged}")
         assert challenge(answer)["error"] == "invalid_token"
@@ -379,6 +406,11 @@ async def test_a_robot_ends_with_its_time(client: TokenClient, running: Running)
 
 def _encoded(document: dict[str, Any]) -> str:
     return base64.urlsafe_b64encode(json.dumps(document).encode()).decode().rstrip("=")
+
+
+def _signed(head: dict[str, Any], body: str, secret: bytes) -> str:
+    text = f"{_encoded(head)}.{body}"
+    return f"{text}.{base64.urlsafe_b64encode(hmac.digest(secret, text.encode(), 'sha256')).decode().rstrip('=')}"
 
 
 @pytest.mark.filterwarnings("ignore:EdDSA is deprecated")  # of the test's own decoding

@@ -1,6 +1,7 @@
 """Which address counts when proxies stand in between."""
 
 import pytest
+from multidict import CIMultiDict
 
 from scow.registry.proxies import Origin, Proxies
 from scow.registry.settings import SettingsInvalid
@@ -24,15 +25,23 @@ PROXIES = Proxies(["10.0.0.0/8", "192.0.2.7", "fd00::/8"])
     ],
 )
 def test_the_last_address_that_is_no_proxy_of_ours_counts(peer: str, chain: str, address: str) -> None:
-    assert PROXIES.origin(peer, {"X-Forwarded-For": chain}).address == address
+    assert PROXIES.origin(peer, CIMultiDict({"X-Forwarded-For": chain})).address == address
 
 
 def test_scheme_and_host_are_believed_of_proxies_alone() -> None:
-    said = {"X-Forwarded-Proto": "http, https", "X-Forwarded-Host": "hub.example:8443", "X-Forwarded-For": "1.2.3.4"}
+    said = CIMultiDict(
+        {"X-Forwarded-Proto": "http, https", "X-Forwarded-Host": "hub.example:8443", "X-Forwarded-For": "1.2.3.4"}
+    )
     assert PROXIES.origin("10.1.1.1", said) == Origin("1.2.3.4", "https", "hub.example:8443")
     assert PROXIES.origin("1.1.1.1", said) == Origin("1.1.1.1")
-    wrong = {"X-Forwarded-Proto": "javascript", "X-Forwarded-Host": 'evil"/,realm="x'}
+    wrong = CIMultiDict({"X-Forwarded-Proto": "javascript", "X-Forwarded-Host": 'evil"/,realm="x'})
     assert PROXIES.origin("10.1.1.1", wrong) == Origin("10.1.1.1")
+
+
+def test_a_proxy_that_adds_a_line_of_its_own_is_believed_rather_than_the_client() -> None:
+    forged = [("X-Forwarded-For", "1.1.1.1"), ("X-Forwarded-Proto", "https"), ("X-Forwarded-Host", "evil.example")]
+    added = [("X-Forwarded-For", "203.0.113.5"), ("X-Forwarded-Proto", "http"), ("X-Forwarded-Host", "hub.example")]
+    assert PROXIES.origin("10.1.1.1", CIMultiDict(forged + added)) == Origin("203.0.113.5", "http", "hub.example")
 
 
 def test_what_is_no_network_is_refused() -> None:
