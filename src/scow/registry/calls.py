@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qs, quote, unquote, urlencode
 
 import msgspec
-from aiohttp import web
+from aiohttp.web_protocol import RequestPayloadError
+from aiohttp.web_request import BaseRequest
 
 from scow.registry.errors import BlobUploadInvalid, PageUnknown, QueryInvalid, TimedOut
 from scow.registry.proxies import Origin, is_host
@@ -95,7 +96,7 @@ class Call:
 
     def __init__(
         self,
-        request: web.BaseRequest,
+        request: BaseRequest,
         route: Route,
         query: str,
         request_id: str = "",
@@ -166,7 +167,7 @@ class Call:
                     data = await content.readany()
             except TimeoutError as error:
                 raise TimedOut(f"nothing was sent for {READ_TIMEOUT_S} s") from error
-            except web.RequestPayloadError as error:
+            except RequestPayloadError as error:
                 raise BlobUploadInvalid("the body is malformed") from error
             except ConnectionError as error:
                 # aiohttp keeps the error with the body: with its traceback it would keep every frame up to here.

@@ -15,7 +15,12 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
-from aiohttp import StreamReader, web
+# Not from aiohttp.web, which would import applications, routes and WebSockets with it: a MiB of memory.
+from aiohttp.streams import StreamReader
+from aiohttp.web_protocol import RequestHandler
+from aiohttp.web_request import BaseRequest
+from aiohttp.web_response import StreamResponse
+from aiohttp.web_server import Server
 
 RESERVE: Final = 200
 """Descriptors for all but connections and their uploads: open blobs, databases, sockets."""
@@ -25,7 +30,7 @@ QUIET_S: Final = 10.0
 log = logging.getLogger("scow.registry")
 
 
-class Connection(web.RequestHandler):
+class Connection(RequestHandler):
     """One connection. Over TLS it ends with its client's side, since asyncio's TLS cannot stay half open."""
 
     __slots__ = ("_answered", "_body", "_connections", "_ended")
@@ -82,11 +87,11 @@ class Connection(web.RequestHandler):
             self.close()
 
 
-class Connections(web.Server):
+class Connections(Server):
     """What asyncio asks for a protocol for each connection."""
 
     def __init__(
-        self, handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]], *, limit: int, **options: Any
+        self, handler: Callable[[BaseRequest], Awaitable[StreamResponse]], *, limit: int, **options: Any
     ) -> None:
         """`limit` is how many there may be at once."""
         super().__init__(handler, **options)

@@ -11,20 +11,16 @@ import ssl
 import time
 from base64 import urlsafe_b64decode
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 import aiohttp
-from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives import serialization
-from joserfc import jwt
-from joserfc.errors import JoseError
-from joserfc.jwk import JWKRegistry, Key
 
 from scow.registry.errors import IssuerUnreachable
-from scow.registry.keys import Algorithms
 from scow.registry.settings import SettingsInvalid
+
+if TYPE_CHECKING:
+    from scow.registry.signatures import Key
 
 FRESH_S: Final = 3600.0
 PAUSE_S: Final = 60.0
@@ -35,11 +31,6 @@ RETRY_S: Final = 5.0
 """Who does not answer is not asked again for so long: requests fail at once rather than wait in a row."""
 LEEWAY_S: Final = 30
 """Clocks differ by so much."""
-
-# None that uses a shared secret: a public key must never be taken for one.
-_REGISTRY: Final = Algorithms(
-    algorithms=["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "Ed25519"]
-)
 
 log = logging.getLogger("scow.registry.issuers")
 
@@ -119,15 +110,9 @@ class ForeignKeys:
         return claims
 
     def _decode(self, text: str) -> dict[str, Any] | None:
-        wanted = (_header(text) or {}).get("kid")
-        for key in self._keys:
-            if wanted is not None and key.kid is not None and key.kid != wanted:
-                continue
-            try:
-                return jwt.decode(text, key, registry=_REGISTRY).claims
-            except (JoseError, ValueError, TypeError):
-                continue
-        return None
+        from scow.registry import signatures  # here, for most registries verify nothing
+
+        return signatures.verify_foreign(text, (_header(text) or {}).get("kid"), self._keys)
 
     async def _read(self, age_s: float) -> None:
         if self._keys and time.monotonic() - self._read_at < age_s:
@@ -135,13 +120,15 @@ class ForeignKeys:
         async with self._reading:
             if time.monotonic() - self._read_at < age_s:
                 return
+            from scow.registry import signatures
+
             before, self._read_at = self._read_at, time.monotonic()
             try:
                 if urlsplit(self._where).scheme in ("http", "https"):
                     status, document = await self._peer.ask(self._where)
                     if status != 200:
                         raise IssuerUnreachable(self._where, f"status {status}")
-                    self._keys = _import_set(document)
+                    self._keys = signatures.import_set(document)
                 else:
                     self._keys = await asyncio.to_thread(read_keys, Path(self._where))
             except (IssuerUnreachable, SettingsInvalid) as error:
@@ -151,44 +138,20 @@ class ForeignKeys:
                 log.warning("the keys are kept as they were: %s", error)
 
 
-def read_keys(path: Path) -> list[Key]:
+def read_keys(path: Path) -> "list[Key]":
     """Keys of a file: a JWKS document, or certificates or public keys in PEM. Raises SettingsInvalid."""
+    from scow.registry import signatures
+
     try:
         data = path.read_bytes()
     except OSError as error:
         raise SettingsInvalid(str(path), error.strerror or str(error)) from error
     try:
-        keys = _import_pem(data) if b"-----BEGIN" in data else _import_set(json.loads(data))
-    except (ValueError, JoseError, UnsupportedAlgorithm) as error:
+        keys = signatures.import_pem(data) if b"-----BEGIN" in data else signatures.import_set(json.loads(data))
+    except ValueError as error:
         raise SettingsInvalid(str(path), f"no keys can be read: {error}") from error
     if not keys:
         raise SettingsInvalid(str(path), "no keys are in it")
-    return keys
-
-
-def _import_set(document: Any) -> list[Key]:
-    entries = document.get("keys") if isinstance(document, dict) else None
-    keys = []
-    for entry in entries if isinstance(entries, list) else ():
-        if not isinstance(entry, dict) or entry.get("use", "sig") != "sig" or entry.get("kty") == "oct":
-            continue
-        try:
-            keys.append(JWKRegistry.import_key(entry))
-        except (JoseError, ValueError, TypeError, KeyError):
-            continue  # of a kind that we don't know
-    return keys
-
-
-def _import_pem(data: bytes) -> list[Key]:
-    keys = []
-    for part in data.split(b"-----BEGIN ")[1:]:
-        block = b"-----BEGIN " + part
-        if part.startswith(b"CERTIFICATE-----"):
-            form = (serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
-            block = x509.load_pem_x509_certificate(block).public_key().public_bytes(*form)
-        public = serialization.load_pem_public_key(block)
-        kind = {"RSA": "RSA", "Ell": "EC", "ECP": "EC"}.get(type(public).__name__.lstrip("_")[:3], "OKP")
-        keys.append(JWKRegistry.import_key(block, kind))
     return keys
 
 

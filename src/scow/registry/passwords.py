@@ -13,8 +13,6 @@ import time
 from pathlib import Path
 from typing import Final
 
-import bcrypt
-
 from scow.errors import InvalidArgument
 from scow.registry.accounts import Account, Accounts
 from scow.registry.errors import TooManyRequests
@@ -49,6 +47,8 @@ def hash_password(password: str) -> str:
     data = password.encode()
     if not data or len(data) > PASSWORD_LIMIT:
         raise InvalidArgument(f"the password must have 1 to {PASSWORD_LIMIT} bytes")
+    import bcrypt  # here, for most processes never need it
+
     return bcrypt.hashpw(data, bcrypt.gensalt(10)).decode()
 
 
@@ -191,8 +191,14 @@ class Passwords:
             return hmac.compare_digest(stored, f"sha256:{hashlib.sha256(password).hexdigest()}")
         wanted = stored.encode() if stored is not None else _NOBODY
         async with self._checks:
-            right = await asyncio.to_thread(bcrypt.checkpw, password[:PASSWORD_LIMIT], wanted)
+            right = await asyncio.to_thread(_is_hash_of, password[:PASSWORD_LIMIT], wanted)
         return right and stored is not None
+
+
+def _is_hash_of(password: bytes, wanted: bytes) -> bool:
+    import bcrypt
+
+    return bcrypt.checkpw(password, wanted)
 
 
 def _is_expired(account: Account) -> bool:

@@ -3,8 +3,9 @@
 import logging
 import os
 from collections.abc import Awaitable, Callable
+from functools import cached_property
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from scow.oci.digest import Digest
 from scow.registry.access import Access
@@ -32,17 +33,18 @@ from scow.registry.storage import open_database, open_objects
 from scow.registry.token_requests import TokenRequests
 from scow.registry.upload_requests import UploadRequests
 from scow.registry.uploads import Uploads
-from scow.registry.upstream.cache import Cache
 from scow.registry.upstream.places import Places
 from scow.registry.upstream.relay import RelayClient
-from scow.registry.upstream.requests import UpstreamRequests
-from scow.registry.upstream.sync import Syncs
 from scow.registry.uses import Uses
 from scow.registry.web.login import Login
 from scow.registry.web.oidc import OidcLogin
 from scow.registry.web.pages import Pages
 from scow.registry.webhooks.queue import Notices
 from scow.registry.webhooks.webhooks import Webhooks
+
+if TYPE_CHECKING:
+    from scow.registry.upstream.requests import UpstreamRequests
+    from scow.registry.upstream.sync import Syncs
 
 log = logging.getLogger("scow.registry")
 
@@ -93,8 +95,8 @@ class Registry:
         self.uses = Uses(database, policies)
         self._places = Places(settings.proxy, settings.url)
         self._relay = relay
-        self._cache = Cache(metadata, uploads, metrics, Path(settings.storage or os.devnull))
-        self.syncs = Syncs(settings.sync, metadata, uploads, metrics, jobs)
+        if settings.sync:
+            _ = self.syncs  # a rule that is wrong is refused at start
         self.notices = Notices(database)
         self.webhooks = Webhooks(settings.webhooks, self.notices, jobs, metadata, metrics, settings.url)
         self._pages = pages = Pages(metadata, objects, settings.url, self._places)
@@ -116,7 +118,17 @@ class Registry:
             "web-logout": login.answer_end,
             "web-oidc": OidcLogin(self._access, settings.url).answer,
         }
-        self._upstream_requests = UpstreamRequests(self._cache, metadata, metrics, self._endpoints, relay)
+        self._upstreams: UpstreamRequests | None = None
+        if settings.proxy:
+            self._upstreams = self._open_upstreams(relay)
+
+    def _open_upstreams(self, relay: RelayClient | None) -> "UpstreamRequests":
+        # Here, for whoever copies nothing needs neither this nor the client of registries that it brings.
+        from scow.registry.upstream.cache import Cache
+        from scow.registry.upstream.requests import UpstreamRequests
+
+        cache = Cache(self.metadata, self.uploads, self.metrics, Path(self._settings.storage or os.devnull))
+        return UpstreamRequests(cache, self.metadata, self.metrics, self._endpoints, relay)
 
     @classmethod
     def open(
@@ -132,6 +144,13 @@ class Registry:
         metadata = SqlMetadata(database, settings.gc.grace_s, Policies(settings.policies))
         accounts = SqlAccounts(database)
         return cls(database, objects, metadata, accounts, settings, metrics or Metrics(), failures, relay)
+
+    @cached_property
+    def syncs(self) -> "Syncs":
+        """What is copied from other registries, by rules of the settings and others. Raises SettingsInvalid."""
+        from scow.registry.upstream.sync import Syncs  # as in __init__
+
+        return Syncs(self._settings.sync, self.metadata, self.uploads, self.metrics, self.jobs)
 
     async def answer(self, call: Call) -> Reply:
         """Answer a request. Raises Refusal."""
@@ -185,8 +204,8 @@ class Registry:
             if self._settings.read_only and call.method not in READING:
                 raise ReadOnly
         place = self._places.place(route.repository) if route.repository else None
-        if place is not None:
-            reply = await self._upstream_requests.answer(call, place)
+        if place is not None and self._upstreams is not None:
+            reply = await self._upstreams.answer(call, place)
         else:
             reply = await self._endpoints[route.kind](call)
         if ns is not None:
@@ -204,9 +223,9 @@ class Registry:
     async def answer_relayed(self, call: Call) -> Reply:
         """Answer a call that another worker has admitted. Raises Refusal."""
         place = self._places.place(parse_repository(call.route.repository))
-        if place is None:
+        if place is None or self._upstreams is None:
             raise NameUnknown(call.route.repository)
-        return await self._upstream_requests.answer(call, place)
+        return await self._upstreams.answer(call, place)
 
     async def _show_metrics(self, call: Call) -> Reply:
         if call.method not in READING:
@@ -217,7 +236,8 @@ class Registry:
     async def aclose(self) -> None:
         """Close storage and names."""
         await self._access.aclose()
-        await self._cache.aclose()
+        if self._upstreams is not None:
+            await self._upstreams.aclose()
         await self.webhooks.aclose()
         await self.uses.aclose()
         if self._relay is not None:

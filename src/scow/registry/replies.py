@@ -15,7 +15,8 @@ from http import HTTPStatus
 from typing import Any, Final, cast
 
 import msgspec
-from aiohttp import web
+from aiohttp.web_request import BaseRequest
+from aiohttp.web_response import StreamResponse
 
 from scow.registry.errors import Refusal
 from scow.registry.objects import OpenObject
@@ -81,7 +82,7 @@ def refusal_reply(refusal: Refusal) -> Reply:
     return json_reply(refusal.status, {"errors": refusal.entries()}, refusal.headers)
 
 
-class HttpReply(web.StreamResponse):
+class HttpReply(StreamResponse):
     """Sends a Reply over aiohttp's connection."""
 
     def __init__(self, reply: Reply, *, keep_alive: bool, done: Callable[[], None], request_id: str) -> None:
@@ -90,7 +91,7 @@ class HttpReply(web.StreamResponse):
         self._keeps_alive = keep_alive
         self._request_id = request_id
         self._done = done  # called once, when everything is sent or the client has gone
-        self._request: web.BaseRequest | None = None
+        self._request: BaseRequest | None = None
 
     @property
     def status(self) -> int:
@@ -108,7 +109,7 @@ class HttpReply(web.StreamResponse):
     def prepared(self) -> bool:
         return self._request is not None
 
-    async def prepare(self, request: web.BaseRequest) -> None:
+    async def prepare(self, request: BaseRequest) -> None:
         self._request = request
 
     async def write_eof(self, data: bytes = b"") -> None:
@@ -135,7 +136,7 @@ class HttpReply(web.StreamResponse):
                 await body.chunks.aclose()
             self._done()
 
-    async def _send_all(self, transport: asyncio.Transport, request: web.BaseRequest) -> None:
+    async def _send_all(self, transport: asyncio.Transport, request: BaseRequest) -> None:
         head, body = self._head(request), self._reply.body
         if request.method == "HEAD":
             transport.write(head)
@@ -153,7 +154,7 @@ class HttpReply(web.StreamResponse):
             transport.write(head)
             await _send(transport, request, body)
 
-    def _head(self, request: web.BaseRequest) -> bytes:
+    def _head(self, request: BaseRequest) -> bytes:
         reply = self._reply
         lines = [
             f"HTTP/1.1 {reply.status} {_reason(reply.status)}",
@@ -171,7 +172,7 @@ class HttpReply(web.StreamResponse):
         return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
 
 
-async def _send_bytes(transport: asyncio.Transport, request: web.BaseRequest, body: bytes) -> None:
+async def _send_bytes(transport: asyncio.Transport, request: BaseRequest, body: bytes) -> None:
     """Send what is large piece by piece: as a whole it would be copied, and stay in memory for a slow client."""
     view = memoryview(body)
     for start in range(0, len(body), COPY_SIZE):
@@ -180,7 +181,7 @@ async def _send_bytes(transport: asyncio.Transport, request: web.BaseRequest, bo
             await request.writer.drain()
 
 
-async def _send_flow(transport: asyncio.Transport, request: web.BaseRequest, body: Flow) -> None:
+async def _send_flow(transport: asyncio.Transport, request: BaseRequest, body: Flow) -> None:
     sent = 0
     try:
         async for data in body.chunks:
@@ -197,7 +198,7 @@ async def _send_flow(transport: asyncio.Transport, request: web.BaseRequest, bod
         raise
 
 
-async def _send(transport: asyncio.Transport, request: web.BaseRequest, body: Slice) -> None:
+async def _send(transport: asyncio.Transport, request: BaseRequest, body: Slice) -> None:
     loop = asyncio.get_running_loop()
     offset, end = body.offset, body.offset + body.count
     plain = transport.get_extra_info("sslcontext") is None

@@ -11,8 +11,9 @@ import time
 from contextlib import suppress
 from typing import Final, cast
 
-from aiohttp import web
 from aiohttp.http import HttpProcessingError
+from aiohttp.web_request import BaseRequest
+from aiohttp.web_response import StreamResponse
 
 from scow.errors import Unavailable
 from scow.registry.calls import Call, parse_path
@@ -107,7 +108,7 @@ class Server:
         self._rates = Rates(settings.limits, buckets)
         self._proxies = Proxies(settings.proxies) if settings.proxies else None
         self._collects = collects and settings.gc.interval_s > 0
-        self._syncs = collects and registry.syncs.scheduled
+        self._syncs = collects and bool(settings.sync) and registry.syncs.scheduled
         self._traces = Traces(settings.traces) if settings.traces.endpoint else None
         self._tells = collects and registry.webhooks.wanted
         self._in_flight = 0
@@ -174,7 +175,7 @@ class Server:
         if self._traces is not None:
             await self._traces.aclose()
 
-    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def _handle(self, request: BaseRequest) -> StreamResponse:
         exchange = _Exchange(self, request)
         self._in_flight += 1
         self._metrics.count("requests_in_flight")
@@ -202,7 +203,7 @@ class Server:
             exchange.end()
             raise
 
-    async def _answer(self, request: web.BaseRequest, exchange: "_Exchange") -> Reply:
+    async def _answer(self, request: BaseRequest, exchange: "_Exchange") -> Reply:
         path, _, query = request.raw_path.partition("?")
         if not path.startswith("/"):  # the absolute form, as to a proxy
             path = request.rel_url.raw_path
@@ -241,7 +242,7 @@ class Server:
             return refusal_reply(Draining("the registry is shutting down"))
         return json_reply(200, {"status": "ok"})
 
-    def _failure(self, request: web.BaseRequest, exchange: "_Exchange", error: Exception) -> Reply:
+    def _failure(self, request: BaseRequest, exchange: "_Exchange", error: Exception) -> Reply:
         if isinstance(error, OSError) and error.errno in FULL:
             return refusal_reply(StorageFull())
         log.error("request %s: %s %s failed", exchange.request_id, request.method, request.raw_path, exc_info=error)
@@ -254,7 +255,7 @@ class _Exchange:
 
     __slots__ = ("_server", "call", "connection", "endpoint", "origin", "reply", "request", "request_id", "started")
 
-    def __init__(self, server: Server, request: web.BaseRequest) -> None:
+    def __init__(self, server: Server, request: BaseRequest) -> None:
         self._server = server
         self.request = request
         self.connection = cast(Connection, request.protocol)

@@ -33,6 +33,7 @@ GROUP_LIMIT: Final = 64
 READERS: Final = 2
 SPARE_SIZE: Final = 1 << 20
 """Bytes of a file that is kept to be given up: on a full disk not even deletes could be written down without it."""
+SPARE_PIECE: Final = 64 << 10
 SPARE_CHECK_S: Final = 30.0
 """Between two looks, at writes, whether that file has to be made anew."""
 _FULL: Final = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE}
@@ -145,7 +146,9 @@ class SqliteDatabase:
             disk = os.statvfs(self._path.parent)
             if disk.f_bavail * disk.f_frsize >= room_size:
                 self._spare.touch(mode=0o600)
-                self._spare.write_bytes(os.urandom(SPARE_SIZE))
+                with self._spare.open("wb", buffering=0) as file:
+                    for _ in range(SPARE_SIZE // SPARE_PIECE):  # as a whole it would stay in the heap
+                        file.write(os.urandom(SPARE_PIECE))
         except OSError:  # the disk is full already
             with suppress(OSError):
                 self._spare.unlink(missing_ok=True)

@@ -16,6 +16,7 @@ from typing import Final
 
 from scow.errors import Unavailable
 from scow.registry.metrics import Metrics, shared_memory
+from scow.registry.preload import preload
 from scow.registry.server import listen, url_of
 from scow.registry.settings import Settings
 from scow.registry.shared import SharedTable
@@ -99,8 +100,7 @@ class Supervisor:
             self._sockets.append(listen(self._settings, shared=True, port=port))
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         self._lifeline = os.pipe()
-        gc.collect()
-        gc.freeze()  # what is there now stays in pages that all workers share
+        self._prepare()
         try:
             for number in range(count):  # one by one: the first brings the database up to date
                 if not self._start(number):
@@ -111,6 +111,12 @@ class Supervisor:
             self._end()
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         return 0
+
+    def _prepare(self) -> None:
+        """Have what all workers need in memory that they share."""
+        preload(self._settings)
+        gc.collect()
+        gc.freeze()  # what is there now stays in pages that all workers share
 
     def _watch(self) -> None:
         while True:
@@ -179,6 +185,7 @@ class Supervisor:
             log.error("listen and workers can only be changed by a restart")
             return
         self._settings = settings
+        self._prepare()
         for process, worker in list(self._workers.items()):
             if not self._start(worker.number):
                 log.error("worker %d does not start with the new settings", worker.number)

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from scow.registry.__main__ import main
+from scow.registry.command import main
 from scow.registry.readiness import ready
 from scow.registry.settings import Settings, Tls
 

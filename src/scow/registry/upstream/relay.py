@@ -12,7 +12,9 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Final
 
 import aiohttp
-from aiohttp import web
+from aiohttp.web_request import BaseRequest
+from aiohttp.web_response import StreamResponse
+from aiohttp.web_server import Server
 
 from scow.registry.calls import Call, parse_path
 from scow.registry.errors import PageUnknown, Refusal, UpstreamUnavailable
@@ -98,16 +100,16 @@ class RelayServer:
     def __init__(self, here: RelaySocket, answer: Callable[[Call], Awaitable[Reply]]) -> None:
         self._here = here
         self._answer = answer
-        self._http: web.Server | None = None
+        self._http: Server | None = None
         self._listener: asyncio.Server | None = None
 
     async def start(self) -> None:
         """Listen."""
-        self._http = web.Server(self._handle, access_log=None, auto_decompress=False)
+        self._http = Server(self._handle, access_log=None, auto_decompress=False)
         # A copy: the next worker at this post goes on with the socket when this one has ended.
         self._listener = await asyncio.get_running_loop().create_server(self._http, sock=self._here.listener.dup())
 
-    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def _handle(self, request: BaseRequest) -> StreamResponse:
         request_id = request.headers.get("X-Request-Id", "")
         try:
             if not hmac.compare_digest(request.headers.get(SECRET, ""), self._here.secret):

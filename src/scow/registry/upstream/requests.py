@@ -60,6 +60,10 @@ class UpstreamRequests:
         self._ours = ours
         self._relay = relay
 
+    async def aclose(self) -> None:
+        """Close the cache."""
+        await self._cache.aclose()
+
     async def answer(self, call: Call, place: Place) -> Reply:
         """Answer a call that was admitted. Raises Refusal."""
         kind = call.route.kind

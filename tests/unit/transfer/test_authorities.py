@@ -1,19 +1,19 @@
-"""`scowd` starts without what its imports would do needlessly, and has it when it is needed."""
+"""Certificate authorities are not read while modules are imported, and are there when they are needed."""
 
 import ssl
 import subprocess
 import sys
 
-from scow.api.start import LateAuthorities, authorities_later
+from scow.transfer.authorities import LateAuthorities, authorities_later
 
 PROBE = """
 import gc, ssl
-from scow.api import start
+from scow.transfer import authorities
 made = ssl.create_default_context
-with start.authorities_later():
+with authorities.authorities_later():
     import aiohttp.connector as connector
 late, unverified = connector._SSL_CONTEXT_VERIFIED, connector._SSL_CONTEXT_UNVERIFIED
-assert isinstance(late, start.LateAuthorities), late
+assert isinstance(late, authorities.LateAuthorities), late
 assert late.verify_mode == ssl.CERT_REQUIRED and late.check_hostname
 assert unverified.verify_mode == ssl.CERT_NONE
 assert ssl.create_default_context is made

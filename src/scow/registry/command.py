@@ -1,0 +1,383 @@
+"""The registry's commands: arguments, and what each of them does."""
+
+import argparse
+import asyncio
+import ctypes
+import getpass
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from scow.errors import ScowError
+from scow.registry.accounts import Account, SqlAccounts
+from scow.registry.collector import Plan, counts
+from scow.registry.configuration import read_settings
+from scow.registry.connections import quieten, raise_descriptor_limit
+from scow.registry.imports.arguments import add_arguments
+from scow.registry.metrics import Metrics
+from scow.registry.passwords import hash_password, make_secret
+from scow.registry.readiness import ready as is_ready
+from scow.registry.registry import Registry
+from scow.registry.rules import ROBOT
+from scow.registry.server import Server, listen
+from scow.registry.settings import Settings, SettingsInvalid, Tls
+from scow.registry.storage import open_database
+from scow.registry.supervisor import Post, Supervisor
+from scow.registry.upstream.relay import RelayClient, RelayServer
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # malloc.h
+_LARGE: Final = 2 << 20
+"""Bytes of a block of memory that goes back to the system at once: more than the pieces that uploads are taken in."""
+
+log = logging.getLogger("scow.registry")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; its exit code."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    try:
+        settings = _settings(options)
+        done = options.run(settings, options)
+        return int(asyncio.run(done) if asyncio.iscoroutine(done) else done)
+    except (ScowError, OSError) as error:
+        print(f"scow registry: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="scow registry", description="A registry for container images.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--config", metavar="FILE", type=Path, help="TOML file with all settings")
+    common.add_argument("--storage", metavar="DIR", help="folder of blobs and names")
+
+    serve = commands.add_parser("serve", parents=[common], help="serve the registry")
+    serve.add_argument("--listen", metavar="HOST:PORT", help="address, port 0 takes a free one (127.0.0.1:5000)")
+    serve.add_argument("--htpasswd", metavar="FILE", help="users with bcrypt hashes")
+    serve.add_argument("--tls-cert", metavar="FILE", help="certificate chain, PEM")
+    serve.add_argument("--tls-key", metavar="FILE", help="key of the certificate, PEM")
+    serve.add_argument("--tls-client-ca", metavar="FILE", help="clients must show a certificate signed by these, PEM")
+    serve.add_argument("--workers", metavar="N", type=int, help="processes that serve; 0 is one for each core (0)")
+    serve.add_argument("--access-log", action="store_true", help="log every request")
+    serve.add_argument("--no-web", action="store_true", help="no pages for browsers")
+    serve.add_argument("--ready-file", metavar="FILE", type=Path, help="write the URL here once it listens")
+    serve.add_argument("--pidfile", metavar="FILE", type=Path, help="write the process ID here")
+    serve.set_defaults(run=_serve)
+
+    asks = commands.add_parser("ready", parents=[common], help="exit with 0 if the registry takes requests, 1 if not")
+    asks.add_argument("--listen", metavar="HOST:PORT", help="where it listens (127.0.0.1:5000)")
+    asks.set_defaults(run=_ask)
+
+    collect = commands.add_parser("gc", parents=[common], help="remove now what is due to be removed")
+    collect.add_argument(
+        "--dry-run", action="store_true", help="say what would be removed, tags by retention too, and remove nothing"
+    )
+    collect.set_defaults(run=_collect)
+
+    check = commands.add_parser("check", parents=[common], help="read every blob and verify its digest")
+    check.set_defaults(run=_check)
+
+    sync = commands.add_parser("sync", parents=[common], help="copy now what the rules say of other registries")
+    sync.add_argument("rules", metavar="RULE", nargs="*", help="names of rules (all)")
+    sync.add_argument("--dry-run", action="store_true", help="say which tags would be copied and deleted")
+    sync.add_argument("--quiet", "-q", action="store_true", help="say nothing but the sums")
+    sync.set_defaults(run=_sync)
+
+    imports = commands.add_parser(
+        "import", parents=[common], help="take over a folder of docker's registry, an OCI layout or a running registry"
+    )
+    add_arguments(imports)
+    imports.set_defaults(run=_import)
+
+    user = commands.add_parser("user", help="manage users").add_subparsers(required=True, metavar="COMMAND")
+    add = user.add_parser("add", parents=[common], help="add a user or change the password")
+    add.add_argument("name")
+    add.add_argument("--password-stdin", action="store_true", help="read the password from standard input")
+    add.set_defaults(run=_add_user)
+    remove = user.add_parser("rm", parents=[common], help="remove a user and the tokens to log in again")
+    remove.add_argument("name")
+    remove.set_defaults(run=_remove_account, prefix="")
+    ls = user.add_parser("ls", aliases=["list"], parents=[common], help="list users and robots")
+    ls.set_defaults(run=_list_accounts)
+
+    robot = commands.add_parser("robot", help="manage accounts of machines").add_subparsers(
+        required=True, metavar="COMMAND"
+    )
+    add = robot.add_parser("add", parents=[common], help="add a robot or change its secret, which is printed once")
+    add.add_argument("name")
+    add.add_argument("--expires", metavar="DAYS", type=float, help="let it end after so many days")
+    add.set_defaults(run=_add_robot)
+    remove = robot.add_parser("rm", parents=[common], help="remove a robot")
+    remove.add_argument("name")
+    remove.set_defaults(run=_remove_account, prefix=ROBOT)
+    return parser
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    settings = read_settings(options.config, os.environ)
+    given = vars(options)
+    if given.get("storage"):
+        settings = msgspec.structs.replace(settings, storage=given["storage"])
+    if given.get("listen"):
+        settings = msgspec.structs.replace(settings, listen=given["listen"])
+    if given.get("workers") is not None:
+        settings = msgspec.structs.replace(settings, workers=given["workers"])
+    if given.get("no_web"):
+        settings = msgspec.structs.replace(settings, web=False)
+    if given.get("access_log"):
+        settings = msgspec.structs.replace(settings, access_log=True)
+    if given.get("htpasswd"):
+        auth = msgspec.structs.replace(settings.auth, htpasswd=given["htpasswd"])
+        settings = msgspec.structs.replace(settings, auth=auth)
+    if given.get("tls_cert") or given.get("tls_key"):
+        if not (given["tls_cert"] and given["tls_key"]):
+            raise SettingsInvalid("command line", "--tls-cert and --tls-key belong together")
+        settings = msgspec.structs.replace(settings, tls=Tls(cert=given["tls_cert"], key=given["tls_key"]))
+    if given.get("tls_client_ca"):
+        if settings.tls is None:
+            raise SettingsInvalid("command line", "--tls-client-ca needs --tls-cert and --tls-key")
+        tls = msgspec.structs.replace(settings.tls, client_ca=given["tls_client_ca"])
+        settings = msgspec.structs.replace(settings, tls=tls)
+    if not settings.storage and options.run is not _ask:
+        raise SettingsInvalid("command line", "--storage DIR is needed, or storage in the --config file")
+    return settings
+
+
+def _share_heaps() -> None:
+    """Let all threads of a process share two heaps of the C library's, which would keep what each once needed.
+
+    Large blocks stay out of them: the library would raise its bound for these to the largest that was ever freed.
+    """
+    with suppress(OSError, AttributeError):  # another C library
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_M_ARENA_MAX, 2)
+        mallopt(_M_MMAP_THRESHOLD, _LARGE)
+        mallopt(_M_TRIM_THRESHOLD, 2 * _LARGE)
+
+
+def _serve(settings: Settings, options: argparse.Namespace) -> int:
+    _share_heaps()
+    raise_descriptor_limit()
+
+    def ready(url: str) -> None:
+        if options.pidfile:
+            _write_file(options.pidfile, f"{os.getpid()}\n")
+        print(f"listening on {url}", flush=True)
+        if options.ready_file:
+            _write_file(options.ready_file, f"{url}\n")
+
+    try:
+        if settings.worker_count() > 1:
+            return Supervisor(settings, _work, lambda: _settings(options), ready).run()
+        return asyncio.run(_serve_here(settings, ready, Metrics()))
+    finally:
+        for path in (options.pidfile, options.ready_file):
+            if path is not None:
+                path.unlink(missing_ok=True)
+
+
+def _work(post: Post) -> int:
+    """Be one of several workers."""
+
+    def ready(url: str) -> None:
+        os.write(post.ready, b"1")
+        os.close(post.ready)
+
+    try:
+        return asyncio.run(_serve_here(post.settings, ready, post.metrics, post))
+    except (ScowError, OSError) as error:
+        print(f"scow registry: {error}", file=sys.stderr, flush=True)
+        return 1
+
+
+async def _serve_here(
+    settings: Settings, ready: Callable[[str], None], metrics: Metrics, post: Post | None = None
+) -> int:
+    listener = post.listener if post is not None else listen(settings)
+    holds_cache = post is None or post.number == 0
+    registry = Registry.open(
+        settings,
+        metrics,
+        post.failures if post is not None else None,
+        RelayClient(post.relay) if post is not None and not holds_cache else None,
+    )
+    relay = RelayServer(post.relay, registry.answer_relayed) if post is not None and holds_cache else None
+    buckets = post.buckets if post is not None else None
+    server = Server(registry, settings, collects=post is None or post.number == 0, buckets=buckets)
+    ending = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    quieten(loop)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, ending.set)
+    if post is not None:
+        loop.add_reader(post.lifeline, ending.set)
+    else:
+        # One process alone can't be replaced by another: better no effect than death, which is the default.
+        loop.add_signal_handler(signal.SIGHUP, log.warning, "SIGHUP reads the settings anew only with several workers")
+    try:
+        if relay is not None:
+            await relay.start()
+        ready(await server.start(listener))
+        await ending.wait()
+    finally:
+        if post is not None:
+            loop.remove_reader(post.lifeline)
+        await server.aclose()
+        if relay is not None:
+            await relay.aclose()
+        await registry.aclose()
+    return 0
+
+
+def _ask(settings: Settings, options: argparse.Namespace) -> int:
+    if is_ready(settings):
+        return 0
+    print(f"scow registry: nothing that takes requests is at {settings.listen}", file=sys.stderr)
+    return 1
+
+
+async def _collect(settings: Settings, options: argparse.Namespace) -> int:
+    registry = Registry.open(settings)
+    try:
+        if options.dry_run:
+            _print_plan(await registry.collector.plan())
+            return 0
+        done = await registry.collector.collect()
+    finally:
+        await registry.aclose()
+    removed = ", ".join(f"{count} {kind}" for kind, count in counts(done).items())
+    print(f"reviewed {done.reviews}, removed {removed}")
+    return 0
+
+
+def _print_plan(plan: Plan) -> None:
+    for repository, tag in plan.tags:
+        print(f"tag\t{repository}:{tag}")
+    for repository, digest in plan.manifests:
+        print(f"manifest\t{repository}@{digest}")
+    for digest, size in plan.blobs:
+        print(f"blob\t{digest}\t{size}")
+    freed = sum(size for _, size in plan.blobs)
+    print(
+        f"would remove {len(plan.tags)} tags, {len(plan.manifests)} manifests, {len(plan.blobs)} blobs: {freed} bytes"
+    )
+
+
+async def _sync(settings: Settings, options: argparse.Namespace) -> int:
+    registry = Registry.open(settings)
+    failed = False
+    try:
+        rules = registry.syncs.named(options.rules)
+        if not rules:
+            raise SettingsInvalid("sync", "no rules are configured: [[sync]] in the --config file")
+        for rule in rules:
+            say = (lambda _: None) if options.quiet else _say
+            counts = await registry.syncs.run(rule, say, dry_run=options.dry_run)
+            for problem in counts.problems:
+                print(f"problem: {problem}", file=sys.stderr)
+            failed |= bool(counts.problems)
+            print(f"{rule.settings.name}: {'would be ' if options.dry_run else ''}{counts}")
+    finally:
+        await registry.aclose()
+    return 1 if failed else 0
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+async def _import(settings: Settings, options: argparse.Namespace) -> int:
+    from scow.registry.imports.command import run_import  # here, for a server does without
+
+    registry = Registry.open(settings)
+    try:
+        return await run_import(registry, options)
+    finally:
+        await registry.aclose()
+
+
+async def _check(settings: Settings, options: argparse.Namespace) -> int:
+    registry = Registry.open(settings)
+    damaged = 0
+    try:
+        async for digest in registry.collector.damaged():
+            print(f"damaged or missing: {digest}")
+            damaged += 1
+    finally:
+        await registry.aclose()
+    print(f"{damaged} damaged blobs" if damaged else "all blobs are sound")
+    return 1 if damaged else 0
+
+
+@asynccontextmanager
+async def _accounts(settings: Settings) -> AsyncIterator[SqlAccounts]:
+    database = open_database(settings)
+    try:
+        yield SqlAccounts(database)
+    finally:
+        await database.aclose()
+
+
+def _check_name(name: str) -> None:
+    if not name or ":" in name or not name.isprintable():
+        raise SettingsInvalid(name, "an account's name has no colon and no control characters")
+
+
+async def _add_user(settings: Settings, options: argparse.Namespace) -> int:
+    _check_name(options.name)
+    if options.name.startswith(ROBOT):
+        raise SettingsInvalid(options.name, f"names of robots begin with {ROBOT}: use `scow registry robot add`")
+    password = sys.stdin.readline().rstrip("\r\n") if options.password_stdin else getpass.getpass()
+    hashed = hash_password(password)
+    async with _accounts(settings) as accounts:
+        await accounts.put(options.name, Account(hashed))
+    print(f"user {options.name} can log in; reading needs a password too unless auth.anonymous_pull is set")
+    return 0
+
+
+async def _add_robot(settings: Settings, options: argparse.Namespace) -> int:
+    name = ROBOT + options.name.removeprefix(ROBOT)
+    _check_name(name)
+    secret, kept = make_secret()
+    expires_at = time.time() + options.expires * 86400 if options.expires is not None else None
+    async with _accounts(settings) as accounts:
+        await accounts.put(name, Account(kept, expires_at))
+    print(f"{name}\n{secret}")
+    return 0
+
+
+async def _remove_account(settings: Settings, options: argparse.Namespace) -> int:
+    name = options.prefix + options.name.removeprefix(options.prefix)
+    async with _accounts(settings) as accounts:
+        gone = await accounts.remove(name)
+    print(f"{name} is removed" if gone else f"there is no {name}")
+    return 0 if gone else 1
+
+
+async def _list_accounts(settings: Settings, options: argparse.Namespace) -> int:
+    async with _accounts(settings) as accounts:
+        for name, account in sorted((await accounts.all()).items()):
+            ends = (
+                ""
+                if account.expires_at is None
+                else f"\tuntil {time.strftime('%F %T', time.localtime(account.expires_at))}"
+            )
+            print(f"{name}{ends}")
+    return 0
+
+
+def _write_file(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text)
+    temporary.replace(path)
