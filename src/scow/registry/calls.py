@@ -65,9 +65,8 @@ def parse_path(path: str) -> Route:
     name, _, noun = head.rpartition("/")
     if noun == "manifests" and name:
         return Route("manifest", name, last)
-    if noun == "uploads" and name.endswith("/blobs"):
-        name = name[: -len("/blobs")]
-        return Route("upload", name, last) if last else Route("uploads", name)
+    if noun == "uploads" and name.endswith("/blobs") and (owner := name[: -len("/blobs")]):
+        return Route("upload", owner, last) if last else Route("uploads", owner)
     if noun == "blobs" and name:
         return Route("uploads", name) if last == "uploads" else Route("blob", name, last)
     if noun == "tags" and last == "list" and name:

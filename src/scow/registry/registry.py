@@ -52,6 +52,7 @@ READING: Final = frozenset({"GET", "HEAD"})
 UNLIMITED: Final = 1 << 62
 OPEN: Final = frozenset({"token", "keys", "web-asset", "web-login", "web-logout", "web-oidc"})
 """Endpoints that see to their callers themselves."""
+WITHOUT_REPOSITORY: Final = OPEN | {"ping", "catalog", "metrics", "web-home"}
 
 
 class Registry:
@@ -197,7 +198,7 @@ class Registry:
         ns = call.parameter("ns") if self._places and route.repository else None
         if ns is not None:
             route = self._called(call, ns)
-        if route.repository:
+        if route.kind not in WITHOUT_REPOSITORY:
             parse_repository(route.repository)  # before the rules, which remember what they were asked
         if route.kind not in OPEN:
             await self._access.admit(call)

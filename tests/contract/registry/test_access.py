@@ -63,6 +63,9 @@ async def test_reading_can_be_open_while_writing_is_not(
     client.url = running.url
     assert (await client("GET", "/v2/")).status == 200
     assert (await client("POST", "/v2/a/blobs/uploads/")).status == 401
+    for path in ("/v2//blobs/uploads/", f"/v2//blobs/uploads/?digest={digest_of(b'x')}", "/v2/%2Fblobs/uploads/"):
+        assert (await client("POST", path, b"x")).status == 404  # a repository without a name is nobody's
+    assert await running.registry.objects.staged() == []
 
 
 async def test_users_of_an_htpasswd_file_and_its_change(

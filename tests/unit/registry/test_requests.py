@@ -4,7 +4,7 @@ import contextlib
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from scow.registry.blobs import RangeOutside, parse_range
@@ -37,10 +37,16 @@ def test_paths_are_read_from_their_end(path: str, route: Route) -> None:
     assert parse_path(path) == route
 
 
-@given(st.text())
-def test_any_path_is_a_route_or_unknown(path: str) -> None:
+WORDS = ("", "a", "blobs", "uploads", "manifests", "tags", "list", "referrers", "%2F", "..", "sha256:0")
+
+
+@given(st.text() | st.lists(st.sampled_from(WORDS), max_size=6).map("/".join))
+@example("/blobs/uploads/")
+@example("/blobs/uploads/id")
+def test_any_path_is_a_route_with_a_repository_or_unknown(path: str) -> None:
     with contextlib.suppress(PageUnknown):
-        parse_path("/v2/" + path)
+        route = parse_path("/v2/" + path)
+        assert route.repository or route.kind in ("ping", "catalog")
 
 
 @given(st.text(alphabet="bytes=-0123456789 ,"), st.integers(0, 1000))
