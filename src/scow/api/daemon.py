@@ -96,11 +96,9 @@ async def _without_collector(opening: Awaitable[OpenEngine]) -> OpenEngine:
 
 
 async def _open_engine(config: EngineConfig) -> OpenEngine:
-    from scow.engine.engine import Engine  # `scowd --help` and a wrong flag need none of it
+    from scow.engine.opening import open_engine  # `scowd --help` and a wrong flag need none of it
 
-    gc.freeze()
-    gc.enable()
-    return await Engine.open(config)
+    return await open_engine(config)
 
 
 def set_level(config: EngineConfig) -> None:

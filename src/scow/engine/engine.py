@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Final, Self
 
+from scow import points
 from scow.engine.archive import Archives
 from scow.engine.building import Builds
 from scow.engine.changes import Changes
@@ -35,6 +36,7 @@ from scow.engine.lifecycle import Lifecycle
 from scow.engine.log_forwarding import LogForwarding
 from scow.engine.log_rotation import LogRotation
 from scow.engine.networks import Networks, network_settings
+from scow.engine.opening import HeadStart
 from scow.engine.plugins import Plugins
 from scow.engine.pruning import Pruning
 from scow.engine.recovery import Recovery
@@ -93,19 +95,24 @@ class Engine:
         self._close = close
 
     @classmethod
-    async def open(cls, config: EngineConfig) -> Self:
-        """Open stores, networks and runtime, and reconcile records with what runs. Raises InvalidConfig and others."""
+    async def open(cls, config: EngineConfig, head_start: HeadStart) -> Self:
+        """Open stores, networks and runtime, and reconcile records with what runs. Raises InvalidConfig and others.
+
+        What was begun by the `head_start` is the engine's to end from now on.
+        """
         async with AsyncExitStack() as close:
             engine = cls(config, close)
-            await engine._open(close)
+            close.push_async_callback(head_start.aclose)
+            await engine._open(close, head_start)
             engine._close = close.pop_all()
             return engine
 
-    async def _open(self, close: AsyncExitStack) -> None:
+    async def _open(self, close: AsyncExitStack, head_start: HeadStart) -> None:
         config = self.config
         snapshotter = SNAPSHOTTERS.get(config.storage_driver)
         if snapshotter is None:
             raise InvalidConfig(f"unknown storage driver {config.storage_driver!r}: use erofs or overlay2")
+        await points.at("open.begun")
         config.exec_root.mkdir(mode=0o711, parents=True, exist_ok=True)
         tasks = Tasks()
         users = self._users = (
@@ -122,6 +129,7 @@ class Engine:
             compression=Compression(config.layer_compression),
         )
         close.push_async_callback(store.aclose)
+        await points.at("open.stored")
         proxies = Proxies(
             http=config.proxies.http_proxy, https=config.proxies.https_proxy, no_proxy=config.proxies.no_proxy
         )
@@ -138,12 +146,14 @@ class Engine:
             store.db,
             config.exec_root,
             network_settings(config),
+            head_start.nftables,
         )
         close.push_async_callback(self._close_network, driver)
         if users is not None:
             driver.belong_to(users.new_network)
             store.snapshots.shift = self._shift
         await driver.start()
+        await points.at("open.networked")
         self._table = table = ContainerTable(store.db, config.data_root)
         table.load()
         await store.reconcile([key for container in table for key in snapshot_keys(container.record)])
@@ -164,8 +174,9 @@ class Engine:
         if users is not None:
             mounts.shift = users.shift_of
         await mounts.reconcile()
-        resources = await Resources.open(config, store, table, driver, mounts, tasks, users)
+        resources = await Resources.open(config, store, table, driver, mounts, users, head_start.runtimes())
         close.push_async_callback(resources.aclose)
+        await points.at("open.equipped")
         lifecycle = Lifecycle(table, resources, events, tasks)
         removal = Removal(table, lifecycle, resources, store.snapshots, volumes, events)
         lifecycle.remove_hook = removal.auto_remove
@@ -228,6 +239,7 @@ class Engine:
         recovery = Recovery(table, lifecycle, removal, resources, driver, config.data_root / "containers")
         health = HealthChecks(table, resources, events, lifecycle, tasks)
         await recovery.run()
+        await points.at("open.recovered")
         health.adopt()
         forwarding.adopt()
         close.push_async_callback(tasks.aclose)

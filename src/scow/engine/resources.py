@@ -26,7 +26,6 @@ from scow.engine.links import Links
 from scow.engine.log_limits import limits_of
 from scow.engine.network_files import write_network_files
 from scow.engine.record import ContainerRecord
-from scow.engine.tasks import Tasks
 from scow.engine.user_namespaces import UserNamespaces, give_streams
 from scow.engine.validation import parse_host_ports, parse_port
 from scow.errors import Conflict, ScowError
@@ -41,7 +40,7 @@ from scow.runtime.exec import ExecProcess, ExecSpec, start_exec
 from scow.runtime.monitor import Alive, Exit, Exited, Lost, Monitors, NoSuchRun
 from scow.runtime.oci_runtime import OciRuntime
 from scow.runtime.oom import OomWatch
-from scow.runtime.selection import choose_runtimes
+from scow.runtime.selection import clear_checks
 from scow.runtime.user import ProcessUser, resolve_user
 from scow.store.overlay import Shift
 from scow.store.store import Store
@@ -99,14 +98,13 @@ class Resources:
         table: ContainerTable,
         networks: Networks,
         mounts: ContainerMounts,
-        tasks: Tasks,
         users: UserNamespaces | None,
+        choosing: Awaitable[tuple[dict[str, OciRuntime], str]],
     ) -> "Resources":
-        """Choose the runtime by its self-check and listen for exits. Raises NotSupported if none works,
-        InvalidConfig for a seccomp profile that can't be read."""
-        configured = {name: Path(runtime.path or name) for name, runtime in config.runtimes.items()}
-        runtimes, default = await choose_runtimes(config.default_runtime, configured, config.exec_root)
+        """Listen for exits of runs, by the runtimes that were found. Raises InvalidConfig for a seccomp profile that
+        can't be read, and what `choosing` (`choose_runtimes`) raises."""
         security = await asyncio.to_thread(default_security.read, config)
+        runtimes, default = await choosing
         resources = cls(config, store, table, networks, mounts, runtimes, default, security, users)
         if config.selinux_enabled:
             if selinux.is_enabled():
@@ -199,6 +197,7 @@ class Resources:
         """Remove what is left of all runs but those that are `live`, or have `ended` and are still to be settled."""
         kept = {*live, *ended}
         self._patience_s = None
+        await asyncio.to_thread(clear_checks, self._config.exec_root)
         snapshots = self._store.snapshots
         mounted = [key for key in snapshots.keys() if snapshots.mounted(key)]  # noqa: SIM118 - a method
         left = set(self._monitors.known_ids()) | {container_of(key) for key in mounted}

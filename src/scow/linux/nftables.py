@@ -46,6 +46,12 @@ class Nftables:
         """The process, None while there is none."""
         return self._process.pid if self._process is not None else None
 
+    def begin(self) -> None:
+        """Start the process now, for the first script to find it ready. A second call does nothing."""
+        with self._lock:
+            if not self._closed and self._connection is None:
+                self._start()
+
     def run(self, script: str, *, json: bool = False) -> str:
         """Run a script, all of it or nothing, and return what it prints.
 

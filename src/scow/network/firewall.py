@@ -32,12 +32,12 @@ _LOOK_DELAY_S: Final = 0.3  # others change many rules in a row
 
 
 class Firewall:
-    """The table of one engine; owned by the event loop, its calls run in threads."""
+    """The table of one engine; owned by the event loop, its calls run in threads. `nft` is closed with it."""
 
-    def __init__(self, tag: str, threads: Threads) -> None:
+    def __init__(self, tag: str, threads: Threads, nft: Nftables | None = None) -> None:
         self.table = f"inet scow_{tag}"
         self._threads = threads
-        self._nft: Nftables | None = None
+        self._nft = nft
         self._networks: tuple[Network, ...] = ()
         self._published: dict[str, list[str]] = {}
         self._lock = asyncio.Lock()  # a script is written and run before the next is written

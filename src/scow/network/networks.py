@@ -19,6 +19,7 @@ from scow import points
 from scow.errors import Forbidden, InvalidArgument
 from scow.linux import links
 from scow.linux.netlink import Netlink
+from scow.linux.nftables import Nftables
 from scow.network import addresses, bridges, definitions, parents
 from scow.network.addresses import AddressTaken, NetworkAddresses
 from scow.network.definitions import Settings
@@ -61,7 +62,14 @@ Observer = Callable[[str, Network, str], None]
 class Networks:
     """All networks of one engine. Owned by the event loop; what waits for the kernel runs in threads of its own."""
 
-    def __init__(self, engine_id: str, db: Database, exec_root: Path, settings: Settings | None = None) -> None:
+    def __init__(
+        self,
+        engine_id: str,
+        db: Database,
+        exec_root: Path,
+        settings: Settings | None = None,
+        nft: Nftables | None = None,
+    ) -> None:
         self.tag = tag_of(engine_id)
         self._settings = settings or Settings()
         self._state = State(db)
@@ -77,7 +85,7 @@ class Networks:
         )
         self._wiring = Wiring(self._machine, self._sandboxes, self._threads)
         self._reaper = Reaper(self._machine, self._threads)
-        self._firewall = Firewall(self.tag, self._threads)
+        self._firewall = Firewall(self.tag, self._threads, nft)
         self._networks: dict[str, Network] = {}
         self._pools: dict[str, NetworkAddresses] = {}
         self._bridges: dict[str, int] = {}

@@ -29,6 +29,7 @@ from scow.wire.host_config import HostConfig
 log = logging.getLogger(__name__)
 
 KNOWN: Final = ("crun", "runc")
+_CHECKS: Final = "check-"  # how folders of self-checks begin
 MISSING_COMMAND: Final = "/.scow-self-check"
 
 
@@ -83,7 +84,7 @@ async def choose_runtimes(
 
 async def self_check(runtime: OciRuntime, exec_root: Path) -> str | None:
     """Have a runtime make a container; None if it can, else why not."""
-    folder = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="check-", dir=_existing(exec_root)))
+    folder = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix=_CHECKS, dir=_existing(exec_root)))
     id = f"scow-check-{secrets.token_hex(8)}"
     monitors = Monitors(folder, runtime, lambda ended: None)
     try:
@@ -113,6 +114,12 @@ async def self_check(runtime: OciRuntime, exec_root: Path) -> str | None:
     finally:
         await monitors.aclose()
         await asyncio.to_thread(shutil.rmtree, folder, True)
+
+
+def clear_checks(exec_root: Path) -> None:
+    """Remove what self-checks have left that were killed with their engine. Blocks; none may be going on."""
+    for folder in exec_root.glob(f"{_CHECKS}*"):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _existing(folder: Path) -> Path:

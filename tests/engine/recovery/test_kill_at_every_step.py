@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
-from support.calls import container, create, inspect, state
+from scow.linux import cgroup
+from support.calls import container, create, eventually, inspect, state
 from support.daemon import Daemon
 
+OPEN = ("monitor.launched", "open.begun", "open.stored", "open.networked", "open.equipped", "open.recovered")
 CREATE = ("create.volumes", "create.snapshot", "create.folder", "create.recorded")
 BEFORE_THE_PROCESS = (
     *("start.recorded", "mount.layers", "mount.done", "connect.recorded", "connect.attached", "start.connected"),
@@ -41,6 +43,23 @@ def runs_to_its_end(engine: Daemon, id: str, code: int) -> None:
 
 def mounted(engine: Daemon, id: str) -> bool:
     return str(engine.folder / "exec/rootfs" / id) in Path("/proc/mounts").read_text()
+
+
+def test_a_start_of_the_engine(own_engine: Daemon) -> None:
+    groups = set(cgroup.ROOT.glob("**/scow-check-*"))
+    id = create(own_engine, "echo once")
+    runs_to_its_end(own_engine, id, 0)
+    for point in OPEN:
+        own_engine.stop()
+        own_engine.at(point, "kill")
+        with pytest.raises(AssertionError, match="it ended with -9"):
+            own_engine.start()
+        own_engine.wait_killed()
+        own_engine.start()
+        assert state(own_engine, id)["Status"] == "exited", point
+        assert own_engine.docker("run", "--rm", "busybox", "echo", "works").stdout == "works\n", point
+        assert not list((own_engine.folder / "exec").glob("check-*")), point
+        eventually(lambda: set(cgroup.ROOT.glob("**/scow-check-*")) == groups)
 
 
 def test_create(own_engine: Daemon) -> None:
