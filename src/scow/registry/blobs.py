@@ -8,6 +8,7 @@ from typing import Final
 
 from scow.oci.digest import Digest
 from scow.registry.calls import Call
+from scow.registry.conditions import is_unmodified
 from scow.registry.errors import BlobUnknown, MethodUnsupported, SizeInvalid, StorageFull
 from scow.registry.metadata import LinkedBlob, Metadata
 from scow.registry.names import parse_blob_digest
@@ -17,7 +18,7 @@ from scow.registry.replies import Flow, Reply, Slice
 SOON_S: Final = 3600
 """A blob whose review is due within this time is put off when somebody is told that it exists."""
 
-_RANGE: Final = re.compile(r"bytes=\s*([0-9]{0,19})\s*-\s*([0-9]{0,19})\s*\Z")
+_RANGE: Final = re.compile(r"bytes=\s*([0-9]{0,19})\s*-\s*([0-9]{0,19})\s*\Z", re.IGNORECASE)
 
 
 class RangeOutside(SizeInvalid):
@@ -100,7 +101,10 @@ class Blobs:
 async def blob_reply(
     call: Call, digest: Digest, size: int, part: Callable[[int, int], Awaitable[Slice | Flow]]
 ) -> Reply:
-    """Answer GET or HEAD of a blob; `part` gives the body, from an offset so many bytes. Raises RangeOutside."""
+    """Answer GET or HEAD of a blob; `part` gives the body, from an offset so many bytes.
+
+    Raises RangeOutside and PreconditionFailed.
+    """
     etag = f'"{digest}"'
     headers = [
         ("Content-Type", "application/octet-stream"),
@@ -143,12 +147,3 @@ def parse_range(text: str, size: int) -> tuple[int, int] | None:
     if offset >= size or (first and last and int(last) < int(first)):
         raise RangeOutside("no byte of the range is in the blob", None, (("Content-Range", f"bytes */{size}"),))
     return offset, end - offset
-
-
-def is_unmodified(call: Call, digest: Digest) -> bool:
-    """Whether the client has this content already. RFC 9110 section 13.1.2."""
-    known = call.headers.get("If-None-Match")
-    if known is None:
-        return False
-    tags = [tag.strip().removeprefix("W/").strip('"') for tag in known.split(",")]
-    return digest in tags or tags == ["*"]

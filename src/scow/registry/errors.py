@@ -211,6 +211,19 @@ class TagImmutable(Refusal, Forbidden):
         super().__init__(f"tag {tag} is immutable", {"tag": tag})
 
 
+class PreconditionFailed(Refusal, Conflict):
+    """The request was for something else than is there: If-Match or If-None-Match says so. `current` is what is there.
+
+    The specification has no code for it; this one keeps clients from trying the same again.
+    """
+
+    code, status = "DENIED", HTTPStatus.PRECONDITION_FAILED
+
+    def __init__(self, current: str | None) -> None:
+        what = f"it is at {current}" if current is not None else "it does not exist"
+        super().__init__(f"the precondition failed: {what}", {"digest": current})
+
+
 class QuotaExceeded(Refusal, Forbidden):
     """The blob would take more room than the repository or its namespace has."""
 

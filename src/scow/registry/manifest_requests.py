@@ -8,8 +8,8 @@ from http import HTTPStatus
 from typing import Final
 
 from scow.oci.digest import Digest, digest_of
-from scow.registry.blobs import is_unmodified
 from scow.registry.calls import Call
+from scow.registry.conditions import NO_CONDITIONS, conditions_of, is_unmodified
 from scow.registry.errors import DigestInvalid, ManifestTooLarge, ManifestUnknown, MethodUnsupported, QueryInvalid
 from scow.registry.manifests import SIZE_LIMIT, read_manifest
 from scow.registry.metadata import Metadata, NewManifest
@@ -47,10 +47,12 @@ class ManifestRequests:
             case "PUT":
                 return await self._put(call, reference, is_digest)
             case "DELETE":
+                conditions = conditions_of(call)
                 if is_digest:
+                    conditions.check(reference)
                     gone = await self._metadata.delete_manifest(call.repository, Digest(reference))
                 else:
-                    gone = await self._metadata.delete_tag(call.repository, reference)
+                    gone = await self._metadata.delete_tag(call.repository, reference, conditions)
                 if not gone:
                     raise ManifestUnknown(call.repository, reference)
                 return Reply(HTTPStatus.ACCEPTED)
@@ -75,7 +77,11 @@ class ManifestRequests:
             raise TooManyTags(f"at most {TAGS_LIMIT} tags in one request")
         data = await _read_body(call, self._size_limit)
         like = reference if is_digest else "sha256:"
-        content_type = call.headers.get("Content-Type", "")
+        content_type, conditions = call.headers.get("Content-Type", ""), conditions_of(call)
+        if is_digest and conditions is not NO_CONDITIONS:
+            known = await self._metadata.manifest(call.repository, reference, True)
+            conditions.check(known.digest if known is not None else None)
+            conditions = NO_CONDITIONS  # they are about what the path names, not about tags of the query
 
         def read() -> NewManifest:
             digest = digest_of(data, like)
@@ -85,11 +91,11 @@ class ManifestRequests:
 
         if len(data) <= INLINE_SIZE:
             manifest = read()
-            await self._metadata.put_manifest(call.repository, manifest, tags)
+            await self._metadata.put_manifest(call.repository, manifest, tags, conditions)
         else:
             async with self._large:
                 manifest = await asyncio.to_thread(read)
-                await self._metadata.put_manifest(call.repository, manifest, tags)
+                await self._metadata.put_manifest(call.repository, manifest, tags, conditions)
         headers = [
             ("Location", f"/v2/{call.repository}/manifests/{manifest.digest}"),
             ("Docker-Content-Digest", manifest.digest),

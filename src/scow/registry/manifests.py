@@ -45,7 +45,7 @@ _DECODER: Final = msgspec.json.Decoder(_Document)
 
 def read_manifest(data: bytes, content_type: str, digest: Digest) -> NewManifest:
     """Read a pushed manifest. `content_type` is the request's, parameters and all. Raises ManifestRefused."""
-    announced = content_type.partition(";")[0].strip().lower()
+    announced = content_type.partition(";")[0].strip()
     try:
         # msgspec skips over strings that it doesn't need without looking whether they are UTF-8.
         data.decode()
@@ -55,7 +55,8 @@ def read_manifest(data: bytes, content_type: str, digest: Digest) -> NewManifest
     except (msgspec.DecodeError, RecursionError) as error:
         raise ManifestRefused("manifest invalid", str(error) or "nested too deeply") from error
     media_type = _media_type(document, announced)
-    is_index, is_manifest = media_types.is_index(media_type), media_types.is_manifest(media_type)
+    kind = media_type.lower()
+    is_index, is_manifest = media_types.is_index(kind), media_types.is_manifest(kind)
     if is_index or is_manifest:
         _check_shape(document, is_index)
     layers = [*(document.layers or ()), *(document.blobs or ())]
@@ -83,11 +84,13 @@ def read_manifest(data: bytes, content_type: str, digest: Digest) -> NewManifest
 
 def _media_type(document: _Document, announced: str) -> str:
     own = document.media_type or ""
-    if document.schema_version == 1 or {own, announced} & set(media_types.SCHEMA1):
+    if announced.lower() in _VAGUE:
+        announced = ""
+    if document.schema_version == 1 or {own.lower(), announced.lower()} & set(media_types.SCHEMA1):
         raise ManifestRefused("manifest invalid", "docker schema 1 is not supported: push in a newer format")
-    if own and announced not in _VAGUE and own != announced:
+    if own and announced and own.lower() != announced.lower():  # the case of media types means nothing
         raise ManifestRefused("manifest invalid", f"mediaType is {own}, Content-Type is {announced}")
-    media_type = own or (announced if announced not in _VAGUE else "")
+    media_type = own or announced
     if not media_type:
         media_type = media_types.OCI_INDEX if document.manifests is not None else media_types.OCI_MANIFEST
     if not media_type.isascii() or not media_type.isprintable() or " " in media_type or media_type.count("/") != 1:

@@ -10,6 +10,7 @@ from typing import Protocol
 import msgspec
 
 from scow.oci.digest import Digest
+from scow.registry.conditions import NO_CONDITIONS, Conditions
 from scow.registry.objects import ObjectName
 from scow.registry.policies import TagTime
 
@@ -96,14 +97,16 @@ class Metadata(Protocol):
     async def keep_blob(self, repository: str, digest: Digest) -> bool:
         """Put off the blob's review by the grace time, for a push was told that it exists; False if it is gone."""
 
-    async def put_manifest(self, repository: str, manifest: NewManifest, tags: Sequence[str]) -> None:
-        """Store a manifest and point `tags` at it.
+    async def put_manifest(
+        self, repository: str, manifest: NewManifest, tags: Sequence[str], conditions: Conditions = NO_CONDITIONS
+    ) -> None:
+        """Store a manifest and point `tags` at it, if what they stand for meets `conditions`.
 
-        Raises ReferencesUnknown with everything that is missing, and TagImmutable.
+        Raises ReferencesUnknown with everything that is missing, TagImmutable and PreconditionFailed.
         """
 
-    async def delete_tag(self, repository: str, tag: str) -> bool:
-        """Remove a tag; False if there was none. Raises TagImmutable."""
+    async def delete_tag(self, repository: str, tag: str, conditions: Conditions = NO_CONDITIONS) -> bool:
+        """Remove a tag; False if there was none. Raises TagImmutable and PreconditionFailed."""
 
     async def delete_manifest(self, repository: str, digest: Digest) -> bool:
         """Remove a manifest and the tags that point at it; False if there was none. Raises TagImmutable."""

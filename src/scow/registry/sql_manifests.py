@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from scow.oci.digest import Digest
+from scow.registry.conditions import NO_CONDITIONS, Conditions
 from scow.registry.errors import ReferencesUnknown, TagImmutable
 from scow.registry.metadata import NewManifest, Referrer, ShownRepository, ShownTag, StoredManifest
 from scow.registry.sql import ALL, Session
@@ -46,7 +47,9 @@ class SqlManifests(SqlNames):
             self._views.keep(version, (repository, reference), found)
         return found
 
-    async def put_manifest(self, repository: str, manifest: NewManifest, tags: Sequence[str]) -> None:
+    async def put_manifest(
+        self, repository: str, manifest: NewManifest, tags: Sequence[str], conditions: Conditions = NO_CONDITIONS
+    ) -> None:
         annotations = json.dumps(manifest.annotations) if manifest.annotations else None
 
         async def put(session: Session) -> None:
@@ -82,17 +85,20 @@ class SqlManifests(SqlNames):
                     [(owner, manifest.digest, *reference) for reference in references],
                 )
             for tag in sorted(tags):
-                await self._point(session, owner, repository, tag, manifest.digest)
+                await self._point(session, owner, repository, tag, manifest.digest, conditions)
 
         await self._db.write(put)
 
-    async def _point(self, session: Session, owner: int, repository: str, tag: str, digest: Digest) -> None:
+    async def _point(
+        self, session: Session, owner: int, repository: str, tag: str, digest: Digest, conditions: Conditions
+    ) -> None:
         key, now = (owner, tag), time.time()
-        while not await session.run(
+        while not conditions.want(None) or not await session.run(
             "INSERT INTO tag (repository, name, digest, updated_at) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
             *(*key, digest, now),
         ):
             before = await session.row("SELECT digest FROM tag WHERE repository = ? AND name = ? [hold]", *key)
+            conditions.check(before[0] if before is not None else None)
             if before is None:  # removed between the two
                 continue
             if before[0] != digest:
@@ -109,12 +115,14 @@ class SqlManifests(SqlNames):
         if self._policies.is_immutable(repository, tag):
             raise TagImmutable(tag)
 
-    async def delete_tag(self, repository: str, tag: str) -> bool:
+    async def delete_tag(self, repository: str, tag: str, conditions: Conditions = NO_CONDITIONS) -> bool:
         async def delete(session: Session) -> bool:
             owner = await find_repository(session, repository)
-            query = "SELECT 1 FROM tag WHERE repository = ? AND name = ? [hold]"
-            if await session.row(query, owner, tag) is None:
+            query = "SELECT digest FROM tag WHERE repository = ? AND name = ? [hold]"
+            row = await session.row(query, owner, tag)
+            if row is None:
                 return False
+            conditions.check(row[0])
             self._check_mutable(repository, tag)
             return await self._delete_tag(session, owner, tag)
 

@@ -394,6 +394,17 @@ class TestManifests:
         assert answer.status == 201
         assert (await client("GET", f"{REPO}/manifests/v1")).headers["Content-Type"] == MANIFEST
 
+    @pytest.mark.parametrize("own", [True, False])
+    async def test_the_case_of_a_media_type_is_kept_and_means_nothing(self, client: Client, own: bool) -> None:
+        image, media_type = await client.image(), "application/vnd.Example.Thing+json"
+        image |= {"mediaType": media_type if own else None}
+        _, answer = await client.push_manifest(image, "v1", media_type=media_type)
+        assert answer.status == 201
+        assert (await client("GET", f"{REPO}/manifests/v1")).headers["Content-Type"] == media_type
+        _, answer = await client.push_manifest({**image, "mediaType": media_type}, "v2", media_type=media_type.upper())
+        assert answer.status == 201
+        assert (await client("GET", f"{REPO}/manifests/v2")).headers["Content-Type"] == media_type
+
     async def test_without_a_useful_content_type_the_document_decides(self, client: Client) -> None:
         image = await client.image()
         _, answer = await client.push_manifest(image, "v1", media_type="application/octet-stream")
@@ -425,6 +436,64 @@ class TestManifests:
     async def test_the_same_manifest_twice_is_fine(self, client: Client) -> None:
         image = await client.image()
         assert [(await client.push_manifest(image, "v1"))[1].status for _ in range(2)] == [201, 201]
+
+
+class TestConditions:
+    """distribution-spec spec.md#pushing-manifests-with-subject, RFC 9110 section 13."""
+
+    async def test_a_tag_is_made_only_if_it_is_new(self, client: Client) -> None:
+        first = await client.push_image("v1", seed="1")
+        data = json.dumps(await client.image(seed="2")).encode()
+        for path in ("v1", digest_of(data)):
+            answer = await client("PUT", f"{REPO}/manifests/{path}", data, Content_Type=MANIFEST, If_None_Match="*")
+            assert answer.status == (412 if path == "v1" else 201)
+        answer = await client("PUT", f"{REPO}/manifests/v2", data, Content_Type=MANIFEST, If_None_Match="*")
+        assert answer.status == 201
+        assert (await client("HEAD", f"{REPO}/manifests/v1")).headers["Docker-Content-Digest"] == first
+
+    async def test_a_tag_moves_only_from_what_the_client_has_seen(self, client: Client) -> None:
+        first = await client.push_image("v1", seed="1")
+        second = json.dumps(await client.image(seed="2")).encode()
+        path = f"{REPO}/manifests/v1"
+        for condition in (
+            {"If_Match": '"sha256:other"'},
+            {"If_Match": f'W/"{first}"'},
+            {"If_None_Match": f'"{first}"'},
+        ):
+            answer = await client("PUT", path, second, Content_Type=MANIFEST, **condition)
+            assert (answer.status, answer.codes) == (412, ["DENIED"])
+            assert answer.json["errors"][0]["detail"] == {"digest": first}
+            answer = await client("DELETE", path, **condition)
+            assert answer.status == 412
+        for condition in ({"If_Match": f'"x", "{first}"'}, {"If_Match": "*"}):
+            answer = await client("PUT", path, second, Content_Type=MANIFEST, **condition)
+            assert answer.status == 201
+            first = answer.headers["Docker-Content-Digest"]
+        answer = await client("PUT", f"{REPO}/manifests/none", second, Content_Type=MANIFEST, If_Match="*")
+        assert (answer.status, answer.json["errors"][0]["detail"]) == (412, {"digest": None})
+        assert (await client("DELETE", path, If_Match=f'"{first}"')).status == 202
+
+    async def test_of_many_that_saw_the_same_one_wins(self, client: Client) -> None:
+        seen = await client.push_image("v1")
+        others = [json.dumps(await client.image(seed=str(number))).encode() for number in range(8)]
+        answers = await asyncio.gather(
+            *(
+                client("PUT", f"{REPO}/manifests/v1", data, Content_Type=MANIFEST, If_Match=f'"{seen}"')
+                for data in others
+            )
+        )
+        assert sorted(answer.status for answer in answers) == [201] + [412] * 7
+        answers = await asyncio.gather(
+            *(client("PUT", f"{REPO}/manifests/new", data, Content_Type=MANIFEST, If_None_Match="*") for data in others)
+        )
+        assert sorted(answer.status for answer in answers) == [201] + [412] * 7
+
+    async def test_readers_can_insist_too(self, client: Client) -> None:
+        digest, blob = await client.push_image("v1"), await client.push_blob(b"data")
+        for path, known in ((f"{REPO}/manifests/v1", digest), (f"{REPO}/blobs/{blob}", blob)):
+            assert (await client("GET", path, If_Match=f'"{known}"')).status == 200
+            assert (await client("GET", path, If_Match='"sha256:other"')).status == 412
+            assert (await client("GET", path, If_Match=f'"{known}"', If_None_Match=f'"{known}"')).status == 304
 
 
 @pytest.mark.parametrize("ending", ["cancelled", "finished"])

@@ -9,8 +9,9 @@ import msgspec
 
 from scow.oci import media_types
 from scow.oci.digest import Digest
-from scow.registry.blobs import blob_reply, is_unmodified
+from scow.registry.blobs import blob_reply
 from scow.registry.calls import Call, quoted
+from scow.registry.conditions import is_unmodified
 from scow.registry.errors import (
     BlobUnknown,
     ManifestUnknown,
