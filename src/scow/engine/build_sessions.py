@@ -8,16 +8,16 @@ import secrets
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
-from scow.build import context as contexts
 from scow.build.cache import Record
-from scow.build.cache_export import cache_layout
-from scow.build.context import Context
 from scow.engine.image_archives import SavedArchive
 from scow.errors import InvalidArgument, NotFound
 from scow.store.store import Store
 from scow.wire.build import SessionRequest
+
+if TYPE_CHECKING:
+    from scow.build.context import Context
 
 T = TypeVar("T")
 
@@ -68,12 +68,14 @@ class BuildSessions:
 
     async def receive(self, content: AsyncIterator[bytes]) -> str:
         """Take an archive for a build: files of a named context, or a cache. Raises ContextRefused."""
+        from scow.build import context as contexts  # as below: with the first build, not with the engine
+
         archive = await contexts.receive(content, self._folder / f"upload-{secrets.token_hex(8)}")
         id = self._uploads.put(archive)
         asyncio.get_running_loop().call_later(_WAIT_S, self._drop, id)
         return id
 
-    def take_upload(self, id: str) -> Context:
+    def take_upload(self, id: str) -> "Context":
         """Hand over what `receive` took, once; it is the caller's to close. Raises InvalidArgument."""
         found = self._uploads.take(id)
         if found is None:
@@ -94,6 +96,8 @@ class BuildSessions:
 
     async def cache(self, id: str) -> SavedArchive:
         """The archive of an OCI layout with the cache that a build kept. Raises NotFound."""
+        from scow.build.cache_export import cache_layout
+
         records = self._caches.take(id)
         if records is None:
             raise NotFound(f"no build has left a cache as {id!r}, or it was fetched already, or is too old")

@@ -1,45 +1,30 @@
-"""Builds: what POST /build asks for, from the context to the image and its names. Engine API, ImageBuild."""
+"""Builds: what the engine has of them while none is made, and who makes them. Engine API, ImageBuild and BuildPrune."""
 
 import asyncio
-import secrets
 import shutil
-from collections.abc import AsyncIterator, Callable
-from pathlib import Path
-from typing import Final
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
 
-from scow.build import context as contexts
 from scow.build.cache import Cache
 from scow.build.cache_mounts import CacheMounts
-from scow.build.context import Context
-from scow.build.entitlements import NETWORK_HOST, granted
-from scow.build.git import is_git
-from scow.build.sources import Remote, is_remote, open_url
-from scow.build.tools import Options, Tools
-from scow.engine.build_bases import decode_credentials
 from scow.engine.build_cache import BuildCache
-from scow.engine.build_caches import parse_export
 from scow.engine.build_results import BuildResults
 from scow.engine.build_runner import BuildRuns, clear_folders
 from scow.engine.build_sessions import BuildSessions
-from scow.engine.build_work import DOCKERFILE, BuildWork, Means
 from scow.engine.config import EngineConfig
 from scow.engine.events import Events
 from scow.engine.resources import Resources
 from scow.engine.streams import ProgressStream
-from scow.errors import InvalidArgument
-from scow.oci.reference import Reference, parse_reference
-from scow.store.snapshots import finish
 from scow.store.store import Store
 from scow.transfer.registries import Registries
-from scow.wire.build import BuildRequest, SessionRequest
-from scow.wire.progress import ProgressMessage
+from scow.wire.build import BuildRequest
 
-Emit = Callable[[ProgressMessage], None]
-_FILE_LIMIT: Final = 16 << 20
+if TYPE_CHECKING:
+    from scow.engine.builder import Builder
 
 
 class Builds:
-    """Executes builds, and has their cache."""
+    """The cache of builds, what waits for them and for their clients; the builder comes with the first of them."""
 
     def __init__(
         self,
@@ -52,15 +37,17 @@ class Builds:
         mounts: CacheMounts,
     ) -> None:
         self._config = config
-        self.cache = cache
+        self._store = store
+        self._registries = registries
+        self._events = events
+        self._cache = cache
+        self._mounts = mounts
         self._folder = config.data_root / "build"
-        tools = Tools(store, cache, mounts, self._folder / "work", config.exec_root / "build")
         self.runs = BuildRuns(config, store, resources)
-        self.sessions = BuildSessions(tools.folder, store)
+        self.sessions = BuildSessions(self._folder / "work", store)
         self.results = BuildResults(store)
-        self._means = Means(store, registries, events, tools, self.runs, self.sessions, self.results)
-        self._running: dict[str, asyncio.Task[object]] = {}
         self.usage = BuildCache(cache, mounts, store, self._folder)
+        self._builder: Builder | None = None
 
     @classmethod
     def open(
@@ -84,104 +71,23 @@ class Builds:
         registry_config: str | None,
     ) -> ProgressStream:
         """POST /build. The context is read before this returns; an error until then becomes a status."""
-        names = [_tag(name) for name in request.tags]
-        allowed = granted(request.allow, self._config.builder.entitlements.names())
-        if request.network_mode == "host":
-            allowed |= {NETWORK_HOST}  # every step has it already
-        options = _options(request, self.sessions.take(request.session), allowed)
-        context = await self._context(request, content, options)
-        try:
-            # In a thread: it reads, parses and checks a Dockerfile, which may be large.
-            work = await finish(
-                asyncio.to_thread(
-                    BuildWork, self._means, request, options, context, names, decode_credentials(registry_config)
-                )
-            )
-        except BaseException:
-            await context.aclose()
-            raise
-
-        async def run(emit: Emit) -> None:
-            task = asyncio.current_task()
-            if request.build_id and task is not None:
-                self._running[request.build_id] = task
-            try:
-                await work.run(emit, stream.room)
-            finally:
-                self._running.pop(request.build_id, None)
-                await context.aclose()
-
-        stream = ProgressStream(run)  # its task begins later than this line ends
-        return stream
+        if self._builder is None:
+            # What reads and executes Dockerfiles is a tenth of what an engine imports, and many never build.
+            made = await asyncio.to_thread(self._make_builder)
+            self._builder = self._builder or made
+        return await self._builder.build(request, content, registry_config)
 
     def cancel(self, id: str) -> None:
         """POST /build/cancel: end the build that gave this ID. Idempotent."""
-        task = self._running.get(id)
-        if task is not None:
-            task.cancel()
+        if self._builder is not None:
+            self._builder.cancel(id)
 
-    async def _context(self, request: BuildRequest, content: AsyncIterator[bytes], options: Options) -> Context:
-        folder = self._folder / "work" / f"context-{secrets.token_hex(8)}"
-        remote = request.remote
-        if not remote or remote == "client-session":
-            return await contexts.receive(content, folder)
-        async for _ in content:  # a client may send an empty body
-            pass
-        if is_git(remote):
-            checkout = folder.with_name(folder.name + "-git")
-            keep = options.build_args.get("BUILDKIT_CONTEXT_KEEP_GIT_DIR", "").lower() in ("1", "true") or None
-            source = Remote(remote, options.git_access, keep_git_dir=keep)
-            try:
-                tree = await source.fetch(checkout)
-                context = await contexts.make(lambda: contexts.of_directory(tree, source.folder, folder), folder)
-                context.material = source.material
-                return context
-            finally:
-                await asyncio.to_thread(shutil.rmtree, checkout, True)
-        if not is_remote(remote):
-            raise InvalidArgument(f"unable to prepare context: path {remote!r} not found")
-        return await contexts.make(lambda: _fetch_context(remote, folder, options), folder)
+    def _make_builder(self) -> "Builder":
+        from scow.build.tools import Tools
+        from scow.engine.build_work import Means
+        from scow.engine.builder import Builder
 
-
-def _tag(name: str) -> Reference:
-    reference = parse_reference(name)
-    if reference.digest is not None:
-        raise InvalidArgument("refusing to create a tag with a digest reference")
-    return reference.with_default_tag()
-
-
-def _options(request: BuildRequest, given: SessionRequest, allowed: frozenset[str]) -> Options:
-    arguments = {name: value for name, value in (request.build_args or {}).items() if value is not None}
-    exports = [parse_export(text) for text in request.cache_to]
-    inline = arguments.get("BUILDKIT_INLINE_CACHE", "").lower() in ("1", "true")
-    inline = inline or any(each.type == "inline" for each in exports)
-    options = Options(
-        dockerfile=request.dockerfile or DOCKERFILE,
-        build_args=arguments,
-        labels=request.labels or {},
-        target=request.target,
-        no_cache=request.no_cache,
-        squash=request.squash,
-        inline_cache=inline,
-        tells_cache=inline or bool(exports),
-        tells_all=any(each.mode == "max" for each in exports),
-        allowed=allowed,
-        no_cache_filter=tuple(name.lower() for name in request.no_cache_filter),
-        secrets=given.secrets,
-        agents={name: Path(path) for name, path in given.agents.items()},
-        known_hosts=given.known_hosts,
-    )
-    _ = options.epoch  # a bad one is refused before anything is done
-    return options
-
-
-def _fetch_context(url: str, folder: Path, options: Options) -> Context:
-    """A tar as it is, anything else as a Dockerfile. Blocks."""
-    with open_url(url, options.secrets) as answer:
-        kind = answer.headers.get_content_type()
-        if kind.startswith("text/") or kind in ("application/octet-stream", "application/x-dockerfile"):
-            data = answer.read(_FILE_LIMIT + 1)
-            if len(data) > _FILE_LIMIT or b"\0" in data:
-                raise InvalidArgument(f"{url}: neither a Dockerfile nor declared as an archive")
-            return contexts.of_dockerfile(data, folder)
-        return contexts.take(answer, folder)
+        work = self._folder / "work"
+        tools = Tools(self._store, self._cache, self._mounts, work, self._config.exec_root / "build")
+        means = Means(self._store, self._registries, self._events, tools, self.runs, self.sessions, self.results)
+        return Builder(work, means, self._config.builder.entitlements.names())

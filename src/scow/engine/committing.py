@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import msgspec
 
 from scow import points
-from scow.build.config_changes import apply_changes
+from scow.engine.asked_changes import with_changes
 from scow.engine.changes import MOUNT_POINTS
 from scow.engine.container import Container, ContainerTable
 from scow.engine.creation import attributes_of
@@ -47,7 +47,7 @@ class Commits:
         record = container.record
         own = record.config
         asked = exec_config(request.config or own)
-        changed = apply_changes(request.changes, asked)
+        changed = await with_changes(request.changes, asked)
         merged = merge_config(container_config(changed), exec_config(own))
         async with self._paused(container, request.pause), self._store.leases.hold():
             base = None if record.image is None else await self._store.images.config(record.image)

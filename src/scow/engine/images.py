@@ -1,5 +1,6 @@
 """Images as people handle them: list, inspect, history, tag, remove, pull, push. Engine API, /images."""
 
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -7,7 +8,7 @@ from typing import Final
 
 from msgspec import UNSET, structs
 
-from scow.build.selection import compile_match
+from scow.build.ignore import BadPattern, compile_name
 from scow.engine import validation
 from scow.engine.container import Container
 from scow.engine.events import Events
@@ -67,7 +68,7 @@ class Images:
         before = [get_image(images, ref) for ref in filters.get("before", ())]
         since = [get_image(images, ref) for ref in filters.get("since", ())]
         until = [parse_moment(value, time.time()) for value in filters.get("until", ())]
-        patterns = _matchers(filters.get("reference", ()))
+        patterns = _compiled(filters.get("reference", ()))
         shared = self._shared_layers() if shared_size else {}
         found: list[ImageSummary] = []
         await images.load_configs()
@@ -292,14 +293,16 @@ def _created(image: Image) -> float:
     return image.created.timestamp() if image.created else 0.0
 
 
-def _matchers(patterns: Sequence[str]) -> list[Callable[[bytes], object]]:
-    return [compile_match(pattern.encode()) for pattern in patterns]
+def _compiled(patterns: Sequence[str]) -> list[re.Pattern[str]]:
+    try:
+        return [compile_name(pattern) for pattern in patterns]
+    except BadPattern as error:
+        raise InvalidArgument(str(error)) from error
 
 
-def _fits(reference: Reference, matchers: Sequence[Callable[[bytes], object]]) -> bool:
+def _fits(reference: Reference, patterns: Sequence[re.Pattern[str]]) -> bool:
     """Match as docker does: the patterns against the familiar name, with and without tag."""
-    names = (reference.familiar.encode(), reference.familiar_name.encode())
-    return any(matcher(name) for matcher in matchers for name in names)
+    return any(pattern.match(name) for pattern in patterns for name in (reference.familiar, reference.familiar_name))
 
 
 def _wire_config(config: ExecConfig) -> ImageExecConfig:

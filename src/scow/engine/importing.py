@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 from yarl import URL
 
-from scow.build.config_changes import apply_changes
+from scow.engine.asked_changes import with_changes
 from scow.engine.events import Events
 from scow.engine.image_lookup import tag_reference
 from scow.engine.streams import ProgressStream
@@ -48,7 +48,7 @@ class Imports:
         """
         name = tag_reference(request.repo, request.tag)
         platform = parse_platform(request.platform) if request.platform else host_platform()
-        exec = apply_changes(request.changes, ExecConfig())
+        exec = await with_changes(request.changes, ExecConfig())
         comment = request.message or f"Imported from {request.source}"
 
         async def work(emit: Emit) -> None:
