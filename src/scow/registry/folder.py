@@ -155,6 +155,8 @@ class FolderStage:
                     os.link(self._folder.stage_path(self._upload_id), target)
                 _sync_directory(target.parent)
                 self._published = True
+            except FileNotFoundError as error:  # cancelled meanwhile
+                raise UploadUnknown(self._upload_id) from error
             except OSError as error:
                 if error.errno in FULL:
                     raise StorageFull from error

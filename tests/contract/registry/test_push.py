@@ -201,6 +201,29 @@ async def test_two_writers_of_one_upload_do_not_mix(client: Client, running: Run
     assert (await slow).headers["Range"] == "0-8"
 
 
+async def test_an_upload_that_is_cancelled_while_it_is_closed_is_unknown(
+    client: Client, running: Running, caplog: pytest.LogCaptureFixture
+) -> None:
+    location, release = await client.begin(), asyncio.Event()
+
+    async def slowly() -> AsyncIterator[bytes]:
+        yield b"first"
+        await release.wait()
+        yield b"last"
+
+    digest = digest_of(b"firstlast")
+    closing = asyncio.create_task(client("PUT", f"{location}?digest={digest}", slowly()))
+    async with asyncio.timeout(5):
+        await held(running, location)
+    assert (await client("DELETE", location)).status == 204
+    release.set()
+    answer = await closing
+    assert (answer.status, answer.codes) == (404, ["BLOB_UPLOAD_UNKNOWN"])
+    assert (await client("HEAD", f"{REPO}/blobs/{digest}")).status == 404
+    assert not caplog.records
+    await client.push_blob(b"firstlast")
+
+
 async def test_a_cut_upload_goes_on_where_it_was(client: Client, running: Running) -> None:
     location = await client.begin()
     _, writer = await asyncio.open_connection(*running.url.removeprefix("http://").split(":"))
