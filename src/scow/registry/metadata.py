@@ -12,7 +12,7 @@ import msgspec
 from scow.oci.digest import Digest
 from scow.registry.conditions import NO_CONDITIONS, Conditions
 from scow.registry.objects import ObjectName
-from scow.registry.policies import TagTime
+from scow.registry.policies import Quota, TagTime
 
 
 class StoredManifest(msgspec.Struct, frozen=True):
@@ -69,6 +69,13 @@ class LinkedBlob(msgspec.Struct, frozen=True):
     object: ObjectName  # what its bytes are kept as
     size: int
     review_after: float | None  # when garbage collection will ask whether it is used; seconds since the epoch
+
+
+class QuotaUse(msgspec.Struct, frozen=True):
+    """A quota and how much of it is used."""
+
+    quota: Quota
+    used: int  # bytes
 
 
 class Upload(msgspec.Struct, frozen=True):
@@ -155,6 +162,12 @@ class Metadata(Protocol):
 
         Cheap where there is no quota.
         """
+
+    def largest_blob(self, repository: str) -> int:
+        """Bytes of the largest blob that quotas could ever allow there; 0 is no limit."""
+
+    async def quota_uses(self, repository: str) -> "list[QuotaUse]":
+        """How full the quotas of a repository are. Cheap where there is none."""
 
     async def commit_blob(self, upload: Upload, digest: Digest, name: ObjectName, size: int) -> bool:
         """Give the repository the blob that was published as `name`, and forget the upload.

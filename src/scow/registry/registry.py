@@ -36,6 +36,7 @@ from scow.registry.uploads import Uploads
 from scow.registry.upstream.places import Places
 from scow.registry.upstream.relay import RelayClient
 from scow.registry.uses import Uses
+from scow.registry.warnings import quota_warnings
 from scow.registry.web.login import Login
 from scow.registry.web.oidc import OidcLogin
 from scow.registry.web.pages import Pages
@@ -49,6 +50,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("scow.registry")
 
 READING: Final = frozenset({"GET", "HEAD"})
+PUSHING: Final = frozenset({"POST", "PUT"})
+PUSHED: Final = frozenset({"uploads", "upload", "manifest"})
 UNLIMITED: Final = 1 << 62
 OPEN: Final = frozenset({"token", "keys", "web-asset", "web-login", "web-logout", "web-oidc"})
 """Endpoints that see to their callers themselves."""
@@ -169,6 +172,8 @@ class Registry:
             self._note_use(call, reply)
         if self.webhooks.wanted and call.caller is not None:
             await self._tell(call, reply)
+        if call.method in PUSHING and call.route.kind in PUSHED and reply.status < 400:
+            await self._warn(call, reply)
         return self._with_host(call, reply) if self._settings.absolute_urls else reply
 
     def _note_use(self, call: Call, reply: Reply) -> None:
@@ -182,6 +187,16 @@ class Registry:
         except Exception:
             # What was done is done: the client is told so, whoever else isn't.
             log.exception("request %s: an event could not be queued", call.request_id)
+
+    async def _warn(self, call: Call, reply: Reply) -> None:
+        try:
+            uses = await self.metadata.quota_uses(call.repository)
+        except Exception:
+            # As above.
+            log.exception("request %s: the use of quotas could not be told", call.request_id)
+            return
+        if uses:
+            reply.headers = (*reply.headers, *quota_warnings(call.repository, uses))
 
     def _with_host(self, call: Call, reply: Reply) -> Reply:
         base = self._settings.url.rstrip("/") or call.base_url

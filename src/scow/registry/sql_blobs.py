@@ -4,10 +4,19 @@ import time
 
 from scow.oci.digest import Digest
 from scow.registry.errors import QuotaExceeded, UploadUnknown
-from scow.registry.metadata import LinkedBlob, Upload
+from scow.registry.metadata import LinkedBlob, QuotaUse, Upload
 from scow.registry.objects import ObjectName, object_name
 from scow.registry.sql import Session
-from scow.registry.sql_names import BLOB, SqlNames, discard, ensure_repository, find_repository, queue_blob, unlink
+from scow.registry.sql_names import (
+    BLOB,
+    SqlNames,
+    discard,
+    ensure_repository,
+    find_repository,
+    queue_blob,
+    unlink,
+    used_size,
+)
 
 
 class SqlBlobs(SqlNames):
@@ -89,6 +98,19 @@ class SqlBlobs(SqlNames):
             return
         if not await self._db.read(lambda session: self._may_have(session, repository, digest, size, hold=False)):
             raise QuotaExceeded(repository)
+
+    def largest_blob(self, repository: str) -> int:
+        return min((quota.size for quota in self._policies.quotas(repository)), default=0)
+
+    async def quota_uses(self, repository: str) -> list[QuotaUse]:
+        quotas = self._policies.quotas(repository)
+        if not quotas:
+            return []
+
+        async def ask(session: Session) -> list[QuotaUse]:
+            return [QuotaUse(quota, await used_size(session, repository, quota)) for quota in quotas]
+
+        return await self._db.read(ask)
 
     async def commit_blob(self, upload: Upload, digest: Digest, name: ObjectName, size: int) -> bool:
         async def commit(session: Session) -> bool | None:

@@ -97,15 +97,20 @@ async def unlink(session: Session, owner: int, digest: Digest) -> bool:
     return await session.run("DELETE FROM repository_blob WHERE repository = ? AND digest = ?", owner, digest) > 0
 
 
+async def used_size(session: Session, repository: str, quota: Quota, *, hold: bool = False) -> int:
+    """Bytes that count against a quota; `hold` keeps the repository's own from changing until the transaction ends."""
+    if quota.prefix is None:
+        query = f"SELECT size FROM repository WHERE name = ? {'[own]' if hold else ''}"
+        row = await session.row(query, repository)
+    else:
+        # A blob that several repositories of the namespace have counts in each of them.
+        query = "SELECT CAST(SUM(size) AS BIGINT) FROM repository WHERE name >= ? AND name < ?"
+        row = await session.row(query, quota.prefix, quota.prefix + "\U0010ffff")
+    return row[0] or 0 if row else 0
+
+
 async def _has_room(session: Session, repository: str, quotas: Sequence[Quota], size: int, hold: bool) -> bool:
     for quota in quotas:
-        if quota.prefix is None:
-            query = f"SELECT size FROM repository WHERE name = ? {'[own]' if hold else ''}"
-            row = await session.row(query, repository)
-        else:
-            # A blob that several repositories of the namespace have counts in each of them.
-            query = "SELECT CAST(SUM(size) AS BIGINT) FROM repository WHERE name >= ? AND name < ?"
-            row = await session.row(query, quota.prefix, quota.prefix + "\U0010ffff")
-        if (row[0] or 0 if row else 0) + size > quota.size:
+        if await used_size(session, repository, quota, hold=hold) + size > quota.size:
             return False
     return True

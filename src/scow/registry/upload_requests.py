@@ -7,7 +7,6 @@ from typing import Final
 from scow.oci.digest import HEX_LENGTH, Digest, algorithm
 from scow.registry.calls import Call
 from scow.registry.errors import (
-    BlobTooLarge,
     BlobUploadInvalid,
     DigestInvalid,
     MethodUnsupported,
@@ -99,10 +98,10 @@ class UploadRequests:
                 raise MethodUnsupported(call.method, ("GET", "PATCH", "PUT", "DELETE"))
 
     def _check_length(self, call: Call) -> None:
-        """Refuse what is announced to be too large before it is sent. Raises BlobTooLarge."""
-        limit = self._uploads.size_limit
+        """Refuse what is announced to be too large before it is sent. Raises BlobTooLarge and QuotaExceeded."""
+        limit = self._uploads.limit(call.repository)
         if limit and (call.content_length or 0) > limit:
-            raise BlobTooLarge(limit)
+            raise self._uploads.refusal(call.repository)
 
     async def _mount(self, call: Call, mount: str) -> Reply | None:
         digest = parse_blob_digest(mount)

@@ -21,6 +21,7 @@ from scow.registry.errors import (
     DigestInvalid,
     QuotaExceeded,
     RangeRefused,
+    Refusal,
     SizeInvalid,
     UploadBusy,
     UploadUnknown,
@@ -69,11 +70,11 @@ class Receiver:
     async def receive(self, body: AsyncIterator[bytes], expected: int | None) -> None:
         """Append `body`; what came before a cut stays. `expected` is its size if the client has stated it by a range.
 
-        Raises SizeInvalid, then nothing is appended; BlobTooLarge, and the upload is over; StorageFull; and what
-        `body` raises.
+        Raises SizeInvalid, then nothing is appended; BlobTooLarge or QuotaExceeded, and the upload is over;
+        StorageFull; and what `body` raises.
         """
         stage, start = self._stage, self._stage.size
-        limit = self._uploads.size_limit
+        limit = self._uploads.limit(self.upload.repository)
         hashing = await self._hashing(self.upload.algorithm, more=True)
         before = hashing.state.copy() if hashing is not None else None
         batch: list[bytes] = []
@@ -108,7 +109,7 @@ class Receiver:
                 await self._append(batch, hashing)
         if limit and start + total > limit:
             await self._uploads.drop(self.upload.upload_id)
-            raise BlobTooLarge(limit)
+            raise self._uploads.refusal(self.upload.repository)
         if expected is not None and total != expected:
             await stage.truncate(start)
             if before is not None:
@@ -206,6 +207,15 @@ class Uploads:
         self._endings: set[asyncio.Task[None]] = set()
         self._states: OrderedDict[str, _HashState] = OrderedDict()
         self._known: OrderedDict[str, Upload] = OrderedDict()
+
+    def limit(self, repository: str) -> int:
+        """Most bytes of one blob there, 0 is no limit: no more than a whole quota is staged."""
+        return min(filter(None, (self.size_limit, self.metadata.largest_blob(repository))), default=0)
+
+    def refusal(self, repository: str) -> Refusal:
+        """Why a blob is larger than that."""
+        limit = self.limit(repository)
+        return BlobTooLarge(limit) if limit == self.size_limit else QuotaExceeded(repository)
 
     @property
     def batch_size(self) -> int:

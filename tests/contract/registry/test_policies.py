@@ -2,14 +2,17 @@
 
 import asyncio
 import math
+import re
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
 
-from scow.registry.policies import DAY_S, Policies, TagTime
+from scow.registry.metadata import QuotaUse
+from scow.registry.policies import DAY_S, Policies, Quota, TagTime
 from scow.registry.settings import Gc, Limits, Policy, Settings, SettingsInvalid
+from scow.registry.warnings import quota_warnings
 
 from .conftest import Client, Running, digest_of
 
@@ -83,6 +86,24 @@ class TestQuotas:
         done = await running.registry.collector.collect()
         assert done.blobs >= 1  # what was refused at its end is left to collection
 
+    async def test_no_more_than_a_quota_is_ever_staged(self, client: Client, started: Callable[..., Any]) -> None:
+        running = await started(Policy(repositories=["test/*"], quota_size=100))
+
+        async def stream() -> AsyncIterator[bytes]:
+            for _ in range(11):
+                yield bytes(10)
+
+        for body in (bytes(101), stream()):
+            location = await client.begin()
+            answer = await client("PATCH", location, body)
+            assert (answer.status, answer.codes) == (403, ["DENIED"])
+            await client("DELETE", location)
+        location = await client.begin()
+        assert (await client("PATCH", location, bytes(60))).status == 202
+        assert (await client("PATCH", location, stream())).codes == ["DENIED"]
+        assert (await client("GET", location)).codes == ["BLOB_UPLOAD_UNKNOWN"]
+        assert await running.registry.objects.staged() == []
+
     async def test_a_mount_counts(self, client: Client, started: Callable[..., Any]) -> None:
         await started(Policy(repositories=["test/*"], quota_size=50))
         digest = await client.push_blob(bytes(60), "free")
@@ -97,6 +118,44 @@ class TestQuotas:
         answer = await client("POST", f"/v2/team/d/blobs/uploads/?digest={digest_of(bytes(6))}", bytes(6))
         assert (answer.status, answer.codes) == (403, ["DENIED"])
         await client.push_blob(bytes(5), "team/d")
+
+    async def test_whoever_pushes_is_warned_of_a_quota_that_is_nearly_used_up(
+        self, client: Client, started: Callable[..., Any]
+    ) -> None:
+        """distribution-spec spec.md#warnings."""
+        await started(
+            Policy(repositories=["team/**"], namespace_quota_size=1000), Policy(repositories=["team/a"], quota_size=800)
+        )
+        image = await client.image("team/a")
+        used = sum(each["size"] for each in (image["config"], *image["layers"]))
+        uploads = "/v2/team/a/blobs/uploads/"
+
+        async def push(size: int) -> list[str]:
+            data = b"x" * size
+            answer = await client("POST", f"{uploads}?digest={digest_of(data)}", data)
+            assert answer.status == 201
+            return answer.headers.getall("Warning", [])
+
+        assert await push(719 - used) == []
+        repository = '299 - "team/a uses 90 % of its quota: 720 of 800 bytes"'
+        assert await push(1) == [repository]
+        await client.push_blob(bytes(200), "team/b")
+        both = ['299 - "namespace team uses 92 % of its quota: 920 of 1000 bytes"', repository]
+        begun = await client("POST", uploads)
+        assert begun.headers.getall("Warning") == both
+        assert (await client("PUT", f"{begun.headers['Location']}?digest={digest_of(b'x')}", b"x")).headers["Warning"]
+        _, answer = await client.push_manifest(image, "v1", "team/a")
+        assert answer.headers.getall("Warning") == both
+        answer = await client("POST", "/v2/team/b/blobs/uploads/")
+        assert answer.headers.getall("Warning") == both[:1]
+        for method, path in (("GET", "/v2/team/a/manifests/v1"), ("DELETE", begun.headers["Location"])):
+            assert "Warning" not in (await client(method, path)).headers
+
+    def test_warnings_take_four_kibibytes_at_most(self) -> None:
+        uses = [QuotaUse(Quota(100, "n" * 200), 95) for _ in range(100)]
+        headers = quota_warnings("n" * 255, uses)
+        assert 3500 < sum(len(value) for _, value in headers) <= 4096
+        assert all(re.fullmatch(r'299 - "[^"\\]*"', value) for _, value in headers)
 
     def test_a_namespace_has_to_be_one(self) -> None:
         with pytest.raises(SettingsInvalid, match=r"a\*b: namespace_quota_size needs patterns of the form"):
