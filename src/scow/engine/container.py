@@ -79,7 +79,7 @@ class Container:
         self.execs: dict[str, int] = {}  # running execs: ID -> pid
         self.restart: asyncio.Task[None] | None = None
         self.health: Health | None = None  # what the probes said; None without a health check
-        self.removing = False
+        self._attempt: asyncio.Future[None] | None = None  # of a removal: done when it has come to nothing
         self.removal: asyncio.Task[None] | None = None  # that of `--rm`, once it has begun
         self.told_of_oom = False  # in this run
         self.dying = False  # SIGKILL was sent, the end has not been seen yet
@@ -119,6 +119,27 @@ class Container:
         if not self.not_running.done():
             self.not_running.set_result(outcome)
         self.not_running = asyncio.get_running_loop().create_future()
+
+    @property
+    def removing(self) -> bool:
+        """Whether it is being removed, or has been."""
+        return self._attempt is not None
+
+    def removal_begins(self) -> None:
+        """From now on it is being removed, until `removed` or `removal_failed`."""
+        self._attempt = asyncio.get_running_loop().create_future()
+
+    def removal_failed(self) -> None:
+        """The removal came to nothing: somebody else may try."""
+        attempt, self._attempt = self._attempt, None
+        if attempt is not None:
+            attempt.set_result(None)
+
+    async def removal_over(self) -> bool:
+        """Wait for the end of the removal that is under way; return whether the container is gone."""
+        if self._attempt is not None:
+            await asyncio.wait((self.gone, self._attempt), return_when=asyncio.FIRST_COMPLETED)
+        return self.gone.done()
 
     def removed(self) -> None:
         """Tell all waiters that the container is gone."""

@@ -23,7 +23,7 @@ from scow.engine.tasks import Tasks
 from scow.errors import Conflict, Internal, ScowError
 from scow.linux.signals import parse_signal
 from scow.runtime.failures import CommandNotExecutable, CommandNotFound, RuntimeFailed
-from scow.runtime.monitor import Exit
+from scow.runtime.monitor import Exit, NoSuchRun
 
 log = logging.getLogger(__name__)
 
@@ -323,8 +323,9 @@ class Lifecycle:
         container.dying = container.dying or number == signal.SIGKILL
         self._emit(container, "kill", signal=str(number))
         if container.state.status == "paused" and thaw:
-            # A frozen process acts on no signal until it is thawed.
-            await self._resources.resume(container)
+            # A frozen process acts on no signal until it is thawed. If it has ended meanwhile, it needs none.
+            with contextlib.suppress(NoSuchRun):
+                await self._resources.resume(container)
             if not container.dying:
                 await self._table.note(container, container.record.with_state(status="running"))
                 self._emit(container, "unpause")

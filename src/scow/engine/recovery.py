@@ -141,13 +141,13 @@ class Recovery:
             # Its own `--rm` has begun to remove it: whoever asks the engine first shall not find it any more.
             await asyncio.wait((container.gone,), timeout=REMOVAL_TIMEOUT_S)
         elif due:
-            container.removing = True
+            container.removal_begins()
             try:
                 async with container.lock:
                     volumes = container.state.remove_volumes or container.state.status != "removing"
                     await self._removal.forget(container, volumes=volumes)
             except (ScowError, OSError) as error:
-                container.removing = False
+                container.removal_failed()
                 log.error("container %s could not be removed: %s", container.id, error)
 
     def _drop_unknown_folders(self) -> None:

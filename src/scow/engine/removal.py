@@ -53,23 +53,27 @@ class Removal:
         self.before_files_go: list[Callable[[Container], Awaitable[None]]] = []
 
     async def remove(self, container: Container, *, force: bool, volumes: bool) -> None:
-        """Remove it. Raises StillRunning unless forced; Conflict if it is being removed already."""
-        if container.removing:
-            if force:
-                await asyncio.shield(container.gone)
+        """Remove it. Raises StillRunning unless forced; Conflict if it is being removed already.
+
+        A forced one waits for a removal that is under way, and tries again if that comes to nothing.
+        """
+        while container.removing:
+            if not force:
+                raise Conflict(f"removal of container {container.id} is already in progress")
+            if await container.removal_over():
                 return
-            raise Conflict(f"removal of container {container.id} is already in progress")
-        status = container.state.status
-        if (container.state.live or status in ("restarting", "starting")) and not force:
+        if _has_processes(container) and not force:
             raise StillRunning(container)
-        container.removing = True
+        container.removal_begins()
         try:
-            if container.state.live or status in ("restarting", "starting"):
+            if _has_processes(container):
                 await self._end(container)
             async with container.lock:
+                if _has_processes(container) and not force:  # a start had got as far as this before us
+                    raise StillRunning(container)
                 await self.forget(container, volumes=volumes)
         except BaseException:
-            container.removing = False
+            container.removal_failed()
             raise
 
     async def _end(self, container: Container) -> None:
@@ -110,6 +114,10 @@ class Removal:
         await self._volumes.drop(dropped)
         self._events.emit("container", "destroy", container.id, attributes_of(container))
         container.removed()
+
+
+def _has_processes(container: Container) -> bool:
+    return container.state.live or container.state.status in ("restarting", "starting")
 
 
 async def _when_there_is_room(step: Callable[[], Awaitable[None]]) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Final
 
@@ -17,7 +17,7 @@ NETWORK_FILES: Final = ("hosts", "hostname", "resolv.conf")
 
 
 class Roots:
-    """Mounts and unmounts roots. One that several use is unmounted by the last; a running container's stays."""
+    """Keeps roots mounted, with their volumes, for as long as somebody uses them."""
 
     def __init__(self, snapshots: Snapshots, volumes: Volumes) -> None:
         self._snapshots = snapshots
@@ -27,36 +27,25 @@ class Roots:
     @asynccontextmanager
     async def mounted(self, container: Container) -> AsyncIterator[Path]:
         """Give the folder of the container's root, without volumes. Raises Conflict if it is being removed."""
-        async with container.lock:  # not against a start or an exit, which mount and unmount as well
-            if container.removing or container.state.status in ("removing", "dead"):
-                raise Conflict("container is marked for removal")
-            path = await self._snapshots.mount(container.id)
-            self._users[container.id] += 1
-            try:
+        async with AsyncExitStack() as keep:
+            async with container.lock:  # not while it is being removed, or the last one lets its volumes go
+                if container.removing or container.state.status in ("removing", "dead"):
+                    raise Conflict("container is marked for removal")
+                path = await keep.enter_async_context(self._snapshots.kept_mounted(container.id))
+                self._users[container.id] += 1
+                keep.push_async_callback(lambda: asyncio.shield(asyncio.ensure_future(self._leave(container))))
                 for name in volume_names(container.record):
                     await self._volumes.mount(name, _holder(container))
-            except BaseException:
-                await self._let_go(container)
-                raise
-        try:
             yield path
-        finally:
-            await asyncio.shield(asyncio.ensure_future(self._leave(container)))
 
     async def _leave(self, container: Container) -> None:
-        async with container.lock:
-            await self._let_go(container)
-
-    async def _let_go(self, container: Container) -> None:
-        self._users[container.id] -= 1
-        if self._users[container.id] > 0:
-            return
-        del self._users[container.id]
-        for name in volume_names(container.record):
-            await self._volumes.unmount(name, _holder(container))
-        known = container.id in self._snapshots.keys()  # noqa: SIM118 - a method, not a mapping's
-        if known and not container.state.live and container.state.status != "starting":
-            await self._snapshots.unmount(container.id)
+        async with container.lock:  # not while the next one is taking the volumes
+            self._users[container.id] -= 1
+            if self._users[container.id] > 0:
+                return
+            del self._users[container.id]
+            for name in volume_names(container.record):
+                await self._volumes.unmount(name, _holder(container))
 
     def mounts(self, container: Container) -> list[dict[str, object]]:
         """What is mounted over the root, outer ones first: source, destination, rw. A tmpfs is the container's own.

@@ -5,8 +5,8 @@ container's own.
 
 The life of a snapshot: `prepare` records it and makes its directories, `mount` shows it (overlayfs: the layers below,
 the snapshot's own `upper` above), `unmount` hides it and keeps what was written, `remove` ends it. A snapshot outlives
-its mount and the engine; after a reboot it is mounted again on demand. `view` shows layers alone, read-only, for the
-length of a block.
+its mount and the engine; after a reboot it is mounted again on demand. `kept_mounted` shows it for the length of a
+block, beside whoever mounts and unmounts it meanwhile; `view` shows layers alone, read-only, for the length of a block.
 
 Directories: `root`/<key>/upper and work; mounts at `mounts`/<key>. Whatever a killed process left is put right by
 `reconcile`: rows and directories without their other half, mounts that nobody knows.
@@ -14,9 +14,11 @@ Directories: `root`/<key>/upper and work; mounts at `mounts`/<key>. Whatever a k
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import secrets
+import shutil
 import sqlite3
 import stat
 from collections import Counter
@@ -81,12 +83,17 @@ class SnapshotExists(Conflict):
 
 
 class _Snapshot:
-    """One snapshot; `lock` orders what happens to it, `held` are the layers that its mount keeps."""
+    """One snapshot; `lock` orders what happens to it, `held` are the layers that its mount keeps.
+
+    It stays mounted while it is `wanted`, from `mount` to `unmount`, or has `keepers`, blocks of `kept_mounted`.
+    """
 
     def __init__(self, diff_ids: tuple[DiffID, ...]) -> None:
         self.diff_ids = diff_ids
         self.lock = asyncio.Lock()
         self.held: tuple[DiffID, ...] | None = None
+        self.wanted = False
+        self.keepers = 0
 
 
 class Snapshots:
@@ -184,31 +191,35 @@ class Snapshots:
     async def mount(self, key: str) -> Path:
         """Mount the snapshot with its layers and return where. Idempotent. Raises NoSuchSnapshot, MountFailed."""
         snapshot = self._get(key)
-        target = self.mount_point(key)
         async with snapshot.lock:
-            if self._snapshots.get(key) is not snapshot:
-                raise NoSuchSnapshot(key)
-            if snapshot.held is not None and mount.is_mount_point(target):
-                return target
-            async with contextlib.AsyncExitStack() as undo:
-                held = unique(snapshot.diff_ids)
-                lowers = await self._take(held, undo)
-                await points.at("mount.layers")
-                if snapshot.held is not None:  # somebody unmounted it behind our back: those layers are held twice now
-                    await self._release(snapshot.held)
-                    snapshot.held = None
-                undo.push_async_callback(lambda: finish(asyncio.to_thread(self._unmount_now, target)))
-                await finish(asyncio.to_thread(self._mount_writable, key, lowers, target))
-                snapshot.held = held
-                undo.pop_all()
+            await self._mount(key, snapshot)
+            snapshot.wanted = True
         await points.at("mount.done")
-        return target
+        return self.mount_point(key)
 
-    async def unmount(self, key: str) -> None:
-        """Unmount the snapshot and let go of its layers. Idempotent; what was written stays. Raises NoSuchSnapshot."""
+    @contextlib.asynccontextmanager
+    async def kept_mounted(self, key: str) -> AsyncIterator[Path]:
+        """Have the snapshot mounted until the block is left, also if it is unmounted meanwhile: only its removal takes
+        it away. Raises NoSuchSnapshot, MountFailed."""
         snapshot = self._get(key)
         async with snapshot.lock:
-            await finish(self._unmount(key, snapshot))
+            await self._mount(key, snapshot)
+            snapshot.keepers += 1
+        try:
+            yield self.mount_point(key)
+        finally:
+            await finish(self._let_go(key, snapshot))
+
+    async def unmount(self, key: str) -> None:
+        """Unmount the snapshot and let go of its layers. Idempotent; what was written stays. Raises NoSuchSnapshot.
+
+        If somebody keeps it mounted, it goes when the last of them leaves.
+        """
+        snapshot = self._get(key)
+        async with snapshot.lock:
+            snapshot.wanted = False
+            if not snapshot.keepers:
+                await finish(self._unmount(key, snapshot))
 
     async def remove(self, key: str) -> None:
         """Unmount and remove the snapshot with all that was written in it. Idempotent.
@@ -274,6 +285,7 @@ class Snapshots:
         for key, snapshot in self._snapshots.items():
             if key in live and snapshot.held is None:
                 snapshot.held = await self._take_what_is_left(key, unique(snapshot.diff_ids))
+                snapshot.wanted = True
         unknown = [] if known is None else [key for key in self._snapshots if key not in known]
         for key in unknown:
             await self.remove(key)
@@ -320,6 +332,30 @@ class Snapshots:
                 await self._layers.release(diff_id)
         while len(self._warm) > self._warm_limit:
             await self.cool(next(iter(self._warm)))
+
+    async def _mount(self, key: str, snapshot: _Snapshot) -> None:
+        target = self.mount_point(key)
+        if self._snapshots.get(key) is not snapshot:
+            raise NoSuchSnapshot(key)
+        if snapshot.held is not None and mount.is_mount_point(target):
+            return
+        async with contextlib.AsyncExitStack() as undo:
+            held = unique(snapshot.diff_ids)
+            lowers = await self._take(held, undo)
+            await points.at("mount.layers")
+            if snapshot.held is not None:  # somebody unmounted it behind our back: those layers are held twice now
+                await self._release(snapshot.held)
+                snapshot.held = None
+            undo.push_async_callback(lambda: finish(asyncio.to_thread(self._unmount_now, target)))
+            await finish(asyncio.to_thread(self._mount_writable, key, lowers, target))
+            snapshot.held = held
+            undo.pop_all()
+
+    async def _let_go(self, key: str, snapshot: _Snapshot) -> None:
+        async with snapshot.lock:
+            snapshot.keepers -= 1
+            if not snapshot.wanted and not snapshot.keepers and self._snapshots.get(key) is snapshot:
+                await self._unmount(key, snapshot)
 
     async def _unmount(self, key: str, snapshot: _Snapshot) -> None:
         await asyncio.to_thread(self._unmount_now, self.mount_point(key))
@@ -382,8 +418,15 @@ class Snapshots:
     def _unmount_now(self, target: Path) -> None:
         while mount.ensure_unmounted(target):
             pass
-        with contextlib.suppress(FileNotFoundError):
+        try:
             target.rmdir()
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            if error.errno != errno.ENOTEMPTY:
+                raise
+            # Who still had the path wrote into the directory when nothing was mounted on it any more: nobody's data.
+            shutil.rmtree(target)
 
 
 async def finish(step: Awaitable[T]) -> T:

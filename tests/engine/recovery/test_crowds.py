@@ -140,6 +140,37 @@ def test_a_forced_removal_waits_for_a_start(own_engine: Daemon) -> None:
         assert not exists(own_engine, id), point
 
 
+def test_a_forced_removal_does_not_wait_for_ever_for_one_that_fails(own_engine: Daemon) -> None:
+    id = create(own_engine, "true")
+    own_engine.at("remove.recorded", "hold")
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        first = pool.submit(own_engine.request, "DELETE", f"/containers/{id}")
+        own_engine.wait_held()
+        second = pool.submit(own_engine.request, "DELETE", f"/containers/{id}?force=1")
+        time.sleep(0.05)  # the second is waiting; it has nothing that could be awaited
+        own_engine.at("remove.released", "fail")
+        assert [first.result()[0], second.result()[0]] == [500, 500]
+    own_engine.go_on()
+    own_engine.json("DELETE", f"/containers/{id}")
+
+
+def test_a_copy_out_of_a_container_goes_on_when_that_ends(own_engine: Daemon) -> None:
+    id = run(own_engine, "head -c 20000000 /dev/zero > /file; mkdir /dir; touch /ready; sleep 60")
+    eventually(lambda: own_engine.request("HEAD", f"/containers/{id}/archive?path=/ready")[0] == 200)
+    connection = socket.socket(socket.AF_UNIX)
+    connection.connect(str(own_engine.socket))
+    connection.sendall(f"GET /containers/{id}/archive?path=/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+    rootfs = str(own_engine.folder / "exec/rootfs" / id)
+    assert connection.recv(1000).startswith(b"HTTP/1.1 200")
+    own_engine.json("POST", f"/containers/{id}/kill")
+    assert wait(own_engine, id) == 137
+    assert rootfs in Path("/proc/mounts").read_text()
+    while connection.recv(1 << 20):
+        pass
+    connection.close()
+    eventually(lambda: rootfs not in Path("/proc/mounts").read_text())
+
+
 @pytest.mark.parametrize(
     ("method", "path", "point"),
     [("POST", "{}/stop", "stop.recorded"), ("DELETE", "{}?force=1", "remove.ending")],

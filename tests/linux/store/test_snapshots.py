@@ -292,3 +292,39 @@ async def test_the_layers_that_were_used_last_are_kept_within_the_limit(boat: An
     assert not await warm.cool(layers[2])
     await warm.cool_all()
     assert boat.layers.held == {}
+
+
+async def test_a_snapshot_that_somebody_reads_stays_mounted_when_it_is_unmounted(boat: Any) -> None:
+    base = boat.layers.add("base", {"file": "x"})
+    await boat.snapshots.prepare("box", [base])
+    rootfs = await boat.snapshots.mount("box")
+    async with boat.snapshots.kept_mounted("box"), boat.snapshots.kept_mounted("box"):
+        await boat.snapshots.unmount("box")
+        assert (rootfs / "file").read_text() == "x"
+        assert boat.layers.held == {base: 1}
+    assert mount.mounts(boat.root) == []
+    assert boat.layers.held == {}
+
+
+async def test_a_snapshot_that_somebody_read_stays_mounted_for_who_mounted_it(boat: Any) -> None:
+    await boat.snapshots.prepare("box", [])
+    async with boat.snapshots.kept_mounted("box") as rootfs:
+        await boat.snapshots.mount("box")
+    assert boat.snapshots.mounted("box")
+    await boat.crash()
+    await boat.snapshots.reconcile(["box"])
+    async with boat.snapshots.kept_mounted("box") as rootfs:
+        pass
+    assert mount.is_mount_point(rootfs)
+    async with boat.snapshots.kept_mounted("box"):
+        await boat.snapshots.remove("box")
+    assert not rootfs.exists()
+
+
+async def test_what_was_written_where_a_snapshot_had_been_mounted_does_not_keep_it(boat: Any) -> None:
+    await boat.snapshots.prepare("box", [])
+    rootfs = await boat.snapshots.mount("box")
+    mount.unmount(rootfs)
+    (rootfs / "etc").mkdir()
+    await boat.snapshots.remove("box")
+    assert not rootfs.exists()
