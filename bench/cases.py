@@ -21,6 +21,10 @@ LISTED = 200
 RUNNING = 10
 IDLE_AFTER_S = 25.0  # long enough for workers to have gone
 SLEEP = ["sleep", "1000"]
+STEPS = 20
+COPIED = 10_000
+SERVED = 256 << 20
+SERVES_AFTER_S = 10.0
 
 
 class Size(NamedTuple):
@@ -310,6 +314,108 @@ class Attach(Case):
         return self.size.piped / seconds
 
 
+class Build(Case):
+    """Without docker's client, whose builds go by BuildKit's protocol where an engine has it."""
+
+    rounds = (7, 15)
+    files = 0
+    steps = ("RUN echo hello > /made",)
+    cached = False
+
+    def prepare(self, engine: Engine) -> Any:
+        instructions = "\n".join((f"FROM {engine.image('busybox')}:latest", *self.steps))
+        tar = images.context(f"{instructions}\n", self.files)
+        if self.cached:
+            self._build(engine, tar)
+        return tar
+
+    def sample(self, engine: Engine, state: Any) -> float:
+        return timed(lambda: self._build(engine, state))
+
+    def tidy(self, engine: Engine, state: Any) -> None:
+        for tag in _tags(engine):
+            if "bench-built" in tag:
+                engine.api.call("DELETE", f"{API}/images/{tag}?force=1")
+
+    def _build(self, engine: Engine, tar: bytes) -> None:
+        query = f"t=bench-built/{self.name}&rm=1&forcerm=1&nocache={int(not self.cached)}"
+        said = engine.api.send_bytes("POST", f"{API}/build?{query}", tar, {"Content-Type": "application/x-tar"})
+        if b'"error' in said:
+            raise Failed(f"{engine.name} cannot build: {said[-400:].decode(errors='replace')}")
+
+
+class BuildRun(Build):
+    name, title = "build-run", "build: a trivial RUN step"
+
+
+class BuildCached(Build):
+    name, title = "build-cached", f"build: {STEPS} cached steps"
+    rounds = (10, 30)
+    steps = tuple(f"RUN echo {number} > /made" for number in range(STEPS))
+    cached = True
+
+
+class BuildCopy(Build):
+    name, title = "build-copy", f"build: COPY of {COPIED:,} files"
+    rounds = (2, 5)
+    files = COPIED
+    steps = ("COPY files /files",)
+
+
+class NetworkCreate(Case):
+    name, title = "network-create", "create a network by the API"
+    rounds = (15, 40)
+
+    def sample(self, engine: Engine, state: Any) -> float:
+        return self._both(engine)[0]
+
+    def _both(self, engine: Engine) -> tuple[float, float]:
+        name = f"bench-{secrets.token_hex(4)}"
+        asked = {"Name": name, "CheckDuplicate": True, "Driver": "bridge"}
+        created = timed(lambda: engine.api.call("POST", f"{API}/networks/create", asked))
+        return created, timed(lambda: engine.api.call("DELETE", f"{API}/networks/{name}"))
+
+
+class NetworkRemove(NetworkCreate):
+    name, title = "network-remove", "remove it"
+
+    def sample(self, engine: Engine, state: Any) -> float:
+        return self._both(engine)[1]
+
+
+class Published(Case):
+    name, title, unit = "port", "from a published port of loopback, one connection", "B/s"
+    rounds = (5, 10)
+
+    def prepare(self, engine: Engine) -> Any:
+        script = f"dd if=/dev/zero of=/www/big bs=1M count={SERVED >> 20} 2> /dev/null; exec httpd -f -p 80 -h /www"
+        ports = {"80/tcp": [{"HostPort": str(engine.port)}]}
+        host = {"PortBindings": ports, "Tmpfs": {"/www": f"size={SERVED + (1 << 20)}"}}
+        more = {"HostConfig": host, "ExposedPorts": {"80/tcp": {}}}
+        engine.api.start(engine.api.create(engine.image("busybox"), ["sh", "-c", script], **more))
+        end = time.monotonic() + SERVES_AFTER_S
+        while not self._fetch(engine.port):
+            if time.monotonic() > end:
+                raise Failed(f"{engine.name}: nothing comes from a published port")
+            time.sleep(0.05)
+
+    def sample(self, engine: Engine, state: Any) -> float:
+        sizes: list[int] = []
+        seconds = timed(lambda: sizes.append(self._fetch(engine.port)))
+        if sizes[0] < SERVED:
+            raise Failed(f"{engine.name}: {sizes[0]} bytes came of {SERVED}")
+        return SERVED / seconds
+
+    def _fetch(self, port: int) -> int:
+        """Bytes that came; 0 if nobody answers."""
+        try:
+            with socket.create_connection(("127.0.0.1", port), SERVES_AFTER_S) as connection:
+                connection.sendall(b"GET /big HTTP/1.0\r\n\r\n")
+                return drain(connection)
+        except OSError:
+            return 0
+
+
 class MemoryIdle(Case):
     name, title, unit = "memory-idle", "memory of the idle engine (PSS)", "B"
     rounds = (1, 1)
@@ -434,4 +540,10 @@ ALL: tuple[type[Case], ...] = (
     Save,
     Load,
     PushFresh,
+    NetworkCreate,
+    NetworkRemove,
+    Published,
+    BuildRun,
+    BuildCached,
+    BuildCopy,
 )

@@ -89,6 +89,7 @@ class Engine(Program, abc.ABC):
         super().__init__(folder, self.name)
         self.registry = registry
         self.subnet = f"10.214.{number}.1/24"
+        self.port = 28080 + number  # for what is published on each of them at once
         self.socket = self.folder / "s"
         self.api = Api(self.socket)
         (self.folder / "client").mkdir()

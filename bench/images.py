@@ -17,7 +17,7 @@ from scow.oci.platform import host_platform
 from scow.samples.__main__ import push_blob, put
 from scow.samples.hello_world import Blob
 
-APPLETS = "sh cat true sleep echo ls dd head wc seq yes"
+APPLETS = "sh cat true sleep echo ls dd head httpd wc seq yes"
 LINE = (
     b"The quick brown fox jumps over the lazy dog, and the lazy dog sleeps on in the sun of the afternoon.\n"[:99]
     + b"\n"
@@ -91,6 +91,12 @@ def fresh() -> bytes:
     if not _big_files:
         _big_files.update({f"file{n}": content for n, content in enumerate(_contents(160, BIG_SIZE, seed=1))})
     return _tar({"new": os.urandom(16), **_big_files})
+
+
+def context(dockerfile: str, files: int = 0) -> bytes:
+    """The tar of a build's context: a Dockerfile, and a folder `files` with so many small ones."""
+    contents: dict[str, bytes | str] = {"Dockerfile": dockerfile.encode()}
+    return _tar(contents | {f"files/d{n % 100}/file{n}": LINE * (n % 50) for n in range(files)})
 
 
 _big_files: dict[str, bytes | str] = {}
