@@ -179,7 +179,7 @@ class Pull(Case):
     def _forget(self, engine: Engine) -> None:
         if any(engine.image(self._image) in tag for tag in _tags(engine)):
             engine.api.call("DELETE", f"{API}/images/{engine.image(self._image)}:latest?force=1")
-        subprocess.run(["sync"], check=True)  # what an engine left to the kernel is not the next one's to write
+        _settle()
 
     @property
     def _image(self) -> str:
@@ -206,7 +206,7 @@ class Save(Case):
         engine.pull("small")
 
     def sample(self, engine: Engine, state: Any) -> float:
-        subprocess.run(["sync"], check=True)
+        _settle()
         return timed(lambda: engine.api.stream("GET", f"{API}/images/{engine.image('small')}/get"))
 
 
@@ -224,7 +224,7 @@ class Load(Case):
     def sample(self, engine: Engine, state: Any) -> float:
         if "bench/load:latest" in [tag.removeprefix("docker.io/") for tag in _tags(engine)]:
             engine.api.call("DELETE", f"{API}/images/bench/load:latest?force=1")
-        subprocess.run(["sync"], check=True)
+        _settle()
         with state.open("rb") as file:
             headers = {"Content-Type": "application/x-tar", "Content-Length": str(state.stat().st_size)}
             return timed(lambda: engine.api.send_bytes("POST", f"{API}/images/load?quiet=1", file, headers))
@@ -245,7 +245,7 @@ class PushFresh(Case):
         headers = {"Content-Type": "application/x-tar", "Content-Length": str(len(tar))}
         query = f"fromSrc=-&repo={name}&tag=latest"
         engine.api.send_bytes("POST", f"{API}/images/create?{query}", tar, headers)
-        subprocess.run(["sync"], check=True)
+        _settle()
         path = f"{API}/images/{name}/push?tag=latest"
         answers: list[bytes] = []
         seconds = timed(
@@ -263,6 +263,7 @@ class WriteLog(Case):
 
     def sample(self, engine: Engine, state: Any) -> float:
         id = _logging(engine, self.size.log)
+        _settle()
 
         def run() -> None:
             engine.api.start(id)
@@ -510,6 +511,11 @@ def _feed(connection: socket.socket, size: int) -> None:
     data = memoryview(images.LINE * (size // len(images.LINE) + 1))[:size]
     connection.sendall(data)
     connection.shutdown(socket.SHUT_WR)
+
+
+def _settle() -> None:
+    """Have the disk at rest: what an engine left to the kernel is not the next one's to write."""
+    subprocess.run(["sync"], check=True)
 
 
 def _tags(engine: Engine) -> list[str]:
