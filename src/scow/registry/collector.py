@@ -18,10 +18,10 @@ from typing import Final
 
 import msgspec
 
-from scow.oci.digest import Digest
+from scow.oci.digest import Digest, digest_of
 from scow.registry.errors import UploadBusy, UploadUnknown
 from scow.registry.jobs import Jobs
-from scow.registry.metadata import Metadata
+from scow.registry.metadata import KeptManifest, Metadata
 from scow.registry.metrics import Metrics
 from scow.registry.names import parse_upload_id
 from scow.registry.objects import ObjectName, Objects
@@ -30,6 +30,8 @@ from scow.registry.schedule import Schedule
 from scow.registry.uploads import Uploads
 
 BATCH: Final = 100
+MANIFESTS_BATCH: Final = 8
+"""Each may have some megabytes."""
 RETENTION: Final = "retention"
 COUNTING: Final = "pulls are counted"
 LEASE_S: Final = 60.0
@@ -215,6 +217,15 @@ class Collector:
                 if not await self._objects.verify(name) and await self._is_blob(digest, name):
                     yield digest
             after = blobs[-1][0]
+
+    async def damaged_manifests(self) -> AsyncIterator[KeptManifest]:
+        """Read every manifest; those that are not what their digest says."""
+        after = (0, "")
+        while manifests := await self._metadata.all_manifests(after, MANIFESTS_BATCH):
+            for kept in manifests:
+                if await asyncio.to_thread(digest_of, kept.data, kept.digest) != kept.digest:
+                    yield kept
+            after = manifests[-1].place
 
     async def _is_blob(self, digest: Digest, name: ObjectName) -> bool:
         """Whether it still is one: collection may have been quicker than the check."""

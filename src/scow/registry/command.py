@@ -85,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     collect.set_defaults(run=_collect)
 
-    check = commands.add_parser("check", parents=[common], help="read every blob and verify its digest")
+    check = commands.add_parser("check", parents=[common], help="read every blob and manifest and verify its digest")
     check.set_defaults(run=_check)
 
     sync = commands.add_parser("sync", parents=[common], help="copy now what the rules say of other registries")
@@ -311,12 +311,18 @@ async def _check(settings: Settings, options: argparse.Namespace) -> int:
     registry = Registry.open(settings)
     damaged = 0
     try:
+        if problems := await registry.metadata.problems():
+            print(*(f"damaged database: {problem}" for problem in problems), sep="\n")
+            return 1  # it can't be asked for the rest
+        async for manifest in registry.collector.damaged_manifests():
+            print(f"damaged manifest: {manifest.repository}@{manifest.digest}")
+            damaged += 1
         async for digest in registry.collector.damaged():
             print(f"damaged or missing: {digest}")
             damaged += 1
     finally:
         await registry.aclose()
-    print(f"{damaged} damaged blobs" if damaged else "all blobs are sound")
+    print(f"{damaged} damaged" if damaged else "all blobs and manifests are sound")
     return 1 if damaged else 0
 
 

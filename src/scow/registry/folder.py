@@ -150,9 +150,12 @@ class FolderStage:
             try:
                 os.fsync(fd)
                 self._folder.make_parent(target)
-                # Not rename(2): the stage has to survive until the names are committed. An equal object stays.
-                with suppress(FileExistsError):
+                # Not rename(2): the stage has to survive until the names are committed.
+                try:
                     os.link(self._folder.stage_path(self._upload_id), target)
+                except FileExistsError:
+                    # It should be equal. If its bytes have rotted this is how they become good again.
+                    self._folder.replace(self._upload_id, target)
                 _sync_directory(target.parent)
                 self._published = True
             except FileNotFoundError as error:  # cancelled meanwhile
@@ -163,6 +166,7 @@ class FolderStage:
                 raise
 
         await self._folder.run(link)
+        self._folder.let_go(name)  # what is open may be the file that has been replaced
 
     async def close(self) -> None:
         fd, self._fd = self._fd, None
@@ -216,6 +220,15 @@ class Folder:
             parent.mkdir(parents=True, exist_ok=True)
             _sync_directory(parent.parent)
             _sync_directory(self._blobs)
+
+    def replace(self, upload_id: str, target: Path) -> None:
+        """Put what is staged into the place of an object."""
+        again = self._uploads / f"{upload_id}.again"
+        os.link(self.stage_path(upload_id), again)
+        try:
+            os.rename(again, target)
+        finally:
+            again.unlink(missing_ok=True)  # still there if both are the same file
 
     async def open_stage(self, upload_id: str, *, create: bool = False) -> FolderStage:
         path = self.stage_path(upload_id)
@@ -370,9 +383,13 @@ class Folder:
         finally:
             staged.unlink(missing_ok=True)
 
-    async def remove(self, name: ObjectName) -> None:
+    def let_go(self, name: ObjectName) -> None:
+        """Keep an object open no longer than its readers need it."""
         if (kept := self._open.pop(name, None)) is not None:
             kept.release()
+
+    async def remove(self, name: ObjectName) -> None:
+        self.let_go(name)
 
         def unlink() -> None:
             with suppress(FileNotFoundError):

@@ -23,6 +23,20 @@ class StoredManifest(msgspec.Struct, frozen=True):
     data: bytes
 
 
+class KeptManifest(msgspec.Struct, frozen=True):
+    """A manifest of any repository."""
+
+    repository_id: int
+    repository: str
+    digest: Digest
+    data: bytes
+
+    @property
+    def place(self) -> tuple[int, str]:
+        """By which they are ordered."""
+        return self.repository_id, self.digest
+
+
 class NewManifest(msgspec.Struct, frozen=True, kw_only=True):
     """A manifest to be stored, with what its document says."""
 
@@ -215,6 +229,12 @@ class Metadata(Protocol):
 
     async def delete_untagged(self, repository: str, before: float, unused_before: float) -> int:
         """Remove them; how many there were."""
+
+    async def all_manifests(self, after: "tuple[int, str]", limit: int) -> "list[KeptManifest]":
+        """Every manifest, in the order of their places, behind `after`."""
+
+    async def problems(self) -> list[str]:
+        """What is wrong with the names themselves, read whole where they are in a file of ours."""
 
     async def all_blobs(self, after: str, limit: int) -> list[tuple[Digest, ObjectName]]:
         """Every blob with its object, in the order of digests, behind `after`."""

@@ -213,6 +213,9 @@ class PostgresDatabase:
     def _noticed(self, *_: object) -> None:
         self._notices += 1
 
+    async def problems(self) -> list[str]:
+        return []  # its pages are the server's to check
+
     async def aclose(self) -> None:
         if self._listener is not None:
             self._listener.cancel()

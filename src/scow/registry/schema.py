@@ -90,4 +90,8 @@ CREATE TABLE stage_part (
     PRIMARY KEY (upload, number)) WITHOUT ROWID;
 ALTER TABLE garbage ADD COLUMN due_at REAL NOT NULL DEFAULT 0
 """,
+    # Nobody ever read it. The table stays for versions that still write to it while replicas are upgraded.
+    """
+DELETE FROM tag_history
+""",
 )

@@ -96,6 +96,9 @@ class Database(Protocol):
     async def rows(self, query: str, *values: Value) -> Sequence[Row]:
         """`read` of one query."""
 
+    async def problems(self) -> list[str]:
+        """Read the whole database, where it is a file of ours; what is wrong with it."""
+
     async def aclose(self) -> None:
         """Finish what is going on and close."""
 

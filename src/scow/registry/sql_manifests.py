@@ -12,7 +12,7 @@ from typing import Final
 from scow.oci.digest import Digest
 from scow.registry.conditions import NO_CONDITIONS, Conditions
 from scow.registry.errors import ReferencesUnknown, TagImmutable
-from scow.registry.metadata import NewManifest, Referrer, ShownRepository, ShownTag, StoredManifest
+from scow.registry.metadata import KeptManifest, NewManifest, Referrer, ShownRepository, ShownTag, StoredManifest
 from scow.registry.sql import ALL, Session
 from scow.registry.sql_names import ID_OF, NOBODY, SqlNames, ensure_repository, find_repository
 
@@ -106,10 +106,7 @@ class SqlManifests(SqlNames):
                 await _untag(session, owner, before[0])
             statement = "UPDATE tag SET digest = ?, updated_at = ? WHERE repository = ? AND name = ?"
             await session.run(statement, digest, now, *key)
-            if before[0] == digest:
-                return
-            break
-        await _note(session, owner, tag, digest)
+            return
 
     def _check_mutable(self, repository: str, tag: str) -> None:
         if self._policies.is_immutable(repository, tag):
@@ -132,7 +129,6 @@ class SqlManifests(SqlNames):
         row = await session.row("DELETE FROM tag WHERE repository = ? AND name = ? RETURNING digest", owner, tag)
         if row is None:
             return False
-        await _note(session, owner, tag, None)
         await _untag(session, owner, row[0])
         return True
 
@@ -151,11 +147,6 @@ class SqlManifests(SqlNames):
         key = (owner, digest)
         query = "SELECT digest FROM manifest_ref WHERE repository = ? AND manifest = ? AND kind = 'blob'"
         blobs = [row[0] for row in await session.rows(query, *key)]
-        await session.run(
-            "INSERT INTO tag_history (repository, name, digest, changed_at) "
-            "SELECT repository, name, NULL, ? FROM tag WHERE repository = ? AND digest = ?",
-            *(time.time(), *key),
-        )
         gone = await session.run("DELETE FROM manifest WHERE repository = ? AND digest = ?", *key) > 0
         await self._queue(session, "link", owner, blobs)
         return gone
@@ -189,6 +180,16 @@ class SqlManifests(SqlNames):
         )
         return [ShownTag(*row) for row in await self._db.rows(query, repository, after, search, limit)]
 
+    async def all_manifests(self, after: tuple[int, str], limit: int) -> list[KeptManifest]:
+        query = (
+            "SELECT m.repository, r.name, m.digest, m.data FROM manifest m JOIN repository r ON r.id = m.repository "
+            "WHERE (m.repository, m.digest) > (?, ?) ORDER BY m.repository, m.digest LIMIT ?"
+        )
+        return [KeptManifest(*row) for row in await self._db.rows(query, *after, limit)]
+
+    async def problems(self) -> list[str]:
+        return await self._db.problems()
+
     async def referrers(
         self, repository: str, subject: Digest, artifact_type: str | None, after: str, limit: int
     ) -> list[Referrer]:
@@ -220,11 +221,6 @@ async def _missing(session: Session, table: str, owner: int, digests: Sequence[D
         query = f"SELECT digest FROM {table} WHERE repository = ? AND digest IN ({', '.join('?' * len(part))}) [share]"
         found.update(row[0] for row in await session.rows(query, owner, *part))
     return [digest for digest in digests if digest not in found]
-
-
-async def _note(session: Session, owner: int, tag: str, digest: Digest | None) -> None:
-    statement = "INSERT INTO tag_history (repository, name, digest, changed_at) VALUES (?, ?, ?, ?)"
-    await session.run(statement, owner, tag, digest, time.time())
 
 
 async def _untag(session: Session, owner: int, digest: str) -> None:

@@ -31,6 +31,7 @@ T = TypeVar("T")
 GROUP_LIMIT: Final = 64
 """Most calls that share one transaction."""
 READERS: Final = 2
+PROBLEMS_LIMIT: Final = 20
 SPARE_SIZE: Final = 1 << 20
 """Bytes of a file that is kept to be given up: on a full disk not even deletes could be written down without it."""
 SPARE_PIECE: Final = 64 << 10
@@ -202,6 +203,13 @@ class SqliteDatabase:
             if _code(error) in _FULL:
                 raise StorageFull from error
             raise
+
+    async def problems(self) -> list[str]:
+        try:
+            found = [str(row[0]) for row in await self.rows(f"PRAGMA integrity_check({PROBLEMS_LIMIT})")]
+        except sqlite3.DatabaseError as error:
+            return [str(error)]
+        return [] if found == ["ok"] else found
 
     async def aclose(self) -> None:
         """Finish what is queued and close."""

@@ -1,5 +1,6 @@
 """Opens what the settings name: the database of names, and where the bytes are."""
 
+import sqlite3
 from pathlib import Path
 from typing import Final
 
@@ -26,7 +27,11 @@ def open_database(settings: Settings) -> Database:
     if not names.url:
         if has_bucket(settings) and not names.path:
             raise SettingsInvalid("storage", "with an object store, database.url or database.path is needed")
-        return SqliteDatabase.open(Path(names.path or Path(settings.storage) / DATABASE), STEPS)
+        path = Path(names.path or Path(settings.storage) / DATABASE)
+        try:
+            return SqliteDatabase.open(path, STEPS)
+        except sqlite3.DatabaseError as error:
+            raise SettingsInvalid(str(path), f"cannot be used: {error}") from error
     if not names.url.startswith(("postgresql://", "postgres://")):
         raise SettingsInvalid("database.url", "must begin with postgresql://")
     try:

@@ -162,7 +162,7 @@ def test_docker_pushes_and_skopeo_pulls_across_containers(engine: Daemon, tmp_pa
     engine.docker("rm", "first")
 
     second = run(engine, "second", "-v", "data:/var/lib/registry", "--read-only")
-    assert engine.docker("exec", "second", "/opt/scow/bin/scow", *CHECK).stdout == "all blobs are sound\n"
+    assert engine.docker("exec", "second", "/opt/scow/bin/scow", *CHECK).stdout == "all blobs and manifests are sound\n"
     pulled = engine.docker("pull", f"{second}/team/registry@{digest}").stdout
     assert f"Digest: {digest}" in pulled
     engine.docker("rmi", f"{second}/team/registry@{digest}")

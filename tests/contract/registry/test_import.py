@@ -163,7 +163,10 @@ def test_an_import_that_was_killed_goes_on(old: Distribution, settings: Settings
     assert "imported 40 repositories: 40 manifests, 40 tags" in done.stdout
     assert int(done.stdout.rpartition("bytes), ")[2].split()[0]) >= 10  # blobs that were here
     check = [sys.executable, "-m", "scow.registry", "check", "--storage", settings.storage]
-    assert subprocess.run(check, capture_output=True, text=True, timeout=60).stdout == "all blobs are sound\n"
+    assert (
+        subprocess.run(check, capture_output=True, text=True, timeout=60).stdout
+        == "all blobs and manifests are sound\n"
+    )
 
 
 async def test_blobs_are_copied_where_links_cannot_be_made(

@@ -2,8 +2,10 @@
 
 import asyncio
 import hashlib
+import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -14,6 +16,7 @@ import msgspec
 import pytest
 
 from scow.oci.digest import parse_digest
+from scow.registry.accounts import Account
 from scow.registry.errors import UploadUnknown
 from scow.registry.schema import STEPS
 from scow.registry.settings import Gc, Settings
@@ -293,6 +296,66 @@ async def test_a_damaged_blob_is_found(client: Client, running: Running, setting
     found = [digest async for digest in running.registry.collector.damaged()]
     assert sorted(found) == sorted([bad, gone])
     assert good not in found
+
+
+async def test_a_damaged_blob_is_good_again_once_it_is_pushed(
+    client: Client, running: Running, settings: Settings
+) -> None:
+    rotten = await client.push_blob(b"good")
+    kept_as(settings, rotten).write_bytes(b"BAD!")
+    assert (await client("GET", f"{REPO}/blobs/{rotten}")).body == b"BAD!"
+    await client.push_blob(b"good")
+    assert (await client("GET", f"{REPO}/blobs/{rotten}")).body == b"good"
+    assert [each async for each in running.registry.collector.damaged()] == []
+    assert len(list((Path(settings.storage) / "uploads").iterdir())) == 0
+
+
+async def test_a_damaged_manifest_is_found(client: Client, running: Running) -> None:
+    sound = [await client.push_image(tag, seed=tag) for tag in ("v1", "v2", "v3")]
+    await client.push_image("v1", "other", seed="v1")
+    assert [each async for each in running.registry.collector.damaged_manifests()] == []
+    spoil = "UPDATE manifest SET data = ? WHERE digest = ? AND repository = (SELECT id FROM repository WHERE name = ?)"
+    database = running.registry._database
+    await database.write(lambda session: session.run(spoil, b"{}", sound[0], "other"))
+    found = [each async for each in running.registry.collector.damaged_manifests()]
+    assert [(each.repository, each.digest) for each in found] == [("other", sound[0])]
+
+
+@pytest.mark.parametrize("kind_of_storage", ["folder"], indirect=True)
+async def test_a_damaged_database_is_told(tmp_path: Path, serve: Callable[..., Any], settings: Settings) -> None:
+    running = await serve(settings)
+    await running.registry.accounts.put("ann", Account("x" * 60_000))
+    await running.server.aclose()
+    await running.registry.aclose()
+    check = [sys.executable, "-m", "scow.registry", "check", "--storage", settings.storage]
+    path = Path(settings.storage) / DATABASE
+    data = bytearray(path.read_bytes())
+    data[-8192:] = bytes(8192)
+    for damage, said in ((data, "damaged database: "), (b"nonsense" * 1000, "registry.db: cannot be used: ")):
+        path.write_bytes(damage)
+        done = await asyncio.to_thread(subprocess.run, check, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 1
+        assert said in done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("kind_of_storage", ["folder"], indirect=True)
+async def test_what_came_and_went_leaves_no_rows(serve: Callable[..., Any], settings: Settings, client: Client) -> None:
+    running = await serve(msgspec.structs.replace(settings, gc=Gc(interval_s=0, grace_s=0)))
+    client.url = running.url
+    for seed in ("1", "2", "2"):
+        await client.push_image("latest", seed=seed)
+    await client.push_image("old", seed="3")
+    await client("DELETE", f"{REPO}/manifests/old")
+    for seed in ("1", "2", "3"):
+        digest = digest_of(json.dumps(await client.image(seed=seed)).encode())
+        assert (await client("DELETE", f"{REPO}/manifests/{digest}")).status == 202
+    await client("DELETE", await client.begin())
+    await running.registry.collector.collect()
+    database = running.registry._database
+    tables = [row[0] for row in await database.rows("SELECT name FROM sqlite_master WHERE type = 'table'")]
+    left = {name: len(await database.rows(f"SELECT 1 FROM {name}")) for name in tables}
+    assert {name: count for name, count in left.items() if count} == {"repository": 1}
 
 
 @pytest.mark.parametrize("kind_of_storage", ["folder"], indirect=True)
