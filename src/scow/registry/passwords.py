@@ -2,6 +2,7 @@
 
 A bcrypt check takes 50 to 250 ms, and docker sends the password with every request: what was right once is
 remembered for minutes, as a keyed hash. Wrong ones make the next answer to the same address or name come later.
+Requests with one password at the same time are one check; of different ones an address has few at a time.
 """
 
 import asyncio
@@ -10,12 +11,16 @@ import hmac
 import os
 import secrets
 import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 from scow.errors import InvalidArgument
 from scow.registry.accounts import Account, Accounts
 from scow.registry.errors import TooManyRequests
+from scow.registry.htpasswd import Htpasswd
 from scow.registry.rates import client_of
 from scow.registry.shared import SharedTable
 
@@ -31,15 +36,12 @@ FIRST_DELAY_S: Final = 0.5
 LAST_DELAY_S: Final = 8.0
 FORGET_S: Final = 600.0
 WAITING_LIMIT: Final = 100
+TRIES_AT_ONCE: Final = 64
+"""Different passwords of one address that are looked at together: guesses in a crowd keep nobody else waiting."""
+TRIES_OF_NAME: Final = 8
+"""The same for one name at that address: guesses come in a row, or the delays between them would count for little."""
 # Checked when the name is unknown, so that the answer takes as long as for a known one.
 _NOBODY: Final = b"$2b$10$CwTycUXWue0Thq9StjUM0uJ8lUk5Hn5VRPzrcTIY6TSzHb4hUD7.2"
-
-
-class HtpasswdInvalid(InvalidArgument):
-    """A line of the htpasswd file cannot be used."""
-
-    def __init__(self, path: Path, line: int, why: str) -> None:
-        super().__init__(f"{path}:{line}: {why}")
 
 
 def hash_password(password: str) -> str:
@@ -56,22 +58,6 @@ def make_secret() -> tuple[str, str]:
     """A robot's secret, and what is kept of it. It is random enough to need no slow hash."""
     secret = secrets.token_urlsafe(32)
     return secret, f"sha256:{hashlib.sha256(secret.encode()).hexdigest()}"
-
-
-def read_htpasswd(path: Path) -> dict[str, str]:
-    """Names and bcrypt hashes of an htpasswd file. Raises HtpasswdInvalid and OSError."""
-    users = {}
-    for number, line in enumerate(path.read_text().splitlines(), 1):
-        line = line.strip()
-        if not line or line.startswith("#"):
-            continue
-        name, colon, password_hash = line.partition(":")
-        if not colon or not name:
-            raise HtpasswdInvalid(path, number, "expected name:hash")
-        if not password_hash.startswith(("$2a$", "$2b$", "$2y$")):
-            raise HtpasswdInvalid(path, number, "only bcrypt hashes are supported, make them with htpasswd -B")
-        users[name] = password_hash
-    return users
 
 
 class Delays:
@@ -109,18 +95,21 @@ class Passwords:
     """The accounts and the htpasswd file, and whether a password is right."""
 
     def __init__(self, accounts: Accounts, htpasswd: Path | None, failures: SharedTable | None = None) -> None:
-        """`failures` are what all workers remember of wrong passwords; without it this process does alone."""
+        """`failures` are what all workers remember of wrong passwords; without it this process does alone.
+
+        Blocks, to read the file. Raises HtpasswdInvalid and SettingsInvalid.
+        """
         self._accounts = accounts
-        self._htpasswd = htpasswd
+        self._htpasswd = Htpasswd(htpasswd) if htpasswd is not None else None
         self._known: dict[str, Account] = {}
         self._read_at = -FRESH_S
         self._version = -1
-        self._file_users: dict[str, str] = {}
-        self._file_stamp: tuple[int, int] | None = None
         self._key = os.urandom(32)
         self._remembered: dict[bytes, float] = {}
         self._delays = Delays(failures)
         self._checks = asyncio.Semaphore(CHECKS)
+        self._tries: Counter[str] = Counter()  # that go on, by address and by name at an address
+        self._asked: dict[bytes, asyncio.Task[bool]] = {}  # the same, by what would be remembered of them
 
     async def known(self, *, fresh: bool = False) -> dict[str, Account]:
         """Everybody who can log in, as of a second ago or, if it has to be `fresh`, of now."""
@@ -130,11 +119,9 @@ class Passwords:
         version = self._accounts.version()
         users = await self._accounts.all()
         if self._htpasswd is not None:
-            stat = await asyncio.to_thread(self._htpasswd.stat)
-            if (stamp := (stat.st_mtime_ns, stat.st_size)) != self._file_stamp:
-                self._file_users = await asyncio.to_thread(read_htpasswd, self._htpasswd)
-                self._file_stamp = stamp
-        self._known = {name: Account(secret) for name, secret in self._file_users.items()} | users
+            await asyncio.to_thread(self._htpasswd.reload)
+            users = {name: Account(secret) for name, secret in self._htpasswd.users.items()} | users
+        self._known = users
         self._read_at, self._version = now, version
         return self._known
 
@@ -156,8 +143,41 @@ class Passwords:
         proof = hmac.digest(self._key, f"{name}\0{stored}\0{password}".encode(), hashlib.sha256)
         if time.monotonic() < self._remembered.get(proof, 0.0):
             return True
-        keys = (f"address {client_of(remote)!r}", f"name {name}")
-        await self._wait(keys)
+        task = self._asked.get(proof)
+        if task is None:
+            task = self._asked[proof] = asyncio.create_task(
+                self._check(name, stored, password, client_of(remote), proof)
+            )
+            task.add_done_callback(lambda done: self._forget(proof, done))
+        # Shielded: who hangs up takes the answer from nobody else, nor its failure from the count.
+        return await asyncio.shield(task)
+
+    def _forget(self, proof: bytes, done: "asyncio.Task[bool]") -> None:
+        del self._asked[proof]
+        if not done.cancelled():
+            done.exception()  # whoever asked may have gone
+
+    async def _check(self, name: str, stored: str | None, password: str, client: bytes, proof: bytes) -> bool:
+        keys = (f"address {client!r}", f"name {name}")
+        with self._place(keys[0], f"{keys[0]} {keys[1]}"):
+            await self._wait(keys)
+            return await self._try(name, stored, password, keys, proof)
+
+    @contextmanager
+    def _place(self, address: str, name: str) -> Iterator[None]:
+        """Take a place among the tries of an address. Raises TooManyRequests if there is none."""
+        if self._tries[address] >= TRIES_AT_ONCE or self._tries[name] >= TRIES_OF_NAME:
+            raise TooManyRequests(FIRST_DELAY_S, "too many passwords at once")
+        self._tries.update((address, name))
+        try:
+            yield
+        finally:
+            self._tries.subtract((address, name))
+            for key in (address, name):
+                if not self._tries[key]:
+                    del self._tries[key]
+
+    async def _try(self, name: str, stored: str | None, password: str, keys: tuple[str, str], proof: bytes) -> bool:
         if not await self._verify(stored, password.encode()):
             newer = await self._stored(name, fresh=True)
             if newer == stored or not await self._verify(newer, password.encode()):

@@ -1,5 +1,6 @@
 """HTTP Basic with users of the registry and of an htpasswd file."""
 
+import asyncio
 import base64
 import json
 import re
@@ -13,8 +14,9 @@ import pytest
 
 from scow.errors import InvalidArgument
 from scow.registry.accounts import Account
-from scow.registry.passwords import Delays, HtpasswdInvalid, hash_password, read_htpasswd
-from scow.registry.settings import Auth, Limits, Rule, Settings
+from scow.registry.htpasswd import HtpasswdInvalid, read_htpasswd
+from scow.registry.passwords import TRIES_OF_NAME, Delays, hash_password
+from scow.registry.settings import Auth, Limits, Rule, Settings, SettingsInvalid
 
 from .conftest import Client, Running, digest_of
 
@@ -82,7 +84,43 @@ async def test_users_of_an_htpasswd_file_and_its_change(
     assert (await client("GET", "/v2/", Authorization=basic("bob", "other"))).status == 200
 
 
-@pytest.mark.parametrize("line", ["nocolon", ":x", "ann:{SHA}5en6G6MezRroT3XKqkdPOmY/BfQ="])
+@pytest.mark.parametrize("damage", ["", "ann:$2y$10$cut", "ann", None])
+async def test_a_slip_in_the_htpasswd_file_shuts_nobody_out(
+    serve: Callable[..., Any],
+    settings: Settings,
+    client: Client,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    damage: str | None,
+) -> None:
+    monkeypatch.setattr("scow.registry.passwords.FRESH_S", 0)
+    path = tmp_path / "htpasswd"
+    good = f"bob:{hash_password('one')}\n"
+    path.write_text(good)
+    client.url = (await serve(settings, auth=Auth(htpasswd=str(path)))).url
+    path.unlink() if damage is None else path.write_text(f"{good}{damage}\n")
+    for _ in range(3):
+        assert (await client("GET", "/v2/", Authorization=basic("bob", "one"))).status == 200
+        assert (await client("GET", "/v2/", Authorization=basic("bob", "two"))).status == 401
+    said = [record.getMessage() for record in caplog.records if record.name == "scow.registry.htpasswd"]
+    assert len(said) == (damage != "")
+    assert all(line.startswith("users are kept as they were: ") and str(path) in line for line in said)
+    path.write_text(f"eve:{hash_password('three')}\n")
+    assert (await client("GET", "/v2/", Authorization=basic("bob", "one"))).status == 401
+    assert (await client("GET", "/v2/", Authorization=basic("eve", "three"))).status == 200
+
+
+async def test_without_its_htpasswd_file_a_registry_does_not_start(
+    serve: Callable[..., Any], settings: Settings
+) -> None:
+    with pytest.raises(SettingsInvalid, match=r"^/nowhere: auth\.htpasswd cannot be read: No such file or directory$"):
+        await serve(settings, auth=Auth(htpasswd="/nowhere"))
+
+
+@pytest.mark.parametrize(
+    "line", ["nocolon", ":x", "ann:{SHA}5en6G6MezRroT3XKqkdPOmY/BfQ=", "ann:$2y$05$short", "ann:$2y$99$" + "a" * 53]
+)
 def test_a_line_that_cannot_be_used_is_named(tmp_path: Path, line: str) -> None:
     path = tmp_path / "htpasswd"
     path.write_text(f"# first\n{line}\n")
@@ -119,6 +157,33 @@ class TestGuessing:
         started = time.monotonic()
         assert (await client("GET", "/v2/", Authorization=basic("ann", "secret"))).status == 200
         assert time.monotonic() - started < 0.2
+
+    async def test_a_password_that_many_requests_bring_at_once_is_checked_once(
+        self, client: Client, running: Running, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        await running.registry.accounts.put("ann", Account(hash_password("secret")))
+        checks = []
+        check = bcrypt.checkpw
+        monkeypatch.setattr("bcrypt.checkpw", lambda *given: checks.append(given) or check(*given))
+        asked = [client("GET", "/v2/", Authorization=basic("ann", "secret")) for _ in range(30)]
+        assert {answer.status for answer in await asyncio.gather(*asked)} == {200}
+        assert len(checks) == 1
+
+    async def test_guesses_at_once_are_few_and_keep_nobody_else_waiting(
+        self, client: Client, running: Running, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        await running.registry.accounts.put("ann", Account(hash_password("secret")))
+        await running.registry.accounts.put("bob", Account(hash_password("other")))
+        checks = []
+        check = bcrypt.checkpw
+        monkeypatch.setattr("bcrypt.checkpw", lambda *given: checks.append(given) or check(*given))
+        guesses = [client("GET", "/v2/", Authorization=basic("ann", f"guess {number}")) for number in range(60)]
+        asked = await asyncio.gather(*guesses, client("GET", "/v2/", Authorization=basic("bob", "other")))
+        statuses = [answer.status for answer in asked[:-1]]
+        assert (statuses.count(401), statuses.count(429)) == (TRIES_OF_NAME, 60 - TRIES_OF_NAME)
+        assert next(answer for answer in asked if answer.status == 429).headers["Retry-After"] == "1"
+        assert asked[-1].status == 200
+        assert len(checks) == TRIES_OF_NAME + 1
 
     def test_the_delay_grows_to_a_limit_and_ends_with_success(self) -> None:
         delays = Delays()
