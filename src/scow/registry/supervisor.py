@@ -7,6 +7,7 @@ them, so that connections that wait for a worker that died are served by the one
 import gc
 import logging
 import os
+import select
 import signal
 import socket
 import time
@@ -23,6 +24,8 @@ from scow.registry.shared import SharedTable
 from scow.registry.upstream.relay import RelaySocket
 
 READY_S: Final = 60
+"""A worker that does not serve after so long never will."""
+LOOK_S: Final = 0.5
 FIRST_PAUSE_S: Final = 0.1
 LAST_PAUSE_S: Final = 10.0
 LONG_LIFE_S: Final = 30.0
@@ -30,6 +33,7 @@ LONG_LIFE_S: Final = 30.0
 KILL_AFTER_S: Final = 5.0
 """A worker that has not ended for so long after its drain time is killed."""
 _SIGNALS: Final = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGHUP}
+_ENDING: Final = {signal.SIGTERM, signal.SIGINT}
 
 log = logging.getLogger("scow.registry.supervisor")
 
@@ -80,7 +84,8 @@ class Supervisor:
         self._memory = shared_memory(settings.worker_count())
         self._buckets, self._failures = SharedTable(), SharedTable()
         self._relay = RelaySocket()
-        self._workers: dict[int, _Worker] = {}
+        self._workers: dict[int, _Worker] = {}  # by process
+        self._leaving: dict[int, float] = {}  # processes that drain, and when they are killed (monotonic)
         self._pauses = [0.0] * settings.worker_count()
         self._due: dict[int, float] = {}
         self._lifeline: tuple[int, int] = (-1, -1)
@@ -120,9 +125,9 @@ class Supervisor:
 
     def _watch(self) -> None:
         while True:
-            wait_s = max(min(self._due.values()) - time.monotonic(), 0) if self._due else 3600.0
-            caught = signal.sigtimedwait(_SIGNALS, wait_s)
-            if caught is not None and caught.si_signo in (signal.SIGTERM, signal.SIGINT):
+            next_s = min((*self._due.values(), *self._leaving.values()), default=time.monotonic() + 3600.0)
+            caught = signal.sigtimedwait(_SIGNALS, max(next_s - time.monotonic(), 0))
+            if caught is not None and caught.si_signo in _ENDING:
                 return
             if caught is not None and caught.si_signo == signal.SIGHUP:
                 self._replace_all()
@@ -130,10 +135,14 @@ class Supervisor:
             now = time.monotonic()
             for number in [number for number, due in self._due.items() if due <= now]:
                 del self._due[number]
-                self._start(number)
+                if not self._start(number):
+                    self._start_later(number)
+            for process in [process for process, until in self._leaving.items() if until <= now]:
+                os.kill(process, signal.SIGKILL)
+                self._leaving[process] = now + KILL_AFTER_S
 
     def _start(self, number: int) -> bool:
-        """Fork a worker and wait until it serves; False if it ended instead."""
+        """Fork a worker and wait until it serves; False if it did not, and is gone."""
         ready, told = os.pipe()
         process = os.fork()
         if process == 0:
@@ -155,61 +164,80 @@ class Supervisor:
             finally:
                 os._exit(code)
         os.close(told)
-        self._workers[process] = _Worker(number, time.monotonic())
-        with os.fdopen(ready, "rb", buffering=0) as pipe:
-            return pipe.read(1) == b"1"  # at its death the pipe ends
+        if _serves(ready):
+            self._workers[process] = _Worker(number, time.monotonic())
+            return True
+        os.kill(process, signal.SIGKILL)  # if it has not ended by itself
+        os.waitpid(process, 0)
+        return False
 
     def _reap(self) -> None:
-        while self._workers:
+        while self._workers or self._leaving:
             process, status = os.waitpid(-1, os.WNOHANG)
             if process == 0:
                 return
+            self._leaving.pop(process, None)
             worker = self._workers.pop(process, None)
             if worker is None:
                 continue
-            number = worker.number
             if time.monotonic() - worker.started > LONG_LIFE_S:
-                self._pauses[number] = 0.0
-            pause = self._pauses[number] = min(max(self._pauses[number] * 2, FIRST_PAUSE_S), LAST_PAUSE_S)
-            log.error("worker %d ended with %d, starting it anew", number, os.waitstatus_to_exitcode(status))
-            self._due[number] = time.monotonic() + pause
+                self._pauses[worker.number] = 0.0
+            ended = os.waitstatus_to_exitcode(status)
+            log.error("worker %d ended with %d, starting it anew", worker.number, ended)
+            self._start_later(worker.number)
+
+    def _start_later(self, number: int) -> None:
+        pause = self._pauses[number] = min(max(self._pauses[number] * 2, FIRST_PAUSE_S), LAST_PAUSE_S)
+        self._due[number] = time.monotonic() + pause
 
     def _replace_all(self) -> None:
-        """Start workers with new settings before the old ones drain, one after the other."""
+        """Start workers with new settings, each before the one that it follows drains.
+
+        If the first does not start, all is left as it was.
+        """
+        before = self._settings
         try:
             settings = self._reread()
         except Exception as error:
             log.error("the settings are kept as they were: %s", error)
             return
-        if (settings.listen, settings.worker_count()) != (self._settings.listen, self._settings.worker_count()):
-            log.error("listen and workers can only be changed by a restart")
+        if (settings.listen, settings.worker_count()) != (before.listen, before.worker_count()):
+            log.error("the settings are kept as they were: listen and workers can only be changed by a restart")
             return
         self._settings = settings
         self._prepare()
-        for process, worker in list(self._workers.items()):
+        old = list(self._workers.items())
+        for place, (process, worker) in enumerate(old):
+            if signal.sigpending() & _ENDING:
+                return
             if not self._start(worker.number):
-                log.error("worker %d does not start with the new settings", worker.number)
+                if place == 0:
+                    self._settings = before
+                    log.error("the settings are kept as they were: no worker starts with the new ones, see above")
+                else:
+                    log.error("worker %d goes on with the old settings: it does not start, see above", worker.number)
                 return
             del self._workers[process]
-            self._stop({process: worker})
+            os.kill(process, signal.SIGTERM)
+            self._leaving[process] = time.monotonic() + before.drain_s + KILL_AFTER_S
         log.info("the settings were read anew")
 
     def _end(self) -> None:
         for listener in self._sockets:
             listener.close()
         self._relay.close()
-        self._stop(self._workers)
+        self._stop({*self._workers, *self._leaving})
         self._workers.clear()
+        self._leaving.clear()
         for end in self._lifeline:
             if end >= 0:
                 os.close(end)
 
-    def _stop(self, workers: dict[int, _Worker]) -> None:
+    def _stop(self, left: set[int]) -> None:
         """End workers of ours and wait for them."""
-        for process in workers:
+        for process in left:
             os.kill(process, signal.SIGTERM)
         deadline = time.monotonic() + self._settings.drain_s + KILL_AFTER_S
-        left = set(workers)
         while left:
             for process in list(left):
                 if os.waitpid(process, os.WNOHANG)[0]:
@@ -221,3 +249,18 @@ class Supervisor:
                     os.kill(process, signal.SIGKILL)
                 deadline += KILL_AFTER_S
             signal.sigtimedwait({signal.SIGCHLD}, 0.5)
+
+
+def _serves(ready: int) -> bool:
+    """Wait until a worker says that it serves; False if it has ended, takes too long, or the server is to end.
+
+    Closes the pipe.
+    """
+    deadline = time.monotonic() + READY_S
+    try:
+        while time.monotonic() < deadline and not signal.sigpending() & _ENDING:
+            if select.select([ready], [], [], LOOK_S)[0]:
+                return os.read(ready, 1) == b"1"  # at its death the pipe ends
+        return False
+    finally:
+        os.close(ready)

@@ -171,6 +171,48 @@ async def test_wrong_settings_at_a_hangup_change_nothing(client: Client, service
     assert (await client("GET", "/v2/")).status == 200
 
 
+async def test_settings_that_no_worker_starts_with_change_nothing(client: Client, service: Service) -> None:
+    """They can be read, but what they name is not there: only a worker finds out."""
+    before = service.workers()
+    good = service.config.read_text()
+    service.config.write_text(good + "read_only = true\n[auth]\nhtpasswd = '/nowhere/htpasswd'\n")
+    service.process.send_signal(signal.SIGHUP)
+    await until(lambda: "no worker starts with the new ones" in service.log.read_text())
+    assert "/nowhere/htpasswd: auth.htpasswd cannot be read" in service.log.read_text()
+    assert service.workers() == before
+    victim = min(before)
+    os.kill(victim, signal.SIGKILL)  # whoever follows it takes the old settings too
+    await until(lambda: victim not in service.workers() and len(service.workers()) == WORKERS)
+    assert {(await client("POST", UPLOADS)).status for _ in range(12)} == {202}
+    service.config.write_text(good + "read_only = true\n")
+    service.process.send_signal(signal.SIGHUP)
+    await until(lambda: "the settings were read anew" in service.log.read_text())
+    await until(lambda: len(service.workers()) == WORKERS)
+    assert {(await client("POST", UPLOADS)).status for _ in range(12)} == {405}
+
+
+async def test_a_hangup_waits_for_no_upload_and_an_end_for_all(client: Client, service: Service) -> None:
+    before = service.workers()
+    data = bytes(100_000)
+    location = await client.begin()
+    reader, writer = await asyncio.open_connection(*service.url.removeprefix("http://").split(":"))
+    digest = digest_of(data)
+    writer.write(f"PUT {location}?digest={digest} HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n".encode())
+    writer.write(data[:50_000])
+    await writer.drain()
+    await asyncio.sleep(0.2)
+    service.process.send_signal(signal.SIGHUP)
+    await until(lambda: "the settings were read anew" in service.log.read_text())
+    await until(lambda: len(before & service.workers()) == 1)  # the one that takes the upload
+    ending = asyncio.create_task(asyncio.to_thread(service.stop))
+    await asyncio.sleep(0.3)
+    writer.write(data[50_000:])
+    async with asyncio.timeout(15):
+        assert (await reader.readline()).startswith(b"HTTP/1.1 201 ")
+        writer.close()
+        assert await ending == 0
+
+
 async def test_requests_are_counted_over_all_workers(client: Client, service: Service) -> None:
     before = service.workers()
     service.config.write_text(service.config.read_text() + "limits = { requests_per_s = 0.01, burst = 20 }\n")
