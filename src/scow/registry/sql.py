@@ -7,10 +7,11 @@ words in brackets, which each database replaces:
     [own]     the same, and from changing them
     [hold]    the same, and from referring to them
     [take]    as [hold], but rows that somebody else holds are left out
+    [alone]   the function that waits until nobody else has a number, and has it until the transaction ends
     [find]    the function that tells where a text is in another, 0 if it isn't
     [now]     the database's time, which is the same for all replicas, in seconds since the epoch
 
-SQLite has one writer at a time, so the first four say nothing there. In PostgreSQL a statement sees what was committed
+SQLite has one writer at a time, so the first five say nothing there. In PostgreSQL a statement sees what was committed
 before it began: whoever decides by what is not there holds what the others would refer to first, and asks then.
 """
 
@@ -28,6 +29,7 @@ WORDS: Final = {
         "[own]": "",
         "[hold]": "",
         "[take]": "",
+        "[alone]": "typeof",
         "[find]": "instr",
         "[now]": "((julianday('now') - 2440587.5) * 86400.0)",
     },
@@ -36,6 +38,7 @@ WORDS: Final = {
         "[own]": "FOR NO KEY UPDATE",
         "[hold]": "FOR UPDATE",
         "[take]": "FOR UPDATE SKIP LOCKED",
+        "[alone]": "pg_advisory_xact_lock",
         "[find]": "strpos",
         "[now]": "CAST(EXTRACT(EPOCH FROM clock_timestamp()) AS DOUBLE PRECISION)",
     },

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable, Sequence
+from hashlib import blake2b
 from typing import Final
 
 from scow.oci.digest import Digest
@@ -98,15 +99,22 @@ async def unlink(session: Session, owner: int, digest: Digest) -> bool:
 
 
 async def used_size(session: Session, repository: str, quota: Quota, *, hold: bool = False) -> int:
-    """Bytes that count against a quota; `hold` keeps the repository's own from changing until the transaction ends."""
+    """Bytes that count against a quota; `hold` lets nobody else add to them until the transaction ends."""
     if quota.prefix is None:
         query = f"SELECT size FROM repository WHERE name = ? {'[own]' if hold else ''}"
         row = await session.row(query, repository)
     else:
+        if hold:
+            # No row stands for a namespace, whose repositories come and go: one at a time adds to it.
+            await session.row("SELECT [alone](?)", _number(quota.prefix))
         # A blob that several repositories of the namespace have counts in each of them.
         query = "SELECT CAST(SUM(size) AS BIGINT) FROM repository WHERE name >= ? AND name < ?"
         row = await session.row(query, quota.prefix, quota.prefix + "\U0010ffff")
     return row[0] or 0 if row else 0
+
+
+def _number(prefix: str) -> int:
+    return int.from_bytes(blake2b(f"quota {prefix}".encode(), digest_size=8).digest(), "little", signed=True)
 
 
 async def _has_room(session: Session, repository: str, quotas: Sequence[Quota], size: int, hold: bool) -> bool:

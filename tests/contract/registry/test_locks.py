@@ -9,11 +9,11 @@ import msgspec
 import pytest
 
 from scow.oci.digest import Digest
-from scow.registry.errors import ReferencesUnknown
+from scow.registry.errors import QuotaExceeded, ReferencesUnknown
 from scow.registry.manifests import read_manifest
 from scow.registry.metadata import NewManifest, Review, Upload
 from scow.registry.postgres import PostgresSession
-from scow.registry.settings import Gc, Settings
+from scow.registry.settings import Gc, Policy, Settings
 from scow.registry.sql_metadata import SqlMetadata
 
 from .conftest import CONFIG, MANIFEST, Client, Running, descriptor, digest_of
@@ -174,3 +174,55 @@ async def test_a_blob_that_is_mounted_is_not_taken_from_its_source_meanwhile(
     assert mounted
     await metadata.review(await review(metadata, "blob"))
     assert await metadata.blob("other/repo", BLOB) is not None
+
+
+class TestQuotas:
+    @pytest.fixture
+    async def limited(self, serve: Callable[..., Any], settings: Settings, client: Client) -> list[SqlMetadata]:
+        """The names of two replicas, with a quota of 100 bytes for a namespace, one of 60 for each repository."""
+        policies = [Policy(repositories=["team/**"], namespace_quota_size=100, quota_size=60)]
+        replicas = [await serve(settings, policies=policies) for _ in range(2)]
+        client.url = replicas[0].url
+        return [replica.registry.metadata for replica in replicas]
+
+    @staticmethod
+    async def commit(metadata: SqlMetadata, repository: str, number: int, size: int) -> bool:
+        digest = Digest(digest_of(b"%d" % number))
+        upload = Upload(f"00000000-0000-4000-8000-{number:012}", repository, "sha256")
+        await metadata.begin_upload(upload)
+        name = await metadata.close_upload(upload.upload_id, digest)
+        return await metadata.commit_blob(upload, digest, name, size)
+
+    async def test_a_commit_waits_for_another_one_in_its_namespace(
+        self, limited: list[SqlMetadata], gate: Callable[[str], Any]
+    ) -> None:
+        one, other = limited
+        with gate("INSERT INTO repository_blob") as held:
+            first = asyncio.create_task(self.commit(one, "team/a", 1, 55))
+            await held.reached.wait()
+            second = asyncio.create_task(self.commit(other, "team/b", 2, 55))
+            waits = await is_waiting(second)
+            assert await self.commit(other, "elsewhere", 3, 500)
+            held.open.set()
+            assert (waits, await first, await second) == (True, True, False)
+
+    async def test_commits_at_once_fill_a_namespace_and_no_more(self, limited: list[SqlMetadata]) -> None:
+        names = [f"team/{number % 7}" for number in range(40)]
+        done = await asyncio.gather(
+            *(self.commit(limited[number % 2], name, number, 9) for number, name in enumerate(names))
+        )
+        assert sum(done) == 11
+
+    async def test_commits_at_once_fill_a_repository_and_no_more(self, limited: list[SqlMetadata]) -> None:
+        done = await asyncio.gather(*(self.commit(limited[number % 2], "team/a", number, 9) for number in range(20)))
+        assert sum(done) == 6
+
+    async def test_mounts_at_once_fill_a_namespace_and_no_more(self, limited: list[SqlMetadata]) -> None:
+        assert await self.commit(limited[0], "free", 1, 30)
+        digest = Digest(digest_of(b"1"))
+        done = await asyncio.gather(
+            *(limited[number % 2].mount_blob(f"team/{number}", "free", digest) for number in range(12)),
+            return_exceptions=True,
+        )
+        assert done.count(True) == 3
+        assert sum(isinstance(each, QuotaExceeded) for each in done) == 9
