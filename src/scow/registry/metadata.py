@@ -130,10 +130,13 @@ class Metadata(Protocol):
         """Remove a tag; False if there was none. Raises TagImmutable and PreconditionFailed."""
 
     async def delete_manifest(self, repository: str, digest: Digest) -> bool:
-        """Remove a manifest and the tags that point at it; False if there was none. Raises TagImmutable."""
+        """Remove a manifest and the tags that point at it; False if there was none.
+
+        Raises TagImmutable, also if an index needs it that has such a tag.
+        """
 
     async def delete_blob(self, repository: str, digest: Digest) -> bool:
-        """Take a blob away from the repository; False if it did not have it."""
+        """Take a blob away from the repository; False if it did not have it. Raises TagImmutable."""
 
     async def repository_exists(self, repository: str) -> bool:
         """Tell whether anything was ever pushed to it."""

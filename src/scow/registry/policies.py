@@ -47,6 +47,10 @@ class Policies:
         """Whether a tag, once there, never moves nor goes."""
         return any(matches_any(tag, policy.immutable_tags) for policy in self._holding(repository))
 
+    def has_immutable(self, repository: str) -> bool:
+        """Whether there can be immutable tags at all."""
+        return any(policy.immutable_tags for policy in self._holding(repository))
+
     def quotas(self, repository: str) -> list[Quota]:
         """The bounds on a repository."""
         found = []

@@ -52,7 +52,12 @@ class SqlBlobs(SqlNames):
 
     async def delete_blob(self, repository: str, digest: Digest) -> bool:
         async def delete(session: Session) -> bool:
-            gone = await unlink(session, await find_repository(session, repository), digest)
+            owner = await find_repository(session, repository)
+            # Held: what is pushed now waits, or is seen.
+            query = "SELECT 1 FROM repository_blob WHERE repository = ? AND digest = ? [hold]"
+            await session.row(query, owner, digest)
+            await self._check_unneeded(session, owner, repository, digest)
+            gone = await unlink(session, owner, digest)
             if gone:
                 await self._queue(session, "blob", 0, [digest])
             return gone

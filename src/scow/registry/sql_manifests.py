@@ -11,7 +11,7 @@ from typing import Final
 
 from scow.oci.digest import Digest
 from scow.registry.conditions import NO_CONDITIONS, Conditions
-from scow.registry.errors import ReferencesUnknown, TagImmutable
+from scow.registry.errors import ReferencesUnknown
 from scow.registry.metadata import KeptManifest, NewManifest, Referrer, ShownRepository, ShownTag, StoredManifest
 from scow.registry.sql import ALL, Session
 from scow.registry.sql_names import ID_OF, NOBODY, SqlNames, ensure_repository, find_repository
@@ -108,10 +108,6 @@ class SqlManifests(SqlNames):
             await session.run(statement, digest, now, *key)
             return
 
-    def _check_mutable(self, repository: str, tag: str) -> None:
-        if self._policies.is_immutable(repository, tag):
-            raise TagImmutable(tag)
-
     async def delete_tag(self, repository: str, tag: str, conditions: Conditions = NO_CONDITIONS) -> bool:
         async def delete(session: Session) -> bool:
             owner = await find_repository(session, repository)
@@ -136,9 +132,7 @@ class SqlManifests(SqlNames):
         async def delete(session: Session) -> bool:
             owner = await find_repository(session, repository)
             await session.row("SELECT 1 FROM manifest WHERE repository = ? AND digest = ? [hold]", owner, digest)
-            query = "SELECT name FROM tag WHERE repository = ? AND digest = ?"
-            for (tag,) in await session.rows(query, owner, digest):
-                self._check_mutable(repository, tag)
+            await self._check_unneeded(session, owner, repository, digest)
             return await self._delete_manifest(session, owner, digest)
 
         return await self._db.write(delete, frees=True)

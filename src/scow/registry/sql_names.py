@@ -6,6 +6,7 @@ from hashlib import blake2b
 from typing import Final
 
 from scow.oci.digest import Digest
+from scow.registry.errors import TagImmutable
 from scow.registry.objects import ObjectName, object_digest
 from scow.registry.policies import Policies, Quota
 from scow.registry.sql import Database, Session
@@ -51,6 +52,25 @@ class SqlNames:
         await session.run(
             "INSERT INTO repository_blob (repository, digest) VALUES (?, ?) ON CONFLICT DO NOTHING", owner, digest
         )
+
+    def _check_mutable(self, repository: str, tag: str) -> None:
+        if self._policies.is_immutable(repository, tag):
+            raise TagImmutable(tag)
+
+    async def _check_unneeded(self, session: Session, owner: int, repository: str, digest: Digest) -> None:
+        """Raise TagImmutable if a tag that never goes stands for a manifest or blob, or for what refers to it."""
+        if not self._policies.has_immutable(repository):
+            return
+        waiting: list[str] = [digest]
+        known = set(waiting)
+        while waiting:
+            key = (owner, waiting.pop())
+            for (tag,) in await session.rows("SELECT name FROM tag WHERE repository = ? AND digest = ?", *key):
+                self._check_mutable(repository, tag)
+            query = "SELECT manifest FROM manifest_ref WHERE repository = ? AND digest = ?"
+            parents = {row[0] for row in await session.rows(query, *key)} - known
+            known |= parents
+            waiting += parents
 
     async def _may_have(
         self, session: Session, repository: str, digest: Digest | None, size: int, *, hold: bool = True

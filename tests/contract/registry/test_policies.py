@@ -14,7 +14,7 @@ from scow.registry.policies import DAY_S, Policies, Quota, TagTime
 from scow.registry.settings import Gc, Limits, Policy, Settings, SettingsInvalid
 from scow.registry.warnings import quota_warnings
 
-from .conftest import Client, Running, digest_of
+from .conftest import INDEX, MANIFEST, Client, Running, descriptor, digest_of
 
 REPO = "/v2/test/repo"
 
@@ -42,6 +42,25 @@ class TestImmutableTags:
         for reference in ("v1", first):
             assert (await client("DELETE", f"{REPO}/manifests/{reference}")).codes == ["DENIED"]
         assert (await client("GET", f"{REPO}/manifests/v1")).headers["Docker-Content-Digest"] == first
+
+    async def test_what_an_immutable_tag_stands_for_stays_whole(
+        self, client: Client, started: Callable[..., Any]
+    ) -> None:
+        await started(Policy(repositories=["test/**"], immutable_tags=["v*"]))
+        inner, other = await client.image(seed="inner"), await client.image(seed="other")
+        child, free = [(await client.push_manifest(each))[0] for each in (inner, other)]
+        index = {"schemaVersion": 2, "manifests": [descriptor(MANIFEST, child)]}
+        middle, _ = await client.push_manifest(index, media_type=INDEX)
+        top = {"schemaVersion": 2, "manifests": [descriptor(INDEX, middle)], "annotations": {"top": "yes"}}
+        await client.push_manifest(top, "v1", media_type=INDEX)
+        layer = inner["layers"][0]["digest"]
+        for path in (f"manifests/{middle}", f"manifests/{child}", f"blobs/{layer}"):
+            answer = await client("DELETE", f"{REPO}/{path}")
+            assert (answer.status, answer.codes) == (403, ["DENIED"])
+            assert answer.json["errors"][0]["detail"] == {"tag": "v1"}
+            assert (await client("HEAD", f"{REPO}/{path}")).status == 200
+        for path in (f"manifests/{free}", f"blobs/{other['layers'][0]['digest']}"):
+            assert (await client("DELETE", f"{REPO}/{path}")).status == 202
 
     async def test_other_tags_and_repositories_are_free(self, client: Client, started: Callable[..., Any]) -> None:
         await started(Policy(repositories=["test/**"], immutable_tags=["v*"]))
