@@ -10,16 +10,13 @@ from typing import Final
 from scow.oci.digest import Digest, digest_of
 from scow.registry.calls import Call
 from scow.registry.conditions import NO_CONDITIONS, conditions_of, is_unmodified
-from scow.registry.errors import DigestInvalid, ManifestTooLarge, ManifestUnknown, MethodUnsupported, QueryInvalid
+from scow.registry.errors import DigestInvalid, ManifestUnknown, MethodUnsupported, QueryInvalid
+from scow.registry.manifest_bodies import INLINE_SIZE, ManifestBodies
 from scow.registry.manifests import SIZE_LIMIT, read_manifest
 from scow.registry.metadata import Metadata, NewManifest
 from scow.registry.names import parse_reference, parse_tag
 from scow.registry.replies import Reply
 
-INLINE_SIZE: Final = 64 << 10
-"""Manifests up to this size are read on the loop: a thread would cost more."""
-LARGE_AT_ONCE: Final = 2
-"""Larger ones that are read and stored at a time: each takes several times its size in memory meanwhile."""
 TAGS_LIMIT: Final = 100
 
 
@@ -32,11 +29,11 @@ class TooManyTags(QueryInvalid):
 class ManifestRequests:
     """The endpoint `/v2/<name>/manifests/<reference>`."""
 
-    def __init__(self, metadata: Metadata, size_limit: int = SIZE_LIMIT) -> None:
+    def __init__(self, metadata: Metadata, bodies: ManifestBodies, size_limit: int = SIZE_LIMIT) -> None:
         """`size_limit` is that of a manifest, in bytes."""
         self._metadata = metadata
+        self._bodies = bodies
         self._size_limit = size_limit
-        self._large = asyncio.Semaphore(LARGE_AT_ONCE)
 
     async def answer(self, call: Call) -> Reply:
         """Answer a request for one manifest."""
@@ -63,39 +60,40 @@ class ManifestRequests:
         # Accept is ignored on purpose: what was pushed is served, since a conversion would have another digest.
         found = self._metadata.manifest_now(call.repository, reference)
         if found is None:
-            found = await self._metadata.manifest(call.repository, reference, is_digest)
+            found = await self._metadata.find_manifest(call.repository, reference, is_digest)
         if found is None:
             raise ManifestUnknown(call.repository, reference)
         headers = manifest_headers(found.media_type, found.digest)
         if is_unmodified(call, found.digest):
             return Reply(HTTPStatus.NOT_MODIFIED, headers[1:])
-        return Reply(HTTPStatus.OK, headers, found.data)
+        if call.method == "HEAD":
+            return Reply(HTTPStatus.OK, headers, length=found.size)
+        body = await self._bodies.body(call.repository, found)
+        if body is None:
+            raise ManifestUnknown(call.repository, reference)
+        return Reply(HTTPStatus.OK, headers, body)
 
     async def _put(self, call: Call, reference: str, is_digest: bool) -> Reply:
         tags = [parse_tag(tag) for tag in dict.fromkeys(call.query.get("tag", []))] if is_digest else [reference]
         if len(tags) > TAGS_LIMIT:
             raise TooManyTags(f"at most {TAGS_LIMIT} tags in one request")
-        data = await _read_body(call, self._size_limit)
         like = reference if is_digest else "sha256:"
         content_type, conditions = call.headers.get("Content-Type", ""), conditions_of(call)
-        if is_digest and conditions is not NO_CONDITIONS:
-            known = await self._metadata.manifest(call.repository, reference, True)
-            conditions.check(known.digest if known is not None else None)
-            conditions = NO_CONDITIONS  # they are about what the path names, not about tags of the query
+        async with self._bodies.received(call, self._size_limit) as data:
+            if is_digest and conditions is not NO_CONDITIONS:
+                known = await self._metadata.find_manifest(call.repository, reference, True)
+                conditions.check(known.digest if known is not None else None)
+                conditions = NO_CONDITIONS  # they are about what the path names, not about tags of the query
 
-        def read() -> NewManifest:
-            digest = digest_of(data, like)
-            if is_digest and digest != reference:
-                raise DigestInvalid("provided digest did not match uploaded content", {"digest": reference})
-            return read_manifest(data, content_type, digest)
+            def read() -> NewManifest:
+                digest = digest_of(data, like)
+                if is_digest and digest != reference:
+                    raise DigestInvalid("provided digest did not match uploaded content", {"digest": reference})
+                return read_manifest(data, content_type, digest)
 
-        if len(data) <= INLINE_SIZE:
-            manifest = read()
+            # A small one is read on the loop: a thread would cost more.
+            manifest = read() if len(data) <= INLINE_SIZE else await asyncio.to_thread(read)
             await self._metadata.put_manifest(call.repository, manifest, tags, conditions)
-        else:
-            async with self._large:
-                manifest = await asyncio.to_thread(read)
-                await self._metadata.put_manifest(call.repository, manifest, tags, conditions)
         headers = [
             ("Location", f"/v2/{call.repository}/manifests/{manifest.digest}"),
             ("Docker-Content-Digest", manifest.digest),
@@ -105,18 +103,6 @@ class ManifestRequests:
         if is_digest:
             headers += [("OCI-Tag", tag) for tag in tags]
         return Reply(HTTPStatus.CREATED, headers)
-
-
-async def _read_body(call: Call, limit: int) -> bytes:
-    refusal = ManifestTooLarge("manifest too large", {"limit": limit})
-    if (call.content_length or 0) > limit:
-        raise refusal
-    data = bytearray()
-    async for piece in call.body():
-        data += piece
-        if len(data) > limit:
-            raise refusal
-    return bytes(data)
 
 
 def manifest_headers(media_type: str, digest: Digest) -> tuple[tuple[str, str], ...]:

@@ -4,6 +4,7 @@ A registry is less particular than an engine: artifacts of any media type are we
 whose descriptors are well-formed. The bytes are stored as they came; this view is never written back.
 """
 
+import codecs
 from typing import Final
 
 import msgspec
@@ -16,6 +17,10 @@ from scow.registry.metadata import NewManifest
 SIZE_LIMIT: Final = 4 << 20
 """Largest manifest, in bytes."""
 REFERENCES_LIMIT: Final = 20_000
+ANNOTATIONS_LIMIT: Final = 100_000
+URLS_SIZE: Final = 64 << 10
+"""Bytes of one descriptor's URLs. As with annotations, more of them would take many times their size in memory."""
+_PIECE_SIZE: Final = 64 << 10
 _MAX_SIZE: Final = (1 << 63) - 1
 # Types that clients send when they know nothing better; the document's own word counts then.
 _VAGUE: Final = {"", "application/json", "application/octet-stream", "application/x-www-form-urlencoded", "text/plain"}
@@ -25,7 +30,7 @@ class _Descriptor(msgspec.Struct, rename="camel"):
     media_type: str
     digest: str
     size: int
-    urls: list[str] | None = None
+    urls: msgspec.Raw = msgspec.Raw()
 
 
 class _Document(msgspec.Struct, rename="camel"):
@@ -37,19 +42,21 @@ class _Document(msgspec.Struct, rename="camel"):
     blobs: list[_Descriptor] | None = None
     manifests: list[_Descriptor] | None = None
     subject: _Descriptor | None = None
-    annotations: dict[str, str] | None = None
+    annotations: msgspec.Raw = msgspec.Raw()
 
 
 _DECODER: Final = msgspec.json.Decoder(_Document)
+_URLS: Final = msgspec.json.Decoder(list[str] | None)
+_ANNOTATIONS: Final = msgspec.json.Decoder(dict[str, str] | None)
 
 
 def read_manifest(data: bytes, content_type: str, digest: Digest) -> NewManifest:
     """Read a pushed manifest. `content_type` is the request's, parameters and all. Raises ManifestRefused."""
     announced = content_type.partition(";")[0].strip()
     try:
-        # msgspec skips over strings that it doesn't need without looking whether they are UTF-8.
-        data.decode()
+        _check_text(data)
         document = _DECODER.decode(data)
+        annotations = _read_annotations(document.annotations)
     except UnicodeDecodeError as error:
         raise ManifestRefused("manifest invalid", "not UTF-8") from error
     except (msgspec.DecodeError, RecursionError) as error:
@@ -76,7 +83,7 @@ def read_manifest(data: bytes, content_type: str, digest: Digest) -> NewManifest
         data=data,
         artifact_type=artifact_type,
         subject=Digest(document.subject.digest) if document.subject else None,
-        annotations=document.annotations,
+        annotations=annotations if document.subject else None,  # they are shown in lists of what refers to a subject
         blobs=tuple(dict.fromkeys(Digest(blob.digest) for blob in blobs)),
         manifests=tuple(dict.fromkeys(Digest(child.digest) for child in children)),
     )
@@ -125,4 +132,39 @@ def _check_descriptor(descriptor: _Descriptor) -> None:
 
 def _is_foreign(layer: _Descriptor) -> bool:
     # Such layers are fetched from their urls and need not be here; `urls` alone exempts too, as in docker's registry.
-    return bool(layer.urls) or media_types.is_foreign(layer.media_type)
+    return _has_urls(layer) or media_types.is_foreign(layer.media_type)
+
+
+def _has_urls(layer: _Descriptor) -> bool:
+    text = memoryview(layer.urls)
+    if not text:
+        return False
+    if len(text) > URLS_SIZE:
+        raise ManifestRefused("manifest invalid", f"the urls of {layer.digest} have more than {URLS_SIZE} bytes")
+    try:
+        return bool(_URLS.decode(text))
+    except msgspec.DecodeError as error:
+        raise ManifestRefused("manifest invalid", f"the urls of {layer.digest}: {error}") from error
+
+
+def _read_annotations(raw: msgspec.Raw) -> dict[str, str] | None:
+    """Raises msgspec.DecodeError and ManifestRefused."""
+    text = bytes(raw)
+    if not text:
+        return None
+    # Each has four quotation marks, and perhaps some that are escaped.
+    if (text.count(b'"') - text.count(b'\\"')) // 4 > ANNOTATIONS_LIMIT:
+        raise ManifestRefused("manifest invalid", f"more than {ANNOTATIONS_LIMIT} annotations")
+    return _ANNOTATIONS.decode(text)
+
+
+def _check_text(data: bytes) -> None:
+    """Raise UnicodeDecodeError for what is not UTF-8: msgspec does not look into strings that it does not need."""
+    if len(data) <= _PIECE_SIZE:
+        data.decode()
+        return
+    # Piece by piece: a string of all of it may take four times as much memory.
+    decoder, view = codecs.getincrementaldecoder("utf-8")(), memoryview(data)
+    for start in range(0, len(data), _PIECE_SIZE):
+        decoder.decode(view[start : start + _PIECE_SIZE])
+    decoder.decode(b"", True)

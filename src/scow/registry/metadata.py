@@ -5,7 +5,7 @@ method that changes something has committed it, durably where a client is told s
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 
@@ -14,6 +14,13 @@ from scow.registry.conditions import NO_CONDITIONS, Conditions
 from scow.registry.objects import ObjectName
 from scow.registry.policies import Quota, TagTime
 
+LARGE_SIZE: Final = 256 << 10
+"""A manifest of more bytes is large: few of them may be in memory at once."""
+
+
+SHOWN_SIZE: Final = 64 << 10
+"""Manifests of more bytes are not looked into where many are listed."""
+
 
 class StoredManifest(msgspec.Struct, frozen=True):
     """A manifest as it was pushed."""
@@ -21,6 +28,22 @@ class StoredManifest(msgspec.Struct, frozen=True):
     digest: Digest
     media_type: str
     data: bytes
+
+    @property
+    def size(self) -> int:
+        """Bytes of the manifest."""
+        return len(self.data)
+
+
+class LargeManifest(msgspec.Struct, frozen=True):
+    """A manifest of more than `LARGE_SIZE` bytes without them: they are read by whoever has room for them."""
+
+    digest: Digest
+    media_type: str
+    size: int
+
+
+KnownManifest = StoredManifest | LargeManifest
 
 
 class KeptManifest(msgspec.Struct, frozen=True):
@@ -74,7 +97,7 @@ class ShownTag(msgspec.Struct, frozen=True):
     name: str
     digest: Digest
     updated_at: float  # seconds since the epoch
-    data: bytes  # the manifest
+    data: bytes | None  # the manifest, unless it has more than `SHOWN_SIZE`
 
 
 class LinkedBlob(msgspec.Struct, frozen=True):
@@ -103,11 +126,14 @@ class Upload(msgspec.Struct, frozen=True):
 class Metadata(Protocol):
     """Where names are kept."""
 
-    def manifest_now(self, repository: str, reference: str) -> StoredManifest | None:
+    def manifest_now(self, repository: str, reference: str) -> KnownManifest | None:
         """The manifest if it is at hand in memory and still current; None says nothing about whether it exists."""
 
+    async def find_manifest(self, repository: str, reference: str, is_digest: bool) -> KnownManifest | None:
+        """Find a manifest by tag or digest, and its bytes unless it is large."""
+
     async def manifest(self, repository: str, reference: str, is_digest: bool) -> StoredManifest | None:
-        """Find a manifest by tag or digest."""
+        """Read a manifest, by tag or digest, however large it is."""
 
     def blob_now(self, repository: str, digest: Digest) -> LinkedBlob | None:
         """The blob's record if it is at hand in memory and still current; None says nothing."""

@@ -17,6 +17,7 @@ from scow.registry.collector import Collector
 from scow.registry.errors import AuthenticationRequired, MethodUnsupported, NameUnknown, PageUnknown, ReadOnly, Refusal
 from scow.registry.jobs import Jobs
 from scow.registry.listings import Listings
+from scow.registry.manifest_bodies import ManifestBodies
 from scow.registry.manifest_requests import ManifestRequests
 from scow.registry.metadata import Metadata
 from scow.registry.metrics import Metrics
@@ -29,7 +30,7 @@ from scow.registry.settings import Settings
 from scow.registry.shared import SharedTable
 from scow.registry.sql import Database
 from scow.registry.sql_metadata import SqlMetadata
-from scow.registry.storage import open_database, open_objects
+from scow.registry.storage import has_bucket, open_database, open_objects
 from scow.registry.token_requests import TokenRequests
 from scow.registry.upload_requests import UploadRequests
 from scow.registry.uploads import Uploads
@@ -103,11 +104,13 @@ class Registry:
             _ = self.syncs  # a rule that is wrong is refused at start
         self.notices = Notices(database)
         self.webhooks = Webhooks(settings.webhooks, self.notices, jobs, metadata, metrics, settings.url)
+        folder = Path(settings.storage) if settings.storage and not has_bucket(settings) else None
+        self._bodies = bodies = ManifestBodies(metadata, folder)
         self._pages = pages = Pages(metadata, objects, settings.url, self._places)
         login = Login(self._access, metrics, settings.url)
         self._endpoints: dict[str, Callable[[Call], Awaitable[Reply]]] = {
             "ping": _ping,
-            "manifest": ManifestRequests(metadata, settings.limits.manifest_size or UNLIMITED).answer,
+            "manifest": ManifestRequests(metadata, bodies, settings.limits.manifest_size or UNLIMITED).answer,
             "blob": Blobs(objects, metadata).answer,
             "uploads": upload_requests.answer_begin,
             "upload": upload_requests.answer,
@@ -132,7 +135,7 @@ class Registry:
         from scow.registry.upstream.requests import UpstreamRequests
 
         cache = Cache(self.metadata, self.uploads, self.metrics, Path(self._settings.storage or os.devnull))
-        return UpstreamRequests(cache, self.metadata, self.metrics, self._endpoints, relay)
+        return UpstreamRequests(cache, self.metadata, self._bodies, self.metrics, self._endpoints, relay)
 
     @classmethod
     def open(
@@ -258,6 +261,7 @@ class Registry:
         await self.uses.aclose()
         if self._relay is not None:
             await self._relay.aclose()
+        self._bodies.close()
         await self.uploads.aclose()
         await self.objects.aclose()
         await self._database.aclose()

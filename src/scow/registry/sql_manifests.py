@@ -12,17 +12,29 @@ from typing import Final
 from scow.oci.digest import Digest
 from scow.registry.conditions import NO_CONDITIONS, Conditions
 from scow.registry.errors import ReferencesUnknown
-from scow.registry.metadata import KeptManifest, NewManifest, Referrer, ShownRepository, ShownTag, StoredManifest
-from scow.registry.sql import ALL, Session
+from scow.registry.metadata import (
+    LARGE_SIZE,
+    SHOWN_SIZE,
+    KeptManifest,
+    KnownManifest,
+    LargeManifest,
+    LinkedBlob,
+    NewManifest,
+    Referrer,
+    ShownRepository,
+    ShownTag,
+    StoredManifest,
+)
+from scow.registry.sql import ALL, Row, Session
 from scow.registry.sql_names import ID_OF, NOBODY, SqlNames, ensure_repository, find_repository
 
-_BY_DIGEST: Final = (
-    f"SELECT m.digest, m.media_type, m.data FROM manifest m WHERE m.repository = {ID_OF} AND m.digest = ?"
+_FOUND: Final = (
+    f"SELECT m.digest, m.media_type, m.size, CASE WHEN m.size <= {LARGE_SIZE} THEN m.data END "
+    f"FROM manifest m WHERE m.repository = {ID_OF} "
 )
-_BY_TAG: Final = (
-    f"SELECT m.digest, m.media_type, m.data FROM manifest m WHERE m.repository = {ID_OF} "
-    f"AND m.digest = (SELECT digest FROM tag WHERE repository = {ID_OF} AND name = ?)"
-)
+_WHOLE: Final = f"SELECT m.digest, m.media_type, m.data FROM manifest m WHERE m.repository = {ID_OF} "
+_BY_DIGEST: Final = "AND m.digest = ?"
+_BY_TAG: Final = f"AND m.digest = (SELECT digest FROM tag WHERE repository = {ID_OF} AND name = ?)"
 _REFERENCES: Final = 200
 """Digests that are looked for by one statement."""
 
@@ -30,22 +42,33 @@ _REFERENCES: Final = 200
 class SqlManifests(SqlNames):
     """The part of the names that is about manifests and tags."""
 
-    def manifest_now(self, repository: str, reference: str) -> StoredManifest | None:
+    def manifest_now(self, repository: str, reference: str) -> KnownManifest | None:
         view = self._views.find((repository, reference))
-        return view if isinstance(view, StoredManifest) else None
+        return None if isinstance(view, LinkedBlob) else view
 
-    async def manifest(self, repository: str, reference: str, is_digest: bool) -> StoredManifest | None:
+    async def find_manifest(self, repository: str, reference: str, is_digest: bool) -> KnownManifest | None:
         version = self._views.version()
-        if is_digest:
-            row = await self._db.row(_BY_DIGEST, repository, reference)
-        else:
-            row = await self._db.row(_BY_TAG, repository, repository, reference)
+        row = await self._row(_FOUND, repository, reference, is_digest)
         if row is None:
             return None
-        found = StoredManifest(*row)
+        digest, media_type, size, data = row
+        found = (
+            StoredManifest(digest, media_type, data)
+            if data is not None
+            else LargeManifest(digest, media_type, int(size))
+        )
         if is_digest or self._db.is_exact:
             self._views.keep(version, (repository, reference), found)
         return found
+
+    async def manifest(self, repository: str, reference: str, is_digest: bool) -> StoredManifest | None:
+        row = await self._row(_WHOLE, repository, reference, is_digest)
+        return StoredManifest(*row) if row is not None else None
+
+    async def _row(self, query: str, repository: str, reference: str, is_digest: bool) -> Row | None:
+        if is_digest:
+            return await self._db.row(query + _BY_DIGEST, repository, reference)
+        return await self._db.row(query + _BY_TAG, repository, repository, reference)
 
     async def put_manifest(
         self, repository: str, manifest: NewManifest, tags: Sequence[str], conditions: Conditions = NO_CONDITIONS
@@ -169,7 +192,8 @@ class SqlManifests(SqlNames):
     async def show_tags(self, repository: str, search: str, after: str, limit: int) -> list[ShownTag]:
         query = (
             "SELECT t.name, t.digest, t.updated_at, "
-            "(SELECT m.data FROM manifest m WHERE m.repository = t.repository AND m.digest = t.digest) "
+            f"(SELECT CASE WHEN m.size <= {SHOWN_SIZE} THEN m.data END "
+            "FROM manifest m WHERE m.repository = t.repository AND m.digest = t.digest) "
             f"FROM tag t WHERE t.repository = {ID_OF} AND t.name > ? AND [find](t.name, ?) > 0 ORDER BY t.name LIMIT ?"
         )
         return [ShownTag(*row) for row in await self._db.rows(query, repository, after, search, limit)]

@@ -222,7 +222,7 @@ class SqliteDatabase:
 
     def _connect(self) -> SqliteSession:
         connection = sqlite3.connect(self._path, isolation_level=None, timeout=30, check_same_thread=False)
-        for pragma in ("busy_timeout=30000", "foreign_keys=ON", "cache_size=-8192"):
+        for pragma in ("busy_timeout=30000", "foreign_keys=ON", "cache_size=-2048"):
             connection.execute(f"PRAGMA {pragma}").close()
         session = SqliteSession(connection)
         self._connections.append(session)
@@ -238,6 +238,7 @@ class SqliteDatabase:
         ending = False
         while not ending:
             group: list[_Call] = []
+            call = None  # or the last one, with what it has written, would be kept until the next comes
             call = self._calls.get()
             while call is not None:
                 group.append(call)

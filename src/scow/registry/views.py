@@ -3,13 +3,14 @@
 from collections import OrderedDict
 from typing import Final
 
-from scow.registry.metadata import LinkedBlob, StoredManifest
+from scow.registry.metadata import KnownManifest, LinkedBlob, StoredManifest
 from scow.registry.sql import Database
 
 VIEWS_LIMIT: Final = 4096
-VIEWS_DATA_LIMIT: Final = 16 << 20
+VIEWS_DATA_LIMIT: Final = 8 << 20
 """Bytes of manifests that are kept in memory."""
 
+View = KnownManifest | LinkedBlob
 Key = tuple[str, str]
 """Repository and reference. A manifest can be a blob too, so blobs' references begin with "b "."""
 
@@ -19,7 +20,7 @@ class Views:
 
     def __init__(self, database: Database) -> None:
         self._db = database
-        self._views: OrderedDict[Key, StoredManifest | LinkedBlob] = OrderedDict()
+        self._views: OrderedDict[Key, View] = OrderedDict()
         self._data_size = 0
         self._version = -1
 
@@ -31,12 +32,12 @@ class Views:
             self._version = version
         return version
 
-    def find(self, key: Key) -> StoredManifest | LinkedBlob | None:
+    def find(self, key: Key) -> View | None:
         """What is known and still current."""
         self.version()
         return self._views.get(key)
 
-    def keep(self, version: int, key: Key, view: StoredManifest | LinkedBlob) -> None:
+    def keep(self, version: int, key: Key, view: View) -> None:
         """Remember an answer to a question that was asked at `version`."""
         if version != self._version or key in self._views:
             return
@@ -46,5 +47,5 @@ class Views:
             self._data_size -= _weight(self._views.popitem(last=False)[1])
 
 
-def _weight(view: StoredManifest | LinkedBlob) -> int:
+def _weight(view: View) -> int:
     return len(view.data) if isinstance(view, StoredManifest) else 100

@@ -335,10 +335,10 @@ async def test_a_client_that_stops_reading_is_cut_off(
     running: Running, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(replies, "PIECE_TIMEOUT_S", 0.2)
-    await client.push_image("v1", annotations={"note": "x" * 1_000_000})
+    await client.push_image("v1", annotations={"note": "x" * 250_000})
     reader, writer = await asyncio.open_connection(*running.url.removeprefix("http://").split(":"), limit=1)
     writer.transport.pause_reading()  # type: ignore[attr-defined]
-    writer.write(b"GET /v2/test/repo/manifests/v1 HTTP/1.1\r\nHost: x\r\n\r\n" * 40)
+    writer.write(b"GET /v2/test/repo/manifests/v1 HTTP/1.1\r\nHost: x\r\n\r\n" * 200)
     metrics = running.registry.metrics
     async with asyncio.timeout(20):
         await asyncio.sleep(0.5)

@@ -1,5 +1,7 @@
 """distribution-spec spec.md#pull."""
 
+import json
+
 import pytest
 
 from .conftest import INDEX, MANIFEST, Client, digest_of
@@ -28,6 +30,23 @@ async def test_a_manifest_is_served_bit_for_bit_by_tag_and_digest(client: Client
         assert (head.status, head.body) == (200, b"")
         for name in ("Content-Type", "Docker-Content-Digest", "Content-Length", "ETag"):
             assert head.headers[name] == answer.headers[name]
+
+
+async def test_a_large_manifest_is_served_like_a_small_one(client: Client) -> None:
+    image = await client.image(annotations={"fill": "é" * 500_000})
+    data = json.dumps(image, ensure_ascii=False).encode()
+    digest, answer = await client.push_manifest(data, "large")
+    assert answer.status == 201, answer.body
+    for reference in ("large", digest) * 2:
+        answer = await client("GET", f"{REPO}/manifests/{reference}")
+        assert (answer.status, answer.body) == (200, data)
+        assert (answer.headers["Content-Type"], answer.headers["Docker-Content-Digest"]) == (MANIFEST, digest)
+        head = await client("HEAD", f"{REPO}/manifests/{reference}")
+        assert (head.status, head.body, head.headers["Content-Length"]) == (200, b"", str(len(data)))
+        unchanged = await client("GET", f"{REPO}/manifests/{reference}", If_None_Match=f'"{digest}"')
+        assert unchanged.status == 304
+    assert (await client("DELETE", f"{REPO}/manifests/{digest}")).status == 202
+    assert (await client("GET", f"{REPO}/manifests/{digest}")).status == 404
 
 
 @pytest.mark.parametrize("accept", ["", "*/*", INDEX, "application/vnd.docker.distribution.manifest.v1+json"])

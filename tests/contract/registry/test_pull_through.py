@@ -14,7 +14,7 @@ from scow.registry.passwords import hash_password
 from scow.registry.settings import Auth, Policy, Proxy, Rule, Settings, SettingsInvalid, Token
 from scow.registry.upstream.places import Places
 
-from .conftest import Client, Running, digest_of
+from .conftest import INDEX, Client, Running, digest_of
 from .faulty import FaultyRegistry
 
 LAYER = os.urandom(3 << 20)
@@ -50,6 +50,17 @@ async def test_an_image_is_fetched_once_and_then_served_from_here(client: Client
     assert upstream.asked_for("GET manifests") == 1
     assert upstream.asked_for("GET blobs") == 2
     assert upstream.asked_for("HEAD manifests v1") == 2
+
+
+async def test_a_large_manifest_comes_through(client: Client, upstream: FaultyRegistry) -> None:
+    document = {"schemaVersion": 2, "mediaType": INDEX, "manifests": [], "annotations": {"note": "x" * 1_000_000}}
+    digest = upstream.add_manifest("app", "large", document, INDEX)
+    for reference in ("large", digest) * 2:
+        answer = await client("GET", f"/v2/hub/app/manifests/{reference}")
+        assert (answer.status, digest_of(answer.body)) == (200, digest)
+    head = await client("HEAD", "/v2/hub/app/manifests/large")
+    assert head.headers["Content-Length"] == str(len(answer.body))
+    assert upstream.asked_for("GET manifests") == 1
 
 
 async def test_a_tag_that_has_moved_is_fetched_anew(client: Client, upstream: FaultyRegistry) -> None:

@@ -450,6 +450,22 @@ class TestManifests:
         answer = await client("PUT", f"{REPO}/manifests/larger", pieces(data[:1000], data[1000:]))
         assert answer.status == 413
 
+    async def test_what_would_take_many_times_its_size_in_memory_is_refused(self, client: Client) -> None:
+        image = await client.image()
+        noted = image | {"annotations": {f"{number:x}": "" for number in range(110_000)}}
+        _, answer = await client.push_manifest(noted, "notes")
+        assert (answer.status, answer.codes) == (400, ["MANIFEST_INVALID"])
+        foreign = image["layers"][0] | {"urls": [""] * 30_000}
+        _, answer = await client.push_manifest(image | {"layers": [foreign]}, "urls")
+        assert (answer.status, answer.codes) == (400, ["MANIFEST_INVALID"])
+        foreign["urls"] = [1]
+        _, answer = await client.push_manifest(image | {"layers": [foreign]}, "urls")
+        assert (answer.status, answer.codes) == (400, ["MANIFEST_INVALID"])
+
+    async def test_many_annotations_with_quotation_marks_are_taken(self, client: Client) -> None:
+        image = await client.image(annotations={f"key{number}": '{"a":"b"}' for number in range(50_000)})
+        assert (await client.push_manifest(image, "notes"))[1].status == 201
+
     async def test_a_subject_may_be_missing_and_is_confirmed(self, client: Client) -> None:
         subject = "sha256:" + "5" * 64
         image = await client.image(subject=descriptor(MANIFEST, subject))

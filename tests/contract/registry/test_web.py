@@ -80,6 +80,17 @@ async def test_a_tag_shows_its_platform_layers_history_and_pull_command(client: 
     assert "5 kB" in shown
 
 
+async def test_a_manifest_that_is_too_large_to_be_shown_is_listed(client: Client) -> None:
+    await push(client, "huge", annotations={"note": "x" * 1_000_000})
+    await push(client, "small")
+    listed = await page(client, "/-/repositories/test/repo")
+    assert listed.index("/-/images/test/repo/huge") < listed.index("linux/arm64")
+    shown = await page(client, "/-/images/test/repo/huge")
+    assert "too large" in shown
+    assert "xxx" not in shown
+    assert "docker pull" in shown
+
+
 async def test_referrers_and_the_platforms_of_an_index_are_linked(client: Client) -> None:
     digest = await push(client)
     signature = await push(

@@ -103,6 +103,19 @@ async def test_pushes_pulls_mounts_and_deletes_are_told_in_order(
     assert headers["Authorization"] == "Bearer secret"
 
 
+async def test_a_large_manifest_is_told_of_like_a_small_one(
+    serve: Callable[..., Any], settings: Settings, session: aiohttp.ClientSession, endpoint: Endpoint
+) -> None:
+    running = await serve(settings, webhooks=[hook(endpoint, ignore_media_types=["application/octet-stream"])])
+    client = Client(session, running.url)
+    digest = await client.push_image("v1", annotations={"note": "x" * 1_000_000})
+    data = (await client("GET", "/v2/test/repo/manifests/v1")).body
+    push, pull = await endpoint.until(2)
+    for event in (push, pull):
+        assert (event["target"]["digest"], event["target"]["size"]) == (digest, len(data))
+    assert len(push["target"]["references"]) == 2
+
+
 async def test_the_actor_is_who_logged_in(
     serve: Callable[..., Any], settings: Settings, session: aiohttp.ClientSession, endpoint: Endpoint
 ) -> None:

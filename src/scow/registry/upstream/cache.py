@@ -18,7 +18,7 @@ from scow.oci.descriptor import Descriptor
 from scow.oci.digest import Digest
 from scow.registry.errors import ManifestUnknown, TagImmutable, UpstreamBusy, UpstreamUnavailable
 from scow.registry.manifests import read_manifest
-from scow.registry.metadata import Metadata, StoredManifest
+from scow.registry.metadata import KnownManifest, Metadata
 from scow.registry.metrics import Metrics
 from scow.registry.settings import Proxy
 from scow.registry.uploads import Uploads
@@ -67,13 +67,13 @@ class Cache:
 
     async def resolve(self, place: Place, tag: str) -> Found:
         """What a tag stands for, without fetching it. Raises ManifestUnknown and the upstream's refusals."""
-        known = await self._metadata.manifest(place.local, tag, False)
+        known = await self._metadata.find_manifest(place.local, tag, False)
         if known is not None and self._checked.get((place.local, tag), 0.0) > time.monotonic():
             return Found(_describe(known))
         return await self._heads.join((place.local, tag), lambda: self._resolve(place, tag))
 
     async def _resolve(self, place: Place, tag: str) -> Found:
-        known = await self._metadata.manifest(place.local, tag, False)
+        known = await self._metadata.find_manifest(place.local, tag, False)
         upstream = self.upstream(place.proxy)
         if known is not None and (place.proxy.offline or upstream.rests):
             self._metrics.count("upstream_stale")
@@ -100,7 +100,7 @@ class Cache:
         self._check(place, tag)
         return Found(_describe(known))
 
-    async def _move(self, place: Place, tag: str, head: Descriptor, before: StoredManifest | None) -> Found:
+    async def _move(self, place: Place, tag: str, head: Descriptor, before: KnownManifest | None) -> Found:
         """Point a tag at what it now stands for, or remember to when that is fetched."""
         here = await self._metadata.manifest(place.local, head.digest, True)
         if here is None:
@@ -139,19 +139,19 @@ class Cache:
             return Found((await self._have(place, found.descriptor.digest)).descriptor, found.stale)
         except (UpstreamBusy, UpstreamUnavailable):
             # It has moved, and what it stands for now can't be had.
-            known = await self._metadata.manifest(place.local, reference, False)
+            known = await self._metadata.find_manifest(place.local, reference, False)
             if known is None:
                 raise
             self._metrics.count("upstream_stale")
             return Found(_describe(known), stale=True)
         except TagImmutable:
-            known = await self._metadata.manifest(place.local, reference, False)
+            known = await self._metadata.find_manifest(place.local, reference, False)
             if known is None:
                 raise
             return Found(_describe(known))
 
     async def _have(self, place: Place, digest: Digest) -> Found:
-        known = await self._metadata.manifest(place.local, digest, True)
+        known = await self._metadata.find_manifest(place.local, digest, True)
         if known is not None:
             return Found(_describe(known))
         if place.proxy.offline:
@@ -205,5 +205,5 @@ class Cache:
             await upstream.aclose()
 
 
-def _describe(manifest: StoredManifest) -> Descriptor:
-    return Descriptor(media_type=manifest.media_type, digest=manifest.digest, size=len(manifest.data))
+def _describe(manifest: KnownManifest) -> Descriptor:
+    return Descriptor(media_type=manifest.media_type, digest=manifest.digest, size=manifest.size)

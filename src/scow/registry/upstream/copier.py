@@ -84,7 +84,7 @@ class Copier:
     async def copy_tag(self, remote: str, local: str, tag: str) -> bool:
         """Copy what a tag stands for; False if it was here already. Raises Refusal."""
         digest = await self.resolve(remote, tag)
-        before = await self._metadata.manifest(local, tag, False)
+        before = await self._metadata.find_manifest(local, tag, False)
         changed = before is None or before.digest != digest
         whole = await self.copy(remote, local, digest)
         if changed:

@@ -23,6 +23,7 @@ from scow.registry.errors import (
     UpstreamDenied,
     UpstreamUnavailable,
 )
+from scow.registry.manifest_bodies import ManifestBodies
 from scow.registry.manifest_requests import manifest_headers
 from scow.registry.metadata import Metadata
 from scow.registry.metrics import Metrics
@@ -50,6 +51,7 @@ class UpstreamRequests:
         self,
         cache: Cache,
         metadata: Metadata,
+        bodies: ManifestBodies,
         metrics: Metrics,
         ours: dict[str, Answer],
         relay: Relay | None,
@@ -57,6 +59,7 @@ class UpstreamRequests:
         """`ours` are the endpoints of our own repositories; `relay` is None at the worker that holds the cache."""
         self._cache = cache
         self._metadata = metadata
+        self._bodies = bodies
         self._metrics = metrics
         self._ours = ours
         self._relay = relay
@@ -97,7 +100,7 @@ class UpstreamRequests:
             return await self._ours["manifest"](call)
         if self._relay is not None:
             return await self._relay.forward(call)
-        before = None if is_digest else await self._metadata.manifest(place.local, reference, False)
+        before = None if is_digest else await self._metadata.find_manifest(place.local, reference, False)
         if call.method == "HEAD" and not is_digest:
             found = await self._cache.resolve(place, reference)
         else:
@@ -114,15 +117,16 @@ class UpstreamRequests:
             return Reply(HTTPStatus.NOT_MODIFIED, headers[1:])
         if call.method == "HEAD":
             return Reply(HTTPStatus.OK, headers, length=known.size)
-        manifest = await self._metadata.manifest(place.local, known.digest, True)
-        if manifest is None:  # it was deleted this moment
+        manifest = await self._metadata.find_manifest(place.local, known.digest, True)
+        body = await self._bodies.body(place.local, manifest) if manifest is not None else None
+        if body is None:  # it was deleted this moment
             raise ManifestUnknown(place.local, reference)
-        return Reply(HTTPStatus.OK, headers, manifest.data)
+        return Reply(HTTPStatus.OK, headers, body)
 
     async def _has_manifest(self, local: str, digest: str) -> bool:
         if self._metadata.manifest_now(local, digest) is not None:
             return True
-        return await self._metadata.manifest(local, digest, True) is not None
+        return await self._metadata.find_manifest(local, digest, True) is not None
 
     async def _blob(self, call: Call, place: Place) -> Reply:
         digest = parse_blob_digest(call.route.reference)

@@ -176,7 +176,7 @@ class Syncs:
 
     async def _tell(self, copier: Copier, remote: str, local: str, tag: str, counts: Counts, say: Say) -> None:
         digest = await _patiently(lambda: copier.resolve(remote, tag))
-        before = await self._metadata.manifest(local, tag, False)
+        before = await self._metadata.find_manifest(local, tag, False)
         if before is not None and before.digest == digest:
             counts.unchanged += 1
             return

@@ -1,7 +1,7 @@
 """What pages read in manifests and image configs, which anybody may have pushed: what has a wrong form is left out."""
 
 import json
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -29,6 +29,10 @@ class Document(msgspec.Struct, frozen=True):
     def size(self) -> int:
         """Bytes of layers and config."""
         return sum(part.size for part in self.layers) + (self.config.size if self.config else 0)
+
+
+NOTHING: Final = Document(None, [], [], {})
+"""What is shown of one that is not read."""
 
 
 class Step(msgspec.Struct, frozen=True):

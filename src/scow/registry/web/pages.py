@@ -17,12 +17,12 @@ from scow.registry.errors import (
     PageUnknown,
     Refusal,
 )
-from scow.registry.metadata import Metadata, ShownRepository, ShownTag
+from scow.registry.metadata import Metadata, ShownRepository, ShownTag, StoredManifest
 from scow.registry.names import parse_reference
 from scow.registry.objects import ObjectMissing, Objects
 from scow.registry.replies import Reply
 from scow.registry.upstream.places import Places, host_of
-from scow.registry.web.documents import Document, Image, Part, is_image_config, read_document, read_image
+from scow.registry.web.documents import NOTHING, Document, Image, Part, is_image_config, read_document, read_image
 from scow.registry.web.forms import read_form
 from scow.registry.web.html import Viewer, age_text, asset_reply, e, page_reply, size_text
 from scow.registry.web.login import login_path, went
@@ -33,7 +33,8 @@ CONFIG_LIMIT: Final = 1 << 20
 REFERRERS: Final = 100
 CHILDREN: Final = 32
 """So many images of an index are looked at for its size."""
-_IMAGES_KEPT: Final = 2000
+IMAGES_SIZE: Final = 2 << 20
+"""Bytes of the configs that are kept, as they are read, for the next page."""
 
 
 class Pages:
@@ -46,6 +47,7 @@ class Pages:
         self._objects = objects
         self._url = url
         self._images: dict[str, Image] = {}  # by the config's digest
+        self._images_size = 0
 
     async def answer(self, call: Call) -> Reply:
         """Answer an admitted call. Raises Refusal."""
@@ -129,26 +131,28 @@ class Pages:
         return f'<p class="quiet">A copy of {e(what)}, as far as somebody has pulled it.</p>'
 
     async def _tag_row(self, name: str, tag: ShownTag) -> str:
-        document = read_document(tag.data)
-        if document.manifests:
-            platforms = ", ".join(part.platform for part in document.manifests if _is_platform(part.platform))
-            size = size_text(await self._size(name, document))
-        else:
-            image = await self._config(name, document)
-            platforms, size = image.platform if image else "", size_text(document.size)
+        platforms, size = await self._summary(name, read_document(tag.data)) if tag.data is not None else ("", "")
         return (
             f'<tr><th scope="row"><a href="{_image_url(name, tag.name)}">{e(tag.name)}</a></th>'
             f'<td>{e(platforms)}</td><td class="number">{size}</td><td>{age_text(time.time() - tag.updated_at)}</td>'
             f'<td class="wide"><code>{e(_short(tag.digest))}</code></td></tr>'
         )
 
+    async def _summary(self, name: str, document: Document) -> tuple[str, str]:
+        """Platforms and size."""
+        if document.manifests:
+            platforms = ", ".join(part.platform for part in document.manifests if _is_platform(part.platform))
+            return platforms, size_text(await self._size(name, document))
+        image = await self._config(name, document)
+        return image.platform if image else "", size_text(document.size)
+
     async def _size(self, name: str, document: Document) -> int:
         """Bytes of all an index's images; what several of them share counts once."""
         sizes: dict[str, int] = {}
         for part in document.manifests[:CHILDREN]:
             found = self._metadata.manifest_now(name, part.digest)
-            found = found or await self._metadata.manifest(name, part.digest, is_digest=True)
-            if found is not None:
+            found = found or await self._metadata.find_manifest(name, part.digest, is_digest=True)
+            if isinstance(found, StoredManifest):
                 child = read_document(found.data)
                 for blob in [*child.layers, *([child.config] if child.config else [])]:
                     sizes[blob.digest] = blob.size
@@ -158,17 +162,17 @@ class Pages:
         """Which of an index's images the repository has; those that are not looked at are taken to be there."""
         here = {part.digest for part in document.manifests[CHILDREN:]}
         for part in document.manifests[:CHILDREN]:
-            if await self._metadata.manifest(name, part.digest, is_digest=True) is not None:
+            if await self._metadata.find_manifest(name, part.digest, is_digest=True) is not None:
                 here.add(part.digest)
         return here
 
     async def _image(self, call: Call) -> Reply:
         name = call.repository
         reference, is_digest = parse_reference(call.route.reference)
-        found = await self._metadata.manifest(name, reference, is_digest)
+        found = await self._metadata.find_manifest(name, reference, is_digest)
         if found is None:
             raise ManifestUnknown(name, reference)
-        document = read_document(found.data)
+        document = read_document(found.data) if isinstance(found, StoredManifest) else NOTHING
         image = await self._config(name, document)
         mark = "@" if is_digest else ":"
         shown = f"{name}{mark}{_short(reference) if is_digest else reference}"
@@ -176,8 +180,11 @@ class Pages:
         facts = [("Digest", found.digest), ("Media type", found.media_type)]
         if image is not None:
             facts += [("Platform", image.platform), ("Created", image.created)]
-        size = await self._size(name, document) if document.manifests else document.size
-        facts.append(("Size", size_text(size)))
+        if document is NOTHING:
+            facts.append(("Manifest", f"{size_text(found.size)}: too large for what is in it to be shown"))
+        else:
+            size = await self._size(name, document) if document.manifests else document.size
+            facts.append(("Size", size_text(size)))
         parts = [
             f'<p class="path"><a href="/">Repositories</a> / <a href="{_repository_url(name)}">{e(name)}</a></p>',
             f"<h1>{e(shown)}</h1>",
@@ -233,8 +240,10 @@ class Pages:
             return None
         finally:
             source.release()
-        if len(self._images) >= _IMAGES_KEPT:
+        self._images_size += len(data)
+        if self._images_size > IMAGES_SIZE:
             self._images.clear()
+            self._images_size = len(data)
         image = self._images[digest] = read_image(data)
         return image
 

@@ -17,7 +17,7 @@ from scow.oci import manifest as manifests
 from scow.oci.descriptor import Descriptor
 from scow.oci.digest import Digest
 from scow.registry.calls import Call
-from scow.registry.metadata import Metadata
+from scow.registry.metadata import KnownManifest, Metadata, StoredManifest
 from scow.registry.replies import Reply
 from scow.registry.settings import EventAction
 
@@ -139,8 +139,8 @@ class Witness:
                 )
             ]
         found = self._metadata.manifest_now(repository, digest)
-        found = found or await self._metadata.manifest(repository, digest, True)
-        size = len(found.data) if found is not None else reply.length
+        found = found or await self._metadata.find_manifest(repository, digest, True)
+        size = found.size if found is not None else reply.length
         media_type = found.media_type if found is not None else ""
         target = Target(
             media_type=media_type,
@@ -149,12 +149,20 @@ class Witness:
             digest=digest,
             repository=repository,
             url=f"{base}/manifests/{digest}",
-            references=_references(found.data, media_type) if found is not None and action == "push" else [],
+            references=await self._references(repository, found) if found is not None and action == "push" else [],
         )
         tags = list(call.query.get("tag", [])) if ":" in reference else [reference]
         if action == "pull":
             tags = tags[:1] if ":" not in reference else []
         return [msgspec.structs.replace(target, tag=tag) for tag in tags] or [target]
+
+    async def _references(self, repository: str, manifest: KnownManifest) -> list[Descriptor]:
+        whole = (
+            manifest
+            if isinstance(manifest, StoredManifest)
+            else await self._metadata.manifest(repository, manifest.digest, True)
+        )
+        return _references(whole.data, whole.media_type) if whole is not None else []
 
 
 def action_of(call: Call, reply: Reply) -> EventAction | None:
