@@ -15,6 +15,7 @@ import msgspec
 
 from scow.oci.digest import DiffID
 from scow.store.database import Database
+from scow.store.documents import find_document
 
 MIGRATIONS: Final = [
     """
@@ -78,9 +79,10 @@ class Cache:
         self.pins = Pins(self._records)
 
     def _load(self, connection: sqlite3.Connection) -> None:
-        for (data,) in connection.execute("SELECT record FROM build_cache"):
-            record = msgspec.json.decode(data, type=Record)
-            self._records[record.key] = record
+        for key, data in connection.execute("SELECT key, record FROM build_cache"):
+            record = find_document(data, Record, f"step {key} of the build cache")
+            if record is not None:
+                self._records[record.key] = record
 
     # --- steps
 

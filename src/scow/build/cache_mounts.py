@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 
 from scow.store.database import Database
+from scow.store.documents import find_document
 from scow.store.snapshots import finish, tree_size
 
 Fill = Callable[[Path], Awaitable[None]]
@@ -51,9 +52,10 @@ class CacheMounts:
         db.read_now(self._load)
 
     def _load(self, connection: sqlite3.Connection) -> None:
-        for (data,) in connection.execute("SELECT record FROM build_mounts"):
-            found = msgspec.json.decode(data, type=CacheMount)
-            self._mounts[found.id] = found
+        for id, data in connection.execute("SELECT id, record FROM build_mounts"):
+            found = find_document(data, CacheMount, f"cache directory {id} of builds")
+            if found is not None:
+                self._mounts[found.id] = found
 
     def reconcile(self) -> None:
         """Make the folder, and remove directories that no record knows. Blocks: for start-up."""

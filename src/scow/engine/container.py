@@ -1,6 +1,7 @@
 """Containers as the engine holds them: the record, the lock, and who waits for what; and the table that keeps them."""
 
 import asyncio
+import contextlib
 import logging
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -9,9 +10,10 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from scow.engine.record import ContainerRecord, State
+from scow.engine.record import ContainerRecord, State, lost_record
 from scow.errors import Conflict, InvalidArgument, NotFound
 from scow.store.database import Database, DatabaseFailed
+from scow.store.documents import find_document
 from scow.wire.container import Health
 
 if TYPE_CHECKING:
@@ -82,6 +84,7 @@ class Container:
         self._attempt: asyncio.Future[None] | None = None  # of a removal: done when it has come to nothing
         self.removal: asyncio.Task[None] | None = None  # that of `--rm`, once it has begun
         self.told_of_oom = False  # in this run
+        self.is_lost = False  # its record was damaged: nobody knows any more how it was made
         self.dying = False  # SIGKILL was sent, the end has not been seen yet
 
     @property
@@ -160,11 +163,19 @@ class ContainerTable:
         self._reserved: set[str] = set()
 
     def load(self) -> None:
-        """Read all records; called once, before the engine answers."""
+        """Read all records; called once, before the engine answers.
+
+        A container whose record can't be read keeps its ID and name, so that it can be seen, ended and removed.
+        """
         self._database.migrate("containers", SCHEMA)
-        rows = self._database.read_now(lambda db: db.execute("SELECT record FROM container").fetchall())
-        for (data,) in rows:
-            self._hold(msgspec.json.decode(data, type=ContainerRecord))
+        rows = self._database.read_now(lambda db: db.execute("SELECT id, name, record FROM container").fetchall())
+        for id, name, data in rows:
+            record = find_document(data, ContainerRecord, f"container {id} ({name})")
+            held = self._hold(record or lost_record(id, name))
+            if record is None:
+                held.is_lost = True
+                with contextlib.suppress(OSError):  # for who wants to look at it: the row is written over
+                    held.folder.joinpath("damaged-record").write_bytes(bytes(data))
 
     def __iter__(self) -> Iterator[Container]:
         return iter(tuple(self._by_id.values()))

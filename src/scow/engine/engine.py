@@ -154,8 +154,9 @@ class Engine:
             store.snapshots.shift = self._shift
         await driver.start()
         await points.at("open.networked")
-        self._table = table = ContainerTable(store.db, config.data_root)
+        table = ContainerTable(store.db, config.data_root)
         table.load()
+        self._table = table
         await store.reconcile([key for container in table for key in snapshot_keys(container.record)])
         event_log = EventLog(config.data_root / "events.jsonl", MEMORY)
         self.events = events = Events(event_log)
@@ -284,18 +285,23 @@ class Engine:
         shift = self._users.shift_of(container.record.host_config) if self._users is not None else None
         return shift.namespace if shift is not None else None
 
+    @property
+    def _is_needed(self) -> bool:
+        """Whether containers run, or may: while their records couldn't be read, nobody knows."""
+        return not hasattr(self, "_table") or any(
+            container.state.live or container.state.status == "starting" for container in self._table
+        )
+
     async def _close_users(self) -> None:
         """Leave the user namespace to those who run in it."""
-        # While the records couldn't be read, nobody knows.
-        is_used = not hasattr(self, "_table") or any(container.state.live for container in self._table)
         if self._users is not None:
-            await self._users.aclose(remove=not is_used)
-        elif not is_used:
+            await self._users.aclose(remove=not self._is_needed)
+        elif not self._is_needed:
             await asyncio.to_thread(netns.unpin, pin_of(self.config.exec_root))  # an earlier configuration's
 
     async def _close_network(self, driver: NetworkDriver) -> None:
         """Leave nothing on the machine if no container needs it."""
-        if any(container.state.live for container in self._table):
+        if self._is_needed:
             await driver.stop()
         else:
             await driver.destroy()

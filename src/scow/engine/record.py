@@ -86,6 +86,18 @@ class ContainerRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
         return msgspec.structs.replace(self, state=msgspec.structs.replace(self.state, **changes))
 
 
+def lost_record(id: str, name: str) -> ContainerRecord:
+    """Stand in for a record that can't be read: as if it ran, so that recovery looks for its processes."""
+    return ContainerRecord(
+        id=id,
+        name=name,
+        created_at=0,
+        config=ContainerConfig(),
+        host_config=HostConfig(),
+        state=State(status="running"),
+    )
+
+
 def now_ns() -> int:
     """This moment, in nanoseconds since the epoch."""
     return time.time_ns()

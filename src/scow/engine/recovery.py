@@ -12,6 +12,8 @@ import shutil
 from collections.abc import Mapping, Set
 from pathlib import Path
 
+import msgspec
+
 from scow.engine.container import Container, ContainerTable
 from scow.engine.lifecycle import Lifecycle
 from scow.engine.record import now_ns
@@ -21,6 +23,7 @@ from scow.engine.restart import should_start_at_boot
 from scow.errors import ScowError
 from scow.network.networks import Networks
 from scow.runtime.monitor import Alive, Exited
+from scow.wire.network import EndpointSettings
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +70,9 @@ class Recovery:
                 ended.append((container, found.exit.exit_code, "", found.exit.at, found.exit.oom_killed))
             elif status == "starting":
                 await self._undo_start(container)
+            elif container.is_lost:
+                error = "what the engine knew of this container was damaged: it can only be removed"
+                await self._table.note(container, container.record.with_state(status="dead", error=error))
             else:
                 error = "the container's processes and its monitor vanished while the engine was not running"
                 ended.append((container, LOST_EXIT_CODE, error, 0, False))
@@ -111,6 +117,9 @@ class Recovery:
         return found
 
     async def _adopt(self, container: Container, pid: int) -> None:
+        if container.is_lost:
+            attached = {each.network_name: EndpointSettings() for each in self._networks.of_container(container.id)}
+            await self._table.save(container, msgspec.structs.replace(container.record, endpoints=attached))
         if container.state.status == "starting":
             # Killed between the runtime's create and our note that it runs: finish the start.
             await self._resources.finish_start(container)

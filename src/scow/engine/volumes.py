@@ -27,6 +27,7 @@ from scow.engine.tasks import Tasks
 from scow.engine.volume_plugins import PluginVolume, PluginVolumes
 from scow.errors import Conflict, Internal, InvalidArgument, NotFound, ScowError, Unavailable
 from scow.store.database import Database
+from scow.store.documents import find_document
 from scow.store.snapshots import tree_size
 from scow.wire.times import format_time
 from scow.wire.volume import Volume, VolumeCreateRequest, VolumeList, VolumeUsage
@@ -98,12 +99,19 @@ class Volumes:
         self._held: set[tuple[str, str]] = set()  # volumes of plugins, and who has them mounted
 
     def load(self) -> None:
-        """Read all records; called once, before the engine answers."""
+        """Read all records; called once, before the engine answers.
+
+        Of a volume whose record can't be read the content counts: with its folder it goes on as a plain one.
+        """
         self._database.migrate("volumes", SCHEMA)
-        rows = self._database.read_now(lambda db: db.execute("SELECT record FROM volume").fetchall())
-        for (data,) in rows:
-            record = msgspec.json.decode(data, type=VolumeRecord)
-            self._records[record.name] = record
+        rows = self._database.read_now(lambda db: db.execute("SELECT name, record FROM volume").fetchall())
+        for name, data in rows:
+            record = find_document(data, VolumeRecord, f"volume {name}")
+            if record is None and self._local.path(name).is_dir():
+                log.error("volume %s goes on without its labels and options, which are lost", name)
+                record = VolumeRecord(name=name, created_at=self._local.path(name).stat().st_ctime_ns)
+            if record is not None:
+                self._records[name] = record
 
     def path(self, name: str) -> Path:
         """Where the volume's content is, while it is mounted."""

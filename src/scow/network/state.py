@@ -8,6 +8,7 @@ import msgspec
 
 from scow.network.model import Endpoint, Network
 from scow.store.database import Database
+from scow.store.documents import find_document
 
 STEPS: Final = (
     """
@@ -32,17 +33,18 @@ class State:
         db.migrate("network", STEPS)
 
     def load(self) -> tuple[list[Network], dict[str, int], list[Endpoint]]:
-        """Read networks, sandboxes' containers with their DNS servers' ports, endpoints. Blocks: for start-up."""
+        """Read networks, sandboxes' containers with their DNS servers' ports, endpoints. Blocks: for start-up.
+
+        What can't be read is left out: a network can be made again by its name, an endpoint comes with the next start.
+        """
 
         def read(connection: Connection) -> tuple[list[Network], dict[str, int], list[Endpoint]]:
-            networks = connection.execute("SELECT data FROM networks").fetchall()
+            networks = connection.execute("SELECT name, data FROM networks").fetchall()
             sandboxes = connection.execute("SELECT container_id, resolver_port FROM sandboxes").fetchall()
-            endpoints = connection.execute("SELECT data FROM endpoints").fetchall()
-            return (
-                [msgspec.json.decode(data, type=Network) for (data,) in networks],
-                dict(sandboxes),
-                [msgspec.json.decode(data, type=Endpoint) for (data,) in endpoints],
-            )
+            endpoints = connection.execute("SELECT container_id, data FROM endpoints").fetchall()
+            known = (find_document(data, Network, f"network {name}") for name, data in networks)
+            held = (find_document(data, Endpoint, f"an endpoint of container {id}") for id, data in endpoints)
+            return [each for each in known if each], dict(sandboxes), [each for each in held if each]
 
         return self._db.read_now(read)
 

@@ -8,9 +8,10 @@ the garbage collection, not here.
 
 import asyncio
 import contextlib
+import logging
 import sqlite3
 from collections.abc import Callable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +23,9 @@ from scow.oci.image_config import ImageConfig, decode_config
 from scow.oci.platform import Platform
 from scow.store.content import Content, NoSuchContent
 from scow.store.database import Database
+from scow.store.documents import find_document
+
+log = logging.getLogger(__name__)
 
 MANY_CONFIGS: Final = 8  # from which on reading them together is worth it
 MIGRATIONS: Final = [
@@ -208,10 +212,27 @@ class Images:
     # the view in memory
 
     def _load(self, connection: sqlite3.Connection) -> None:
-        for (document,) in connection.execute("SELECT document FROM images"):
-            self._keep(msgspec.json.decode(document, type=Image))
+        for id, document in connection.execute("SELECT id, document FROM images"):
+            image = find_document(document, Image, f"image {id}") or self._from_config(Digest(id))
+            if image is not None:
+                self._keep(image)
         for name, id in connection.execute("SELECT name, image FROM image_names"):
-            self._point(name, Digest(id))
+            if id in self._images:
+                self._point(name, Digest(id))
+
+    def _from_config(self, id: Digest) -> Image | None:
+        """What the config alone tells of an image; None if that is lost, too. Blocks: for start-up."""
+        try:
+            data = self._content.path(id).read_bytes()
+            config = decode_config(data)
+        except (OSError, ScowError) as error:
+            log.error("image %s is lost, pull or make it again: %s", id, error)
+            return None
+        if digest_of(data, like=id) != id:
+            log.error("image %s is lost, pull or make it again: its config is damaged", id)
+            return None
+        log.error("image %s goes on with what its config tells: it isn't known where it came from", id)
+        return Image(id=id, platform=config.platform, diff_ids=config.diff_ids, stored_at=datetime.now(UTC))
 
     def _changing(self, apply: Callable[[object], None]) -> Callable[[object], None]:
         def changed(result: object) -> None:

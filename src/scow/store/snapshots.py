@@ -33,6 +33,7 @@ from scow.errors import Conflict, InvalidArgument, NotFound, ScowError
 from scow.linux import mount
 from scow.oci.digest import DiffID
 from scow.store.database import Database
+from scow.store.documents import find_document
 from scow.store.overlay import Shift, overlay, shifted_overlay
 from scow.store.trash import Trash
 
@@ -301,7 +302,9 @@ class Snapshots:
 
     def _load(self, connection: sqlite3.Connection) -> None:
         for key, encoded in connection.execute("SELECT key, diff_ids FROM snapshots"):
-            self._snapshots[key] = _Snapshot(msgspec.json.decode(encoded, type=tuple[DiffID, ...]))
+            # Without its layers it can't be mounted as it was, but what was written in it is not lost.
+            diff_ids = find_document(encoded, tuple[DiffID, ...], f"snapshot {key}")
+            self._snapshots[key] = _Snapshot(diff_ids or ())
 
     async def _take(self, diff_ids: Iterable[DiffID], undo: contextlib.AsyncExitStack) -> list[Path]:
         lowers = []
