@@ -23,6 +23,7 @@ from scow.registry.errors import (
     RangeRefused,
     Refusal,
     SizeInvalid,
+    StorageFull,
     UploadBusy,
     UploadUnknown,
 )
@@ -70,8 +71,8 @@ class Receiver:
     async def receive(self, body: AsyncIterator[bytes], expected: int | None) -> None:
         """Append `body`; what came before a cut stays. `expected` is its size if the client has stated it by a range.
 
-        Raises SizeInvalid, then nothing is appended; BlobTooLarge or QuotaExceeded, and the upload is over;
-        StorageFull; and what `body` raises.
+        Raises SizeInvalid, then nothing is appended; BlobTooLarge, QuotaExceeded or StorageFull, and the upload is
+        over; and what `body` raises.
         """
         stage, start = self._stage, self._stage.size
         limit = self._uploads.limit(self.upload.repository)
@@ -119,6 +120,11 @@ class Receiver:
     async def _append(self, batch: list[bytes], hashing: _HashState | None) -> None:
         try:
             await self._stage.append(batch, [hashing.state] if hashing is not None else [])
+        except StorageFull:
+            # Kept until it expires, it would keep the disk full for everybody, and few clients come back.
+            with suppress(StorageFull):
+                await self._uploads.drop(self.upload.upload_id)
+            raise
         except BaseException:
             self._uploads.forget(self.upload.upload_id)
             raise

@@ -1,6 +1,7 @@
 """A full disk refuses uploads with a clear error and goes on serving."""
 
 import hashlib
+import io
 import json
 import os
 import subprocess
@@ -55,6 +56,30 @@ async def test_a_full_disk_refuses_uploads_and_goes_on_serving(small_disk: Path)
             async with session.get(f"{url}/sha256:{hashlib.sha256(b'small').hexdigest()}") as reply:
                 assert await reply.read() == b"small"
             assert await push(b"another small one") == 201
+    finally:
+        await server.aclose()
+        await registry.aclose()
+
+
+async def test_an_upload_that_fills_the_disk_does_not_keep_it_full(small_disk: Path) -> None:
+    settings = Settings(listen="127.0.0.1:0", storage=str(small_disk / "s"), gc=Gc(interval_s=0), drain_s=5)
+    registry = Registry.open(settings)
+    server = Server(registry, settings)
+    url = await server.start()
+    try:
+        async with aiohttp.ClientSession() as session:
+            async with session.post(f"{url}/v2/x/blobs/uploads/") as reply:
+                location = url + reply.headers["Location"]
+            for size, status in ((1 << 20, 202), (6 << 20, 507)):
+                async with session.patch(location, data=io.BytesIO(bytes(size))) as reply:
+                    assert reply.status == status
+            assert list((small_disk / "s" / "uploads").iterdir()) == []
+            async with session.get(location) as reply:
+                assert reply.status == 404
+            data = bytes(1 << 20)
+            digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
+            async with session.post(f"{url}/v2/x/blobs/uploads/?digest={digest}", data=io.BytesIO(data)) as reply:
+                assert reply.status == 201
     finally:
         await server.aclose()
         await registry.aclose()
