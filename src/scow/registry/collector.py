@@ -175,6 +175,8 @@ class Collector:
             after = names[-1]
 
     async def _expired_tags(self, repository: str) -> list[TagTime]:
+        if not self._policies.expires_tags(repository):
+            return []
         tags = await self._metadata.tag_times(repository)
         if self._policies.counts_pulls(repository):
             # Whatever was there when the counting began counts as pulled then: nobody knows better.

@@ -67,6 +67,10 @@ class Policies:
         """Whether anything is ever removed by age or number."""
         return any(policy.has_retention or policy.untagged_days for policy in self._policies)
 
+    def expires_tags(self, repository: str) -> bool:
+        """Whether tags of a repository are ever removed by age or number."""
+        return any(policy.has_retention for policy in self._holding(repository))
+
     def counts_pulls(self, repository: str) -> bool:
         """Whether it matters when something was pulled last."""
         return self.pulls_matter and any(policy.keep_pulled_days for policy in self._holding(repository))
@@ -78,16 +82,18 @@ class Policies:
         return now - max(days) * DAY_S if days else None
 
     def expired_tags(self, repository: str, tags: Sequence[TagTime], now: float | None = None) -> list[TagTime]:
-        """Tags that retention removes: those that no policy with retention keeps."""
+        """Tags that retention removes: those that it is about and that no policy with retention keeps."""
         now = time.time() if now is None else now
         retaining = [policy for policy in self._holding(repository) if policy.has_retention]
-        if not retaining:
-            return []
         kept: set[str] = {tag.name for tag in tags if self.is_immutable(repository, tag.name)}
+        concerned: set[str] = set()
         newest_first = sorted(tags, key=lambda tag: (-tag.updated_at, tag.name))
         for policy in retaining:
             others = []
             for tag in newest_first:
+                if policy.expire_tags and not matches_any(tag.name, policy.expire_tags):
+                    continue
+                concerned.add(tag.name)
                 if matches_any(tag.name, policy.keep_tags):
                     kept.add(tag.name)
                 else:
@@ -96,7 +102,8 @@ class Policies:
             kept.update(tag.name for tag in others if tag.updated_at > now - policy.keep_days * DAY_S)
             unused = now - policy.keep_pulled_days * DAY_S
             kept.update(tag.name for tag in others if max(tag.updated_at, tag.used_at) > unused)
-        return [tag for tag in newest_first if tag.name not in kept]
+        expired = concerned - kept
+        return [tag for tag in newest_first if tag.name in expired]
 
     def untagged_before(self, repository: str, now: float | None = None) -> float | None:
         """Manifests that nothing needs since before this time go; None if they stay for ever."""

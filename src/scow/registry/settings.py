@@ -134,6 +134,7 @@ class Policy(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
     keep_days: float = 0.0  # retention: tags stay for so long after they moved last
     keep_pulled_days: float = 0.0  # retention: what was pulled or pushed within so long stays
     keep_tags: list[str] = []  # retention: tags of these patterns stay
+    expire_tags: list[str] = []  # retention is about tags of these patterns; none: about all
     untagged_days: float = 0.0  # retention: manifests that no tag, index or subject needs go after so long
 
     @property

@@ -231,6 +231,23 @@ class TestRetentionRules:
         policy = Policy(repositories=["**"], keep_last=1, keep_tags=["v*", "latest"])
         assert kept(policy, latest=400, v1_0=300, x=2, y=1) == {"latest", "v1.0", "y"}
 
+    def test_a_rule_about_some_tags_leaves_the_others_alone(self) -> None:
+        policy = Policy(repositories=["**"], expire_tags=["pr-*", "nightly-*"], keep_days=7, keep_tags=["pr-1"])
+        ages = {"pr-1": 90, "pr-2": 8, "pr-3": 1, "nightly-1": 30, "v1": 400, "latest": 0}
+        assert kept(policy, **ages) == {"pr-1", "pr-3", "v1", "latest"}
+        last = Policy(repositories=["**"], expire_tags=["pr-*"], keep_last=1)
+        assert kept(last, **ages) == {"pr-3", "nightly-1", "v1", "latest"}
+
+    def test_a_rule_about_all_tags_counts_for_those_of_another_rule_too(self) -> None:
+        policies = Policies(
+            [
+                Policy(repositories=["**"], expire_tags=["pr-*"], keep_days=7),
+                Policy(repositories=["**"], keep_last=2),
+            ]
+        )
+        tags = [TagTime(name, NOW - age * DAY_S) for name, age in (("pr-1", 9), ("v1", 1), ("pr-2", 10), ("v2", 20))]
+        assert [tag.name for tag in policies.expired_tags("test/repo", tags, NOW)] == ["pr-2", "v2"]
+
     def test_immutable_tags_stay(self) -> None:
         policy = Policy(repositories=["**"], keep_last=1, immutable_tags=["v*"])
         assert kept(policy, v1=400, a=1, b=2) == {"v1", "a"}
