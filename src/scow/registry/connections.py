@@ -33,11 +33,12 @@ log = logging.getLogger("scow.registry")
 class Connection(RequestHandler):
     """One connection. Over TLS it ends with its client's side, since asyncio's TLS cannot stay half open."""
 
-    __slots__ = ("_answered", "_body", "_connections", "_ended")
+    __slots__ = ("_answered", "_body", "_connections", "_ended", "_era")
 
     def __init__(self, manager: "Connections", **options: Any) -> None:
         super().__init__(manager, **options)
         self._connections = manager
+        self._era = manager.era
         self._answered = 0
         self._body: StreamReader | None = None  # of the request that came last
         self._ended = False
@@ -60,6 +61,11 @@ class Connection(RequestHandler):
         super().data_received(data)
         if self._messages:
             self._body = self._messages[-1][1]
+
+    @property
+    def is_old(self) -> bool:
+        """Whether something has changed since it began for which the client is to begin anew."""
+        return self._era != self._connections.era
 
     def eof_received(self) -> bool | None:  # type: ignore[override]  # aiohttp answers nothing, which asyncio takes for no
         is_cut = self._body is not None and not self._body.is_eof()
@@ -97,6 +103,14 @@ class Connections(Server):
         super().__init__(handler, **options)
         self._limit = limit
         self._open: dict[Connection, None] = {}  # the oldest first
+        self.era = 0
+
+    def renew(self) -> None:
+        """Let connections end with their next answer, and those that wait for a request at once."""
+        self.era += 1
+        for each in list(self._open):
+            if each.is_idle and each.transport is not None:
+                each.transport.close()
 
     def opened(self, newest: Connection) -> None:
         """Note a connection, and close one if there are too many: the oldest that is idle, or else the newest."""

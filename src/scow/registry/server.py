@@ -154,7 +154,7 @@ class Server:
         if self._tells:
             self._tasks.append(asyncio.create_task(self._registry.webhooks.run()))
         if certificates is not None:
-            self._tasks.append(asyncio.create_task(certificates.watch()))
+            self._tasks.append(asyncio.create_task(certificates.watch(http.renew)))
         return url_of(listener, self._settings)
 
     async def aclose(self) -> None:
@@ -193,7 +193,8 @@ class Server:
                 raise
             except Exception as error:
                 reply = self._failure(request, exchange, error)
-            keep_alive = request.keep_alive and not self._draining and not exchange.connection.is_last
+            connection = exchange.connection
+            keep_alive = request.keep_alive and not (self._draining or connection.is_last or connection.is_old)
             if reply.status >= 400 and request.body_exists and not request.content.is_eof():
                 # The client may not even send the rest, having asked with Expect: don't wait for it.
                 keep_alive = False

@@ -99,6 +99,7 @@ class Tls(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
     cert: str
     key: str
     client_ca: str | None = None  # clients must show a certificate that one of these has signed
+    client_crl: str | None = None  # revocation lists of those, PEM: what they name counts no more
     client_optional: bool = False  # they may, rather than must
     client_names: bool = False  # who shows one is the user of its common name
 

@@ -2,11 +2,16 @@
 
 Listening sockets keep the context that they were given for ever; the handshake of each connection swaps in the
 current one (in OpenSSL's server name callback, which is called without a server name too).
+
+Clients whose certificates count begin anew with each connection: a session that is resumed says what was true when it
+began, whoever is trusted or revoked since.
 """
 
 import asyncio
 import logging
 import ssl
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -17,7 +22,54 @@ RELOAD_S: Final = 2.0
 
 Stamp = tuple[tuple[int, int, int], ...]
 
+REFUSALS_S: Final = 10.0
+"""Between two lines about clients that were turned away: anybody can be."""
+
 log = logging.getLogger("scow.registry.tls")
+refusals_log = logging.getLogger("scow.registry.tls.clients")
+
+
+class _Seldom(logging.Filter):
+    """Lets a line through once in a while."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said_at = -REFUSALS_S
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if (now := time.monotonic()) - self._said_at < REFUSALS_S:
+            return False
+        self._said_at = now
+        return True
+
+
+refusals_log.addFilter(_Seldom())
+
+
+class _Handshake(ssl.SSLObject):
+    """Tells clients why their certificates are refused, and the log."""
+
+    _failure: ssl.SSLError | None = None
+
+    def do_handshake(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+        try:
+            super().do_handshake()
+        except ssl.SSLError as error:
+            if isinstance(error, ssl.SSLCertVerificationError):
+                why = error.verify_message
+            elif error.reason == "PEER_DID_NOT_RETURN_A_CERTIFICATE":
+                why = "it shows no certificate"
+            else:
+                raise
+            refusals_log.warning("a client is turned away: %s", why)
+            self._failure = error
+            # asyncio drops what a failed handshake has to say, but sends it where the handshake wants to go on. The
+            # client then ends the connection, or the time for handshakes does.
+            raise ssl.SSLWantReadError from error
+        if self.session_reused and self.context.verify_mode != ssl.CERT_NONE:
+            raise ssl.SSLError("a session was resumed")  # of TLS 1.2, by its number: that cannot be turned off
 
 
 class Certificates:
@@ -25,6 +77,8 @@ class Certificates:
 
     def __init__(self, tls: Tls) -> None:
         """Load the files. Blocks. Raises SettingsInvalid."""
+        if tls.client_ca is None and (tls.client_crl or tls.client_names or tls.client_optional):
+            raise SettingsInvalid("tls", "client_crl, client_names and client_optional mean nothing without client_ca")
         self._tls = tls
         self._stamp = self._look()
         self._current = self._load()
@@ -36,8 +90,8 @@ class Certificates:
         connection.context = self._current
 
     def _files(self) -> list[Path]:
-        names = [self._tls.cert, self._tls.key, *([self._tls.client_ca] if self._tls.client_ca else [])]
-        return [Path(name) for name in names]
+        tls = self._tls
+        return [Path(name) for name in (tls.cert, tls.key, tls.client_ca, tls.client_crl) if name]
 
     def _look(self) -> Stamp:
         try:
@@ -62,6 +116,15 @@ class Certificates:
             except (OSError, ValueError) as error:
                 raise SettingsInvalid(tls.client_ca, _why(error)) from error
             context.verify_mode = ssl.CERT_OPTIONAL if tls.client_optional else ssl.CERT_REQUIRED
+            context.sslobject_class = _Handshake
+            context.num_tickets = 0
+            context.options |= ssl.OP_NO_TICKET
+        if tls.client_crl:
+            try:
+                context.load_verify_locations(tls.client_crl)
+            except (OSError, ValueError) as error:
+                raise SettingsInvalid(tls.client_crl, _why(error)) from error
+            context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
         return context
 
     def reload(self) -> bool:
@@ -73,14 +136,19 @@ class Certificates:
         self._current = self._load()
         return True
 
-    async def watch(self) -> None:
-        """Reload when files change, until cancelled. Files that cannot be used are logged, once for each change."""
+    async def watch(self, on_clients: Callable[[], None]) -> None:
+        """Reload when files change, until cancelled. Files that cannot be used are logged, once for each change.
+
+        `on_clients` is called when other clients may be trusted than before.
+        """
         said = ""
         while True:
             await asyncio.sleep(RELOAD_S)
             try:
                 if await asyncio.to_thread(self.reload):
                     log.info("certificates were loaded anew from %s", self._tls.cert)
+                    if self._tls.client_ca:
+                        on_clients()
                 said = ""
             except SettingsInvalid as error:
                 if said != (said := str(error)):
@@ -103,5 +171,5 @@ def _why(error: Exception) -> str:
         return {
             "KEY_VALUES_MISMATCH": "the key does not belong to the certificate",
             "NO_START_LINE": "no PEM was found",
-        }.get(error.reason or "", error.reason or "not a certificate, or not its key")
+        }.get(error.reason or "", error.reason or "no PEM of a certificate and of its key, without a password")
     return getattr(error, "strerror", None) or str(error)

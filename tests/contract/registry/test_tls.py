@@ -169,8 +169,99 @@ class TestClientCertificates:
         with pytest.raises((ssl.SSLError, ConnectionError, AssertionError)):
             await shown(running.url, trusting(authority, stranger.sign("ann")))
 
+    async def test_one_that_is_revoked_counts_no_more(
+        self,
+        serve: Callable[..., Any],
+        settings: Settings,
+        tls: Tls,
+        authority: Authority,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr("scow.registry.tls.RELOAD_S", 0.01)
+        ann, bob = authority.sign("ann"), authority.sign("bob")
+        revoked = tmp_path / "revoked.pem"
+        shutil.copy(authority.revocation_list(), revoked)
+        strict = Tls(cert=tls.cert, key=tls.key, client_ca=str(authority.cert), client_crl=str(revoked))
+        running = await serve(settings, tls=strict)
+        for identity in (ann, bob):
+            await shown(running.url, trusting(authority, identity))
+        host, port = running.url.removeprefix("https://").split(":")
+        reader, writer = await asyncio.open_connection(host, int(port), ssl=trusting(authority, ann))
+        shutil.copy(authority.revocation_list(ann[0]), revoked)
+        async with asyncio.timeout(20):
+            assert await reader.read() == b""  # connections of before end, to be begun anew by who still may
+        writer.close()
+        await shown(running.url, trusting(authority, bob))
+        with pytest.raises(ssl.SSLError, match="REVOKED"):
+            await shown(running.url, trusting(authority, ann))
+
+    async def test_with_a_list_that_has_expired_nobody_is_trusted(
+        self, serve: Callable[..., Any], settings: Settings, tls: Tls, authority: Authority
+    ) -> None:
+        late = str(authority.revocation_list(expired=True))
+        strict = Tls(cert=tls.cert, key=tls.key, client_ca=str(authority.cert), client_crl=late)
+        running = await serve(settings, tls=strict)
+        with pytest.raises(ssl.SSLError):
+            await shown(running.url, trusting(authority, authority.sign("ann")))
+
+    @pytest.mark.parametrize("version", ["TLSv1_2", "TLSv1_3"])
+    async def test_a_session_is_not_resumed_since_its_certificate_may_be_revoked(
+        self, serve: Callable[..., Any], settings: Settings, tls: Tls, authority: Authority, version: str
+    ) -> None:
+        strict = Tls(cert=tls.cert, key=tls.key, client_ca=str(authority.cert))
+        running = await serve(settings, tls=strict)
+        context = trusting(authority, authority.sign("ann"))
+        context.maximum_version = getattr(ssl.TLSVersion, version)
+        host, port = running.url.removeprefix("https://").split(":")
+
+        def ask(session: ssl.SSLSession | None) -> tuple[bytes, ssl.SSLSession | None, bool]:
+            with (
+                socket.create_connection((host, int(port))) as plain,
+                context.wrap_socket(plain, server_hostname=host, session=session) as secure,
+            ):
+                secure.sendall(b"GET /v2/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+                try:
+                    answer = secure.recv(15)
+                except OSError:  # closed: the session was known by its number
+                    answer = b""
+                return answer, secure.session, bool(secure.session_reused)
+
+        answer, session, _ = await asyncio.to_thread(ask, None)
+        assert answer == b"HTTP/1.1 200 OK"
+        answer, _, reused = await asyncio.to_thread(ask, session)
+        assert (answer, reused) in {(b"HTTP/1.1 200 OK", False), (b"", True)}
+
+    async def test_who_is_turned_away_is_told_why_and_so_is_the_log(
+        self,
+        serve: Callable[..., Any],
+        settings: Settings,
+        tls: Tls,
+        authority: Authority,
+        stranger: Authority,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        monkeypatch.setattr("scow.registry.tls.REFUSALS_S", 0)
+        strict = Tls(cert=tls.cert, key=tls.key, client_ca=str(authority.cert))
+        running = await serve(settings, tls=strict)
+        for identity, told, logged in (
+            (None, "REQUIRED", "it shows no certificate"),
+            (authority.sign("late", days=-1), "EXPIRED", "certificate has expired"),
+            (stranger.sign("ann"), "UNKNOWN_CA", "unable to get local issuer certificate"),
+        ):
+            caplog.clear()
+            with pytest.raises(ssl.SSLError, match=told):
+                await shown(running.url, trusting(authority, identity))
+            said = [each.getMessage() for each in caplog.records if each.name == "scow.registry.tls.clients"]
+            assert said == [f"a client is turned away: {logged}"]
+
 
 class TestFiles:
+    def test_what_is_about_clients_needs_their_authority(self, tls: Tls) -> None:
+        with pytest.raises(SettingsInvalid, match="mean nothing without client_ca"):
+            Certificates(Tls(cert=tls.cert, key=tls.key, client_names=True))
+
     def test_a_missing_file_is_named(self, tls: Tls) -> None:
         with pytest.raises(SettingsInvalid, match="/nowhere: No such file"):
             Certificates(Tls(cert="/nowhere", key=tls.key))

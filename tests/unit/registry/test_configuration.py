@@ -54,7 +54,10 @@ def test_every_kind_of_key(tmp_path: Path) -> None:
         ("[gc]\ngrace = 1", "unknown key gc.grace, did you mean grace_s?"),
         ("[auth.tokens]", "unknown key auth.tokens, did you mean token?"),
         ("[[policies]]\nrepositories = ['x']\n[[policies]]\nquota = 1", "unknown key policies[1].quota, did you mean"),
-        ("[tls]\nzzz = 1", "unknown key tls.zzz; known here: cert, client_ca, client_names, client_optional, key"),
+        (
+            "[tls]\nzzz = 1",
+            "unknown key tls.zzz; known here: cert, client_ca, client_crl, client_names, client_optional, key",
+        ),
         ("[traces]\nsample = 2", "Expected `float` <= 1.0 - at `$.traces.sample`"),
         ("workers = 'two'", "Expected `int`, got `str` - at `$.workers`"),
         ("[tls]\ncert = 'x'", "Object missing required field `key` - at `$.tls`"),
