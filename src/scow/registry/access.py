@@ -147,27 +147,28 @@ class Access:
         if not await self._is_guarded():
             return self._anybody
         name, password = self._parse_basic(call, scheme, value)
-        who = await self.log_in(name, password, call.remote)
+        who = await self.log_in(call, name, password)
         if who is None:
             raise self.challenge(call)
         return Caller(who, self.rules)
 
-    def caller(self, who: Identity) -> Caller:
-        """Somebody who has just logged in on a page."""
-        return Caller(who, self.rules, session=True)
+    def caller(self, who: Identity, *, session: bool = True) -> Caller:
+        """Somebody who has just logged in, on a page or at the token endpoint."""
+        return Caller(who, self.rules, session=session)
 
     async def exists(self, name: str) -> bool:
         """Whether an account is still there."""
         return await self._passwords.exists(name)
 
-    async def log_in(self, name: str, password: str, remote: str) -> Identity | None:
+    async def log_in(self, call: Call, name: str, password: str) -> Identity | None:
         """Who has this name and password; None if nobody has. Raises TooManyRequests and IssuerUnreachable.
 
         An ID token of an issuer does as a password, with any name: docker can send it in no other way.
         """
+        call.tried = name
         if self.issuers.all and password.count(".") == 2 and (who := await self.issuers.identify(password)) is not None:
             return who
-        return Identity(name) if await self._passwords.check(name, password, remote) else None
+        return Identity(name) if await self._passwords.check(name, password, call.remote) else None
 
     @property
     def _verifier(self) -> Verifier | None:

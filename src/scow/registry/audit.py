@@ -6,25 +6,62 @@ Lines are written by a thread of the logging module; the file is opened anew whe
 import json
 import logging
 import queue
+import sys
 import time
+from contextlib import suppress
 from logging.handlers import QueueHandler, QueueListener, WatchedFileHandler
 from pathlib import Path
 from typing import Final
 
 from scow.registry.calls import Call
+from scow.registry.settings import SettingsInvalid
+
+NAME_LIMIT: Final = 255
+"""Characters of a name that somebody tried: it may be as long as a header."""
+QUIET_S: Final = 10.0
 
 _KINDS: Final = {"uploads", "upload", "manifest", "blob", "token", "web-image", "web-login"}
 
 
+log = logging.getLogger("scow.registry")
+
+
+class _File(WatchedFileHandler):
+    """The file. What cannot be written is lost, and the log says so, but the next line is tried again."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, encoding="utf-8")
+        self.setFormatter(logging.Formatter("%(message)s"))
+        self._said_at = -QUIET_S
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            super().emit(record)
+        except OSError:  # of opening it anew, which would end the thread; others are handled already
+            self.handleError(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if (now := time.monotonic()) - self._said_at >= QUIET_S:
+            self._said_at = now
+            log.error("the audit log %s cannot be written, lines are lost: %s", self.baseFilename, sys.exc_info()[1])
+        if self.stream is not None:  # it would keep the line, and those that follow, to write them later
+            with suppress(OSError):
+                self.stream.close()
+            self.stream = None  # the next line opens it
+
+
 class Audit:
-    """Writes to a file, or nowhere. `aclose` writes what is still queued."""
+    """Writes to a file, or nowhere. `close` writes what is still queued."""
 
     def __init__(self, path: Path | None) -> None:
+        """Raises SettingsInvalid for a file that cannot be written."""
         self._listener: QueueListener | None = None
         self._queue: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()
         if path is not None:
-            handler = WatchedFileHandler(path, encoding="utf-8")
-            handler.setFormatter(logging.Formatter("%(message)s"))
+            try:
+                handler = _File(path)
+            except OSError as error:
+                raise SettingsInvalid(str(path), f"auth.audit_log cannot be written: {error.strerror}") from error
             self._listener = QueueListener(self._queue, handler)
             self._listener.start()
             self._handler = QueueHandler(self._queue)
@@ -49,6 +86,7 @@ class Audit:
             "request_id": call.request_id,
             "remote": call.remote,
             "user": call.caller.name if call.caller is not None else None,
+            "tried": call.tried[:NAME_LIMIT] if call.tried is not None else None,
             "action": f"{call.method} {call.route.kind}",
             "repository": call.route.repository or None,
             "reference": call.route.reference or None,

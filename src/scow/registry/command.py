@@ -37,6 +37,9 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # malloc.h
 _LARGE: Final = 2 << 20
 """Bytes of a block of memory that goes back to the system at once: more than the pieces that uploads are taken in."""
 
+DAYS_LIMIT: Final = 36_500
+"""Of a robot's time: a century."""
+
 log = logging.getLogger("scow.registry")
 
 
@@ -116,7 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = robot.add_parser("add", parents=[common], help="add a robot or change its secret, which is printed once")
     add.add_argument("name")
-    add.add_argument("--expires", metavar="DAYS", type=float, help="let it end after so many days")
+    add.add_argument("--expires", metavar="DAYS", type=_days, help="let it end after so many days")
     add.set_defaults(run=_add_robot)
     remove = robot.add_parser("rm", parents=[common], help="remove a robot")
     remove.add_argument("name")
@@ -333,6 +336,12 @@ async def _accounts(settings: Settings) -> AsyncIterator[SqlAccounts]:
         yield SqlAccounts(database)
     finally:
         await database.aclose()
+
+
+def _days(text: str) -> float:
+    if not 0 < (days := float(text)) <= DAYS_LIMIT:  # nor is it no number at all, which would never end
+        raise argparse.ArgumentTypeError(f"{text} is not more than 0 and up to {DAYS_LIMIT} days")
+    return days
 
 
 def _check_name(name: str) -> None:

@@ -1,6 +1,7 @@
 """Reads the configuration: a TOML file, then SCOW_REGISTRY_* of the environment."""
 
 import difflib
+import re
 import tomllib
 import types
 import typing
@@ -10,9 +11,14 @@ from typing import Any, Final
 
 import msgspec
 
+from scow.registry.checks import check
 from scow.registry.settings import Settings, SettingsInvalid, Table
 
 PREFIX: Final = "SCOW_REGISTRY_"
+_LINK: Final = re.compile(
+    PREFIX + r"(SERVICE_HOST|SERVICE_PORT(_.+)?|PORT|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)\Z"
+)
+"""What Kubernetes sets in every container of a namespace that has a service of the name scow-registry."""
 
 
 def read_settings(path: Path | None, environment: Mapping[str, str] | None = None) -> Settings:
@@ -20,27 +26,33 @@ def read_settings(path: Path | None, environment: Mapping[str, str] | None = Non
     document: dict[str, Any] = {}
     if path is not None:
         try:
-            document = tomllib.loads(path.read_text())
+            document = tomllib.loads(path.read_bytes().decode())
         except OSError as error:
             raise SettingsInvalid(str(path), error.strerror or str(error)) from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        except UnicodeDecodeError as error:
+            line = error.object[: error.start].count(b"\n") + 1
+            raise SettingsInvalid(str(path), f"not UTF-8 (at line {line})") from error
+        except tomllib.TOMLDecodeError as error:
             raise SettingsInvalid(str(path), str(error)) from error
         _refuse_unknown(document, Settings, "", str(path))
-    source = str(path) if path is not None else "settings"
-    for name, text in sorted((environment or {}).items()):
-        if name.startswith(PREFIX):
-            source = name
-            _override(document, name, text)
+    used = sorted(name for name in environment or {} if name.startswith(PREFIX) and not _LINK.match(name))
+    for name in used:
+        _override(document, name, (environment or {})[name])
+    source = " and ".join([*([str(path)] if path is not None else []), *used]) or "settings"
     try:
-        # Not strict: what the environment says is text.
-        return msgspec.convert(document, Settings, strict=not environment)
+        settings = msgspec.convert(document, Settings)
     except msgspec.ValidationError as error:
         raise SettingsInvalid(source, str(error)) from error
+    try:
+        check(settings)
+    except SettingsInvalid as error:
+        raise SettingsInvalid(source, str(error)) from error
+    return settings
 
 
 def keys(table: type[Table] = Settings, before: str = "") -> Iterator[tuple[str, Any]]:
     """All keys that are no tables, with dots (`gc.grace_s`; `policies[].keep_last` in a list), and their types."""
-    for name, kind in typing.get_type_hints(table).items():
+    for name, kind in typing.get_type_hints(table, include_extras=True).items():
         inner, many = _table_of(kind)
         if inner is None:
             yield before + name, kind
@@ -60,7 +72,7 @@ def _table_of(kind: Any) -> tuple[type[Table] | None, bool]:
 
 
 def _refuse_unknown(document: dict[str, Any], table: type[Table], before: str, source: str) -> None:
-    known = typing.get_type_hints(table)
+    known = typing.get_type_hints(table, include_extras=True)
     for name, value in document.items():
         if name not in known:
             raise SettingsInvalid(source, f"unknown key {before}{name}{_nearest(name, known)}")
@@ -82,15 +94,27 @@ def _override(document: dict[str, Any], name: str, text: str) -> None:
     if name not in variables:
         raise SettingsInvalid(name, f"unknown variable{_nearest(name, variables)}")
     key, kind = variables[name]
-    value: Any = text
-    if typing.get_origin(kind) in (list, dict):
-        try:
-            value = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError as error:
-            raise SettingsInvalid(name, f"not a TOML value: {error}") from error
-    elif kind is bool and text.lower() in ("true", "false", "1", "0"):
-        value = text.lower() in ("true", "1")
+    value = _value(name, text, kind)
     *tables, last = key.split(".")
     for table in tables:
-        document = document.setdefault(table, {})
+        inner = document.setdefault(table, {})
+        if not isinstance(inner, dict):
+            return  # a mistake in the file, which is found there
+        document = inner
     document[last] = value
+
+
+def _value(name: str, text: str, kind: Any) -> Any:
+    """What a variable says. Its text is not repeated where it may be a secret."""
+    if typing.get_origin(kind) in (list, dict):
+        example = '["a", "b"]' if typing.get_origin(kind) is list else '{a = "b"}'
+        try:
+            return msgspec.convert(tomllib.loads(f"value = {text}")["value"], kind)
+        except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+            raise SettingsInvalid(name, f"not a TOML value like {example}: {error}") from error
+    if kind is str or str in typing.get_args(kind):
+        return text
+    try:
+        return msgspec.convert(text.lower() if kind is bool else text, kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise SettingsInvalid(name, f"{error}: {text[:100]!r}") from error

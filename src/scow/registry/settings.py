@@ -13,6 +13,18 @@ from scow.errors import InvalidArgument
 WORKERS_LIMIT: Final = 8
 """More are started only if somebody asks for them: each takes some 12 MiB."""
 
+Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]
+Positive = Annotated[int, msgspec.Meta(ge=1, le=1 << 62)]
+Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e10)]
+"""Three centuries at most, as of all times: clocks can be counted on with them."""
+Pause = Annotated[float, msgspec.Meta(gt=0, le=1e10)]
+"""Seconds, at least some of one."""
+Lifetime = Annotated[int, msgspec.Meta(ge=1, le=10**10)]
+"""Seconds, at least one."""
+Days = Annotated[float, msgspec.Meta(ge=0, le=1e5)]
+Workers = Annotated[int, msgspec.Meta(ge=0, le=256)]
+Rate = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
+
 Action = Literal["pull", "push", "delete", "*"]
 EventAction = Literal["push", "pull", "delete", "mount"]
 EVENT_ACTIONS: Final[list[EventAction]] = ["push", "pull", "delete", "mount"]
@@ -35,9 +47,9 @@ class Token(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
     realm: str = ""  # the token endpoint's URL as clients reach it; empty: from `url`, or from the request's Host
     service: str = "scow-registry"
     algorithm: Literal["ES256", "EdDSA"] = "ES256"  # of new signing keys; both are understood
-    life_s: int = 300
-    refresh_life_s: int = 30 * 86400
-    key_life_s: int = 30 * 86400  # a signing key is used for so long, and known until its last token has expired
+    life_s: Annotated[int, msgspec.Meta(ge=60, le=10**10)] = 300  # clients keep one for a minute whatever it says
+    refresh_life_s: Lifetime = 30 * 86400
+    key_life_s: Lifetime = 30 * 86400  # a signing key is used for so long, and known until its last token has expired
     issuer: str = ""  # tokens are those of somebody else, who is called so in them; needs `realm` and `keys`
     keys: str = ""  # that server's public keys: the URL of a JWKS document, or a file of one, or of PEM
     ca: str | None = None  # file of certificates that are trusted besides the system's for that URL, PEM
@@ -81,15 +93,15 @@ class Auth(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
     rules: list[Rule] = []
     groups: dict[str, list[str]] = {}
     audit_log: str | None = None  # file of JSON lines
-    session_life_s: int = 8 * 3600  # who logs in on the page stays so for so long
+    session_life_s: Lifetime = 8 * 3600  # who logs in on the page stays so for so long
 
 
 class Gc(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Table `[gc]`."""
 
-    interval_s: float = 300.0  # between two runs; 0 leaves it to `scow registry gc`
-    grace_s: float = 86400.0  # what nobody refers to is kept for so long
-    upload_expiry_s: float = 86400.0  # an upload that nobody goes on with
+    interval_s: Seconds = 300.0  # between two runs; 0 leaves it to `scow registry gc`
+    grace_s: Seconds = 86400.0  # what nobody refers to is kept for so long
+    upload_expiry_s: Seconds = 86400.0  # an upload that nobody goes on with
     retention: str = ""  # when retention runs, as sync's schedule; empty: with each collection
 
 
@@ -107,10 +119,10 @@ class Tls(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class Limits(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Table `[limits]`. Zero is no limit."""
 
-    requests_per_s: float = 0.0  # of one client address, over all workers
-    burst: int = 200  # requests that may come at once
-    blob_size: int = 0  # bytes
-    manifest_size: int = 4 << 20  # bytes
+    requests_per_s: Rate = 0.0  # of one client address, over all workers
+    burst: Positive = 200  # requests that may come at once
+    blob_size: Count = 0  # bytes
+    manifest_size: Count = 4 << 20  # bytes
 
 
 class Traces(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -129,14 +141,14 @@ class Policy(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     repositories: list[str]
     immutable_tags: list[str] = []  # patterns: these tags never move nor go
-    quota_size: int = 0  # bytes of blobs in each repository
-    namespace_quota_size: int = 0  # bytes of blobs in all repositories beneath the pattern's fixed part together
-    keep_last: int = 0  # retention: so many tags, the newest, stay
-    keep_days: float = 0.0  # retention: tags stay for so long after they moved last
-    keep_pulled_days: float = 0.0  # retention: what was pulled or pushed within so long stays
+    quota_size: Count = 0  # bytes of blobs in each repository
+    namespace_quota_size: Count = 0  # bytes of blobs in all repositories beneath the pattern's fixed part together
+    keep_last: Count = 0  # retention: so many tags, the newest, stay
+    keep_days: Days = 0.0  # retention: tags stay for so long after they moved last
+    keep_pulled_days: Days = 0.0  # retention: what was pulled or pushed within so long stays
     keep_tags: list[str] = []  # retention: tags of these patterns stay
     expire_tags: list[str] = []  # retention is about tags of these patterns; none: about all
-    untagged_days: float = 0.0  # retention: manifests that no tag, index or subject needs go after so long
+    untagged_days: Days = 0.0  # retention: manifests that no tag, index or subject needs go after so long
 
     @property
     def has_retention(self) -> bool:
@@ -163,7 +175,7 @@ class Proxy(Remote, frozen=True, kw_only=True, forbid_unknown_fields=True):
     namespace: str = ""  # what the repositories' names begin with here; empty: the whole registry
     ns: list[str] = []  # values of `?ns=` that mean this upstream, beside its host
     repositories: list[str] = []  # patterns of the upstream's repositories that may be fetched; none: all
-    ttl_s: float = 0.0  # a tag is served for so long before the upstream is asked again whether it has moved
+    ttl_s: Seconds = 0.0  # a tag is served for so long before the upstream is asked again whether it has moved
     offline: bool = False  # serve what is here and ask nobody
 
 
@@ -172,7 +184,7 @@ class Names(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     url: str = ""  # postgresql://...; empty: a SQLite file
     path: str = ""  # of that file; empty: `registry.db` in the storage folder
-    connections: int = 5  # of each worker at most, besides one that listens
+    connections: Positive = 5  # of each worker at most, besides one that listens
 
 
 class Sync(Remote, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -183,7 +195,7 @@ class Sync(Remote, frozen=True, kw_only=True, forbid_unknown_fields=True):
     namespace: str = ""  # what is put before their names here
     tags: list[str] = []  # patterns, `/regular expressions/`, or versions (`>=1.2 <2`); none: all
     exclude: list[str] = []  # the same, for tags that are left out
-    latest: int = 0  # of those that are versions, only so many, the highest; 0 is all
+    latest: Count = 0  # of those that are versions, only so many, the highest; 0 is all
     platforms: list[str] = []  # os/architecture[/variant]; none: all
     referrers: bool = True  # signatures, SBOMs and the like of what is copied
     delete: bool = False  # tags that the upstream has not got or that are no longer meant go
@@ -199,12 +211,12 @@ class Webhook(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
     actions: list[EventAction] = msgspec.field(default_factory=lambda: list(EVENT_ACTIONS))
     repositories: list[str] = []  # patterns; none: all
     ignore_media_types: list[str] = []  # of targets, for instance application/octet-stream: no blobs
-    timeout_s: float = 5.0  # of one request
+    timeout_s: Pause = 5.0  # of one request
     verify: bool = True  # its certificate must be one that is trusted
-    batch: int = 1  # events in one request at most
-    retry_s: float = 300.0  # longest pause between two tries
-    give_up_s: float = 3 * 86400.0  # what could not be delivered for so long is dropped
-    queue: int = 10_000  # events that wait at most; the oldest are dropped
+    batch: Positive = 1  # events in one request at most
+    retry_s: Seconds = 300.0  # longest pause between two tries
+    give_up_s: Seconds = 3 * 86400.0  # what could not be delivered for so long is dropped
+    queue: Positive = 10_000  # events that wait at most; the oldest are dropped
 
 
 class Bucket(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -216,7 +228,7 @@ class Bucket(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
     access_key: str = ""  # empty: AWS_ACCESS_KEY_ID
     secret_key: str = ""  # empty: AWS_SECRET_ACCESS_KEY
     redirect: bool = True  # clients fetch blobs from the store, by signed URLs, instead of through the registry
-    part_size: int = 8 << 20  # bytes of the parts that large blobs are sent in, 5 MiB at least
+    part_size: Count = 8 << 20  # bytes of the parts that large blobs are sent in, 5 MiB at least
     options: dict[str, str] = {}  # obstore's settings of a store, for what is not named above
 
 
@@ -228,9 +240,9 @@ class Settings(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
     url: str = ""  # as clients reach the registry, if a proxy stands before it
     absolute_urls: bool = False  # Location headers with scheme and host rather than a path alone
     proxies: list[str] = []  # addresses and networks whose X-Forwarded-For, -Proto and -Host are believed
-    workers: int = 0  # processes; 0 is one for each core, 8 at most
+    workers: Workers = 0  # processes; 0 is one for each core, 8 at most
     read_only: bool = False
-    drain_s: float = 30.0  # requests in flight may go on for so long when the server ends
+    drain_s: Seconds = 30.0  # requests in flight may go on for so long when the server ends
     access_log: bool = False
     web: bool = True  # pages for browsers at /
     bucket: Bucket = Bucket()
@@ -249,7 +261,7 @@ class Settings(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
         """Host and port to listen on. Raises SettingsInvalid."""
         host, colon, port = self.listen.rpartition(":")
         if not colon or not (port.isascii() and port.isdigit()) or int(port) > 65535:
-            raise SettingsInvalid(self.listen, "listen must be host:port")
+            raise SettingsInvalid("listen", f"must be host:port with a port up to 65535, not {self.listen!r}")
         return host.strip("[]") or "0.0.0.0", int(port)
 
     def worker_count(self) -> int:

@@ -62,9 +62,10 @@ class TokenRequests:
         match form.get("grant_type", [""])[0]:
             case "password":
                 name, password = form.get("username", [""])[0], form.get("password", [""])[0]
-                who = await self._access.log_in(name, password, call.remote)
+                who = await self._access.log_in(call, name, password)
                 if who is None:
                     raise self._access.challenge(call)
+                call.caller = self._access.caller(who, session=False)
                 offline = form.get("access_type", [""])[0] == "offline"
                 return await self._issue(tokens, who, scopes, client if offline else None)
             case "refresh_token":
@@ -72,6 +73,7 @@ class TokenRequests:
                 user = await tokens.verify_refresh(text)
                 if user is None or not await self._access.exists(user):
                     raise self._access.challenge(call)
+                call.caller = self._access.caller(Identity(user), session=False)
                 return await self._issue(tokens, Identity(user), scopes, None, text)
             case other:
                 raise QueryInvalid("unsupported grant_type", {"grant_type": other[:100]})

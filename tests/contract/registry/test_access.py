@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import bcrypt
 import pytest
@@ -16,7 +17,7 @@ from scow.errors import InvalidArgument
 from scow.registry.accounts import Account
 from scow.registry.htpasswd import HtpasswdInvalid, read_htpasswd
 from scow.registry.passwords import TRIES_OF_NAME, Delays, hash_password
-from scow.registry.settings import Auth, Limits, Rule, Settings, SettingsInvalid
+from scow.registry.settings import Auth, Limits, Rule, Settings, SettingsInvalid, Token
 
 from .conftest import Client, Running, digest_of
 
@@ -245,6 +246,89 @@ async def test_the_audit_log_names_who_did_what(
     ]
     assert (lines[1]["digest"], lines[1]["request_id"], lines[1]["remote"]) == (digest, "mine-1", "127.0.0.1")
     assert lines[2]["reference"] == digest
+
+
+async def test_the_audit_log_tells_whose_password_was_tried(
+    serve: Callable[..., Any], settings: Settings, client: Client, tmp_path: Path
+) -> None:
+    path = tmp_path / "audit.log"
+    running = await serve(settings, auth=Auth(audit_log=str(path), token=Token()))
+    await running.registry.accounts.put("ann", Account(hash_password("secret")))
+    client.url = running.url
+    evil = "x\n{}" + "y" * 300
+    await client("GET", "/v2/", Authorization=basic("ann", "wrong"))
+    await client("GET", "/token", Authorization=basic(evil, "wrong"))
+    for password in ("wrong", "secret"):
+        form = urlencode({"grant_type": "password", "username": "ann", "password": password}).encode()
+        await client("POST", "/token", form, Content_Type="application/x-www-form-urlencoded")
+    await running.registry.aclose()
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [(line["action"], line["tried"], line["user"], line["status"]) for line in lines] == [
+        ("GET ping", "ann", None, 401),
+        ("GET token", evil[:255], None, 401),
+        ("POST token", "ann", None, 401),
+        ("POST token", "ann", "ann", 200),
+    ]
+
+
+class TestAuditFile:
+    @pytest.fixture
+    def write(self, client: Client) -> Callable[..., Any]:
+        async def write(url: str, *, wrong: str) -> None:
+            client.url = url
+            await client("GET", "/v2/", Authorization=basic(wrong, "x"))
+
+        return write
+
+    async def test_one_that_cannot_be_opened_is_named_at_the_start(
+        self, serve: Callable[..., Any], settings: Settings
+    ) -> None:
+        with pytest.raises(SettingsInvalid, match=r"^/nowhere/x: auth\.audit_log cannot be written: No such file"):
+            await serve(settings, auth=Auth(audit_log="/nowhere/x"))
+
+    async def test_lines_go_on_after_the_file_could_not_be_opened(
+        self,
+        serve: Callable[..., Any],
+        settings: Settings,
+        tmp_path: Path,
+        write: Callable[..., Any],
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        folder, moved = tmp_path / "logs", tmp_path / "moved"
+        folder.mkdir()
+        running = await serve(settings, auth=Auth(audit_log=str(folder / "audit.log"), token=Token()))
+        await write(running.url, wrong="one")
+        await until(lambda: (folder / "audit.log").read_text().count("\n") == 1)
+        folder.rename(moved)
+        for name in ("two", "three"):
+            await write(running.url, wrong=name)
+        await until(lambda: any("cannot be written" in record.getMessage() for record in caplog.records))
+        folder.mkdir()
+        await write(running.url, wrong="four")
+        await until(lambda: (folder / "audit.log").exists() and "four" in (folder / "audit.log").read_text())
+        said = [record.getMessage() for record in caplog.records if "cannot be written" in record.getMessage()]
+        assert len(said) == 1
+        assert str(folder / "audit.log") in said[0]
+
+    async def test_a_full_disk_ends_nothing_and_is_told(
+        self,
+        serve: Callable[..., Any],
+        settings: Settings,
+        write: Callable[..., Any],
+        caplog: pytest.LogCaptureFixture,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        running = await serve(settings, auth=Auth(audit_log="/dev/full", token=Token()))
+        for _ in range(3):
+            await write(running.url, wrong="x")
+        await until(lambda: any("No space left on device" in record.getMessage() for record in caplog.records))
+        assert "Traceback" not in capsys.readouterr().err
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110  # of a thread: nothing tells us
+            await asyncio.sleep(0.01)
 
 
 async def test_rules_hold_for_passwords_too(serve: Callable[..., Any], settings: Settings, client: Client) -> None:

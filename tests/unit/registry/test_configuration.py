@@ -63,11 +63,58 @@ def test_every_kind_of_key(tmp_path: Path) -> None:
         ("[tls]\ncert = 'x'", "Object missing required field `key` - at `$.tls`"),
         ("[[auth.rules]]\nrepositories=['x']\nactions=['read']", "Invalid enum value 'read'"),
         ("x = ", "Invalid value"),
+        ("workers = '2'", "Expected `int`, got `str` - at `$.workers`"),
+        ("workers = -1", "Expected `int` >= 0 - at `$.workers`"),
+        ("drain_s = nan", "Expected `float` >= 0.0 - at `$.drain_s`"),
+        ("[gc]\ngrace_s = inf", "Expected `float` <= 10000000000.0 - at `$.gc.grace_s`"),
+        ("[auth.token]\nlife_s = 5", "Expected `int` >= 60 - at `$.auth.token.life_s`"),
+        ("listen = '5000'", "listen: must be host:port with a port up to 65535, not '5000'"),
+        ("url = 'registry.example.com'", "url: 'registry.example.com' is no URL with http:// or https://"),
+        ("[auth.token]\nservice = 'a\"b'", "auth.token.service: is to be of printable ASCII without quotes"),
+        ("[[policies]]\nrepositories = []", "policies[0].repositories: is empty: no repository is meant"),
     ],
 )
 def test_a_mistake_is_named_with_its_place(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(SettingsInvalid, match=rf"registry\.toml: .*{re.escape(message)}"):
         settings_of(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        ("actions=['pull']", "auth.rules[0]: is for nobody: it needs users, groups, robots or anonymous = true"),
+        ("actions=[], users=['*']", "auth.rules[0].actions: is empty: the rule allows nothing"),
+        ("actions=['pull'], groups=['devs']", "auth.rules[0].groups: there is no group 'devs' in auth.groups: dev"),
+        ("actions=['pull'], robots=['robot+ci']", "auth.rules[0].robots: 'robot+ci' is to be written without 'robot+'"),
+    ],
+)
+def test_a_rule_that_allows_nobody_anything_is_a_mistake(tmp_path: Path, rule: str, message: str) -> None:
+    text = f"[auth]\ngroups = {{dev=['ann']}}\nrules = [{{repositories=['team/**'], {rule}}}]"
+    with pytest.raises(SettingsInvalid, match=re.escape(message)):
+        settings_of(tmp_path, text)
+
+
+def test_an_issuers_groups_need_not_be_known_here(tmp_path: Path) -> None:
+    issuer = "[[auth.oidc]]\nname = 'x'\nissuer = 'https://id.example'\nclient_id = 'y'\n"
+    rule = "[[auth.rules]]\nrepositories = ['**']\nactions = ['*']\ngroups = ['theirs']"
+    assert settings_of(tmp_path, issuer + rule).auth.rules[0].groups == ["theirs"]
+
+
+@pytest.mark.parametrize(
+    "pattern", ["Team/**", "/team/**", "team/", "team//app", "team/app:latest", "host:5000/**", ""]
+)
+def test_a_pattern_that_no_name_can_match_is_a_mistake(tmp_path: Path, pattern: str) -> None:
+    text = f"[[auth.rules]]\nrepositories = ['{pattern}']\nactions = ['pull']\nanonymous = true"
+    with pytest.raises(SettingsInvalid, match=rf"no repository's name can match '{re.escape(pattern)}'"):
+        settings_of(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    "pattern", ["**", "*", "team/**", "team*", "*-dev", "**/app", "home/{user}/**", "a_*", "v*.x/*"]
+)
+def test_patterns_that_names_can_match(tmp_path: Path, pattern: str) -> None:
+    text = f"[[auth.rules]]\nrepositories = ['{pattern}']\nactions = ['pull']\nanonymous = true"
+    assert settings_of(tmp_path, text).auth.rules[0].repositories == [pattern]
 
 
 def test_the_environment_wins(tmp_path: Path) -> None:
@@ -94,12 +141,33 @@ def test_the_environment_wins(tmp_path: Path) -> None:
     [
         ("SCOW_REGISTRY_LISTENS", "x", "unknown variable, did you mean SCOW_REGISTRY_LISTEN?"),
         ("SCOW_REGISTRY_WORKERS", "many", "Expected `int`"),
-        ("SCOW_REGISTRY_AUTH_GROUPS", "{", "not a TOML value"),
+        ("SCOW_REGISTRY_WORKERS", "many", "'many'"),
+        ("SCOW_REGISTRY_READ_ONLY", "maybe", "Expected `bool`, got `str`: 'maybe'"),
+        ("SCOW_REGISTRY_DRAIN_S", "-1", "Expected `float` >= 0.0: '-1'"),
+        ("SCOW_REGISTRY_AUTH_GROUPS", "{", 'not a TOML value like {a = "b"}'),
+        ("SCOW_REGISTRY_PROXIES", "10.0.0.0/8", 'not a TOML value like ["a", "b"]'),
+        ("SCOW_REGISTRY_PROXIES", "[1]", "Expected `str`, got `int` - at `$[0]`"),
+        ("SCOW_REGISTRY_TLS_CERT", "x", "Object missing required field `key` - at `$.tls`"),
+        ("SCOW_REGISTRY_LISTEN", "x", "listen: must be host:port"),
     ],
 )
 def test_a_mistake_in_the_environment_names_the_variable(name: str, value: str, message: str) -> None:
-    with pytest.raises(SettingsInvalid, match=rf"{name}: .*{re.escape(message)}"):
-        read_settings(None, {name: value})
+    others = {"SCOW_REGISTRY_URL": "https://x.example", "SCOW_REGISTRY_WEB": "true"}  # which are good, and behind it
+    with pytest.raises(SettingsInvalid, match=rf"{name}.*: .*{re.escape(message)}"):
+        read_settings(None, {**others, name: value})
+
+
+def test_a_mistake_in_the_file_is_not_put_on_the_environment(tmp_path: Path) -> None:
+    with pytest.raises(SettingsInvalid, match=r"^\S*/registry\.toml and SCOW_REGISTRY_AUTH_HTPASSWD: .*at `\$\.auth`"):
+        settings_of(tmp_path, "auth = 'x'", SCOW_REGISTRY_AUTH_HTPASSWD="/x")
+    with pytest.raises(SettingsInvalid, match=r"^SCOW_REGISTRY_DRAIN_S: "):
+        settings_of(tmp_path, "workers = 1", SCOW_REGISTRY_DRAIN_S="x", SCOW_REGISTRY_WORKERS="2")
+
+
+def test_what_kubernetes_says_of_a_service_of_this_name_is_no_setting() -> None:
+    given = {"SERVICE_HOST": "10.0.0.1", "SERVICE_PORT": "5000", "SERVICE_PORT_HTTP": "5000"}
+    given |= {"PORT": "tcp://10.0.0.1:5000", "PORT_5000_TCP": "tcp://10.0.0.1:5000", "PORT_5000_TCP_ADDR": "10.0.0.1"}
+    assert read_settings(None, {f"SCOW_REGISTRY_{name}": value for name, value in given.items()}) == Settings()
 
 
 def test_without_anything_there_are_defaults() -> None:

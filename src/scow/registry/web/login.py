@@ -34,7 +34,7 @@ class Login:
             raise MethodUnsupported(call.method, ("GET", "HEAD", "POST"))
         fields = await read_form(call, self._url)
         name, password, after = fields.get("name", ""), fields.get("password", ""), local_path(fields.get("next"))
-        who = await self._access.log_in(name, password, call.remote)
+        who = await self._access.log_in(call, name, password)
         if who is None:
             self._metrics.count("authentication_failures")
             return await self._form(after, name, "The name or the password is wrong.")
