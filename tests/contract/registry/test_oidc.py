@@ -184,8 +184,8 @@ class TestTokens:
         client = Client(session, (await serve(settings, auth=Auth(oidc=[oidc], rules=RULES))).url)
         for audience, status in (("ci", 202), (["x", "ci"], 202), ("x", 401), ([], 401), (None, 401), (7, 401)):
             bearer = f"Bearer {issuer.token(aud=audience, sub='job')}"
-            answer = await client("POST", "/v2/home/ci:job/x/blobs/uploads/".replace(":", "%3A"), Authorization=bearer)
-            assert answer.status == (400 if status == 202 else status)  # no repository is called so
+            ping = await client("GET", "/v2/", Authorization=bearer)
+            assert ping.status == (200 if status == 202 else 401)
             answer = await client("POST", "/v2/team/x/blobs/uploads/", Authorization=bearer)
             assert answer.status == status
 
