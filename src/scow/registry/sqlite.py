@@ -41,7 +41,11 @@ _FULL: Final = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE}
 """What SQLite says of a full disk: the second one if it is the log's index that can't grow."""
 _HARMLESS: Final = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_CONSTRAINT}
 """Errors, without their details, after which a connection is as good as before."""
-
+_UNREACHABLE: Final = {
+    *(sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_IOERR),
+    *(sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB),
+}
+"""The same, of what is no fault of a statement's."""
 
 log = logging.getLogger("scow.registry")
 
@@ -166,7 +170,12 @@ class SqliteDatabase:
 
     async def read(self, call: sql.Call[T]) -> T:
         """Run `call` with a connection of its own thread, for reading."""
-        return await asyncio.get_running_loop().run_in_executor(self._readers, self._run_read, call)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._readers, self._run_read, call)
+        except sqlite3.Error as error:
+            if (refusal := _refusal(error)) is not None:
+                raise refusal from error
+            raise
 
     async def row(self, query: str, *values: Value) -> Row | None:
         return await self.read(lambda session: session.row(query, *values))
@@ -177,8 +186,9 @@ class SqliteDatabase:
     async def write(self, call: sql.Call[T], *, durable: bool = True, frees: bool = False) -> T:
         """Run `call` in a write transaction and commit; synced to disk before it returns if `durable`.
 
-        A call that raises is undone alone. Raises StorageFull, and StorageUnavailable once this is closed; what `frees`
-        space gets room on a full disk, as far as there is any. Once queued it runs, even if the caller is cancelled.
+        A call that raises is undone alone. Raises StorageFull, and StorageUnavailable also once this is closed; what
+        `frees` space gets room on a full disk, as far as there is any. Once queued it runs, even if the caller is
+        cancelled.
         """
         try:
             return await self._write(call, durable)
@@ -199,16 +209,16 @@ class SqliteDatabase:
         self._calls.put(_Call(call, durable, done))
         try:
             return await asyncio.wrap_future(done)
-        except sqlite3.OperationalError as error:
-            if _code(error) in _FULL:
-                raise StorageFull from error
+        except sqlite3.Error as error:
+            if (refusal := _refusal(error)) is not None:
+                raise refusal from error
             raise
 
     async def problems(self) -> list[str]:
         try:
             found = [str(row[0]) for row in await self.rows(f"PRAGMA integrity_check({PROBLEMS_LIMIT})")]
-        except sqlite3.DatabaseError as error:
-            return [str(error)]
+        except StorageUnavailable as error:
+            return [error.why]
         return [] if found == ["ok"] else found
 
     async def aclose(self) -> None:
@@ -281,6 +291,16 @@ class SqliteDatabase:
 def _code(error: BaseException) -> int | None:
     """SQLite's own code of an error, with its details; None if it is none of SQLite's."""
     return getattr(error, "sqlite_errorcode", None)
+
+
+def _refusal(error: sqlite3.Error) -> StorageFull | StorageUnavailable | None:
+    """What clients are told of an error; None if it is a fault of ours."""
+    code = _code(error)
+    if code in _FULL:
+        return StorageFull()
+    if code is not None and code & 0xFF in _UNREACHABLE:
+        return StorageUnavailable(f"SQLite: {error}")
+    return None
 
 
 def _commit_group(session: SqliteSession, group: list[_Call]) -> bool:

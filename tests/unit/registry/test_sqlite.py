@@ -83,8 +83,9 @@ async def test_a_transaction_that_cannot_begin_fails_and_the_next_one_begins(
     with closing(sqlite3.connect(tmp_path / "db", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         async with asyncio.timeout(10):
-            with pytest.raises(sqlite3.OperationalError, match="locked"):
+            with pytest.raises(StorageUnavailable) as refusal:
                 await database.write(insert(1))
+            assert refusal.value.why == "SQLite: database is locked"
         other.execute("ROLLBACK")
     async with asyncio.timeout(10):
         assert await database.write(insert(2)) == 1
@@ -119,6 +120,20 @@ async def test_a_write_after_the_end_is_refused_at_once(tmp_path: Path) -> None:
     async with asyncio.timeout(10):
         with pytest.raises(StorageUnavailable):
             await opened.write(insert(1))
+
+
+async def test_a_file_that_is_damaged_while_it_is_used_is_no_failure_of_ours(
+    database: SqliteDatabase, tmp_path: Path
+) -> None:
+    with pytest.raises(sqlite3.OperationalError):
+        await database.row("SELEKT 1")
+    await database.write(lambda session: session.run_many("INSERT INTO t VALUES (?)", [(n,) for n in range(50_000)]))
+    with closing(sqlite3.connect(tmp_path / "db")) as other:
+        other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    (tmp_path / "db").write_bytes(b"\xff" * (tmp_path / "db").stat().st_size)
+    for call in (database.read, database.write):
+        with pytest.raises(StorageUnavailable):
+            await call(lambda session: session.rows("SELECT sum(x) FROM t"))  # type: ignore[operator]
 
 
 async def test_the_version_moves_with_every_commit_and_only_then(database: SqliteDatabase, tmp_path: Path) -> None:
