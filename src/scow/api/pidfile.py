@@ -3,8 +3,11 @@
 import contextlib
 import os
 from pathlib import Path
+from typing import Final
 
 from scow.errors import Conflict
+
+_HEAD: Final = 5  # words of a command line, in which Python's options and the program are
 
 
 class StillRunning(Conflict):
@@ -45,9 +48,10 @@ class PidFile:
 
 
 def _alive(pid: int) -> bool:
-    # A PID that was given to another program since (a reboot, a container) must not keep the engine down for ever.
+    # A PID that was given to another program since (a reboot, a container) must not keep the engine down for ever: a
+    # conmon, which names our folders, or a registry. An engine is `scowd`, or Python with it or its module.
     try:
-        with open(f"/proc/{pid}/cmdline", "rb") as file:
-            return b"scow" in file.read()
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[:_HEAD]
     except OSError:
         return False
+    return any(word.rpartition(b"/")[2] == b"scowd" or word.startswith(b"scow.api.") for word in words)

@@ -90,8 +90,8 @@ class Images:
                 repo_digests = [each for each in repo_digests if _fits(each, patterns)]
                 if not tags and not repo_digests:
                     continue
-            labels = (await images.config(image.id)).exec.labels
-            if not has_labels(labels or {}, filters.get("label", ())):
+            labels = await images.labels(image.id)
+            if images.find(image.id) is None or not has_labels(labels, filters.get("label", ())):
                 continue
             found.append(
                 ImageSummary(

@@ -101,8 +101,7 @@ class Pruning:
                     continue  # it goes with the last image that was made of it
                 if used_before is not None and self._uses.last_used(image).timestamp() >= used_before:
                     continue
-                config = (await self._store.images.config(image.id)).config
-                if _is_wanted((config.labels if config else None) or {}, filters):
+                if _is_wanted(await self._store.images.labels(image.id), filters):
                     refs += [parse_reference(name).familiar for name in names] or [image.id]
             deleted = await self._images.remove_unused(refs)
             reclaimed = self._store.freed - before

@@ -176,7 +176,8 @@ class Resources:
 
     async def release(self, container: Container) -> None:
         """Give back everything of a run that ended, or never came up. Idempotent."""
-        await asyncio.gather(self._monitors.delete(container.id), self._networks.release(container.id))
+        group = self._group_of(container.record)
+        await asyncio.gather(self._monitors.delete(container.id, group=group), self._networks.release(container.id))
         await self.mounts.hide(container.record, patience_s=self._patience_s)
         if container.id in set(self._store.snapshots.keys()):
             await self._store.snapshots.unmount(container.id)
@@ -310,7 +311,7 @@ class Resources:
                 hostname=self._hostname(container),
                 mounts=tuple(mounts),
                 network_namespace=namespace,
-                cgroups_path=f"{self._group_above(host.cgroup_parent)}/{record.id}",
+                cgroups_path=self._group_of(record),
                 pid_namespace=self._joined(host.pid_mode, "pid"),
                 ipc_namespace=self._joined(host.ipc_mode, "ipc"),
                 user_namespace=shift.namespace if (shift := self._shift(host)) is not None else None,
@@ -345,8 +346,9 @@ class Resources:
         found = selinux.labels_of(id, (), self._base_labels) if container is None else self.labels(container.record)
         return found.files if found is not None else ""
 
-    def _group_above(self, asked: str) -> str:
-        return cgroup_parent(asked or self._config.cgroup_parent) or self._cgroup
+    def _group_of(self, record: ContainerRecord) -> str:
+        above = cgroup_parent(record.host_config.cgroup_parent or self._config.cgroup_parent) or self._cgroup
+        return f"{above}/{record.id}"
 
     def _edits(self, requests: Sequence[DeviceRequest]) -> list[cdi.Edits]:
         registry = cdi.Registry(self._config.cdi_spec_dirs)

@@ -373,13 +373,17 @@ class Monitors:
                     await asyncio.sleep(delay_s)
                     delay_s = min(2 * delay_s, _GROUP_POLL_S)
 
-    async def delete(self, id: str, *, force: bool = True) -> None:
+    async def delete(self, id: str, *, force: bool = True, group: str = "") -> None:
         """Remove what is left of a run: processes (if `force`), groups, the runtime's state, the bundle. Idempotent.
 
+        `group` is the control group that the run would have, for a bundle that somebody has removed.
         Raises Internal if the container runs and `force` is not given, or processes can't be ended.
         """
         run = self._runs.get(id)
         known = run.record if run is not None else await asyncio.to_thread(record.read, self.bundle(id))
+        left = await asyncio.to_thread(cgroup.processes, group) if known is None and group else []
+        if left:
+            known = MonitorRecord(runtime="", cgroups_path=group)
         if known is not None:
             if not force and known.container is not None and is_alive(known.container):
                 raise Internal(f"container {id} is running")

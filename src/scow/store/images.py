@@ -131,6 +131,15 @@ class Images:
                 self._configs[id] = config
         return config
 
+    async def labels(self, id: Digest) -> dict[str, str]:
+        """Return the image's labels, for who looks at all images: none if it went meanwhile, or its config is lost."""
+        try:
+            return (await self.config(id)).exec.labels or {}
+        except ScowError as error:
+            if id in self._images:
+                log.warning("image %s: %s", id, error)
+            return {}
+
     async def load_configs(self) -> None:
         """Read the configs that weren't read before, all in one go: a thousand one by one take half a second."""
         missing = [id for id in self._images if id not in self._configs]

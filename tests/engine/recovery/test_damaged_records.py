@@ -1,12 +1,14 @@
 """One row of the state database that can't be read costs what it told, and keeps the engine from nothing else."""
 
+import shutil
 import sqlite3
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from support.calls import inspect, run, state
+from scow.linux.process import identify, is_alive
+from support.calls import eventually, inspect, run, state
 from support.daemon import Daemon
 
 NOT_JSON = b'{"broken'
@@ -105,3 +107,30 @@ def test_a_start_that_fails_leaves_the_networks_of_containers_alone(own_engine: 
         db.execute("UPDATE migrations SET version = version - 1 WHERE component = 'containers'")
     own_engine.start()
     assert own_engine.docker("exec", id, "ls", "/sys/class/net").stdout.split() == ["eth0", "lo"]
+
+
+def test_a_lost_config_hides_no_other_image(own_engine: Daemon) -> None:
+    lost = own_engine.json("GET", "/images/busybox/json")["Id"]
+    own_engine.docker("commit", own_engine.docker("create", "busybox").stdout.strip(), "other")
+    own_engine.kill()
+    digits = lost.removeprefix("sha256:")
+    (own_engine.folder / "data/blobs/sha256" / digits[:2] / digits).unlink()
+    own_engine.start()
+    shown = own_engine.docker("images", "--format", "{{.Repository}}").stdout.split()
+    assert sorted(shown) == ["busybox", "other"]
+    assert own_engine.docker("run", "--rm", "other", "echo", "works").stdout == "works\n"
+    own_engine.docker("pull", "-q", "busybox")
+    assert own_engine.docker("run", "--rm", "busybox", "echo", "works").stdout == "works\n"
+
+
+def test_a_container_whose_bundle_was_removed_is_ended(own_engine: Daemon) -> None:
+    id = run(own_engine, "sleep 60")
+    process = identify(state(own_engine, id)["Pid"])
+    assert process is not None
+    own_engine.kill()
+    shutil.rmtree(own_engine.folder / "exec/containers" / id)
+    own_engine.start()
+    eventually(lambda: not is_alive(process))
+    assert state(own_engine, id)["Status"] == "exited"
+    own_engine.json("POST", f"/containers/{id}/start")
+    assert state(own_engine, id)["Status"] == "running"
