@@ -137,11 +137,18 @@ class ManifestRefused(Refusal, InvalidArgument):
 
     code, status = "MANIFEST_INVALID", HTTPStatus.BAD_REQUEST
 
+    def __init__(self, why: str, detail: "str | dict[str, object] | None" = None) -> None:
+        # In the message, for clients show nothing else.
+        super().__init__(f"manifest invalid: {why}", detail or why)
+
 
 class ManifestTooLarge(ManifestRefused):
     """The manifest is larger than the registry takes."""
 
     status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"it is larger than {limit} bytes", {"limit": limit})
 
 
 class ReferencesUnknown(Refusal, InvalidArgument):
@@ -154,7 +161,9 @@ class ReferencesUnknown(Refusal, InvalidArgument):
         self.digests = digests
 
     def entries(self) -> list[dict[str, object]]:
-        return [{"code": self.code, "message": str(self), "detail": {"digest": digest}} for digest in self.digests]
+        return [
+            {"code": self.code, "message": f"{self}: {digest}", "detail": {"digest": digest}} for digest in self.digests
+        ]
 
 
 class QueryInvalid(Refusal, InvalidArgument):
@@ -230,7 +239,7 @@ class QuotaExceeded(Refusal, Forbidden):
     code, status = "DENIED", HTTPStatus.FORBIDDEN
 
     def __init__(self, repository: str) -> None:
-        super().__init__("the quota is used up", {"name": repository})
+        super().__init__(f"the quota of {repository} is used up", {"name": repository})
 
 
 class BlobTooLarge(Refusal, InvalidArgument):

@@ -50,7 +50,7 @@ class ManifestBodies:
     @asynccontextmanager
     async def received(self, call: Call, limit: int) -> AsyncIterator[bytes]:
         """A request's body, in memory as long as the context lasts. Raises ManifestTooLarge and what `body` raises."""
-        refusal = ManifestTooLarge("manifest too large", {"limit": limit})
+        refusal = ManifestTooLarge(limit)
         if (call.content_length or 0) > limit:
             raise refusal
         size = unwritten = 0

@@ -58,9 +58,9 @@ def read_manifest(data: bytes, content_type: str, digest: Digest) -> NewManifest
         document = _DECODER.decode(data)
         annotations = _read_annotations(document.annotations)
     except UnicodeDecodeError as error:
-        raise ManifestRefused("manifest invalid", "not UTF-8") from error
+        raise ManifestRefused("not UTF-8") from error
     except (msgspec.DecodeError, RecursionError) as error:
-        raise ManifestRefused("manifest invalid", str(error) or "nested too deeply") from error
+        raise ManifestRefused(str(error) or "nested too deeply") from error
     media_type = _media_type(document, announced)
     kind = media_type.lower()
     is_index, is_manifest = media_types.is_index(kind), media_types.is_manifest(kind)
@@ -71,7 +71,7 @@ def read_manifest(data: bytes, content_type: str, digest: Digest) -> NewManifest
     children = document.manifests or []
     every = [*blobs, *layers, *children, *([document.subject] if document.subject else [])]
     if len(every) > REFERENCES_LIMIT:
-        raise ManifestRefused("manifest invalid", f"more than {REFERENCES_LIMIT} references")
+        raise ManifestRefused(f"more than {REFERENCES_LIMIT} references")
     for descriptor in every:
         _check_descriptor(descriptor)
     artifact_type = document.artifact_type or None
@@ -94,40 +94,40 @@ def _media_type(document: _Document, announced: str) -> str:
     if announced.lower() in _VAGUE:
         announced = ""
     if document.schema_version == 1 or {own.lower(), announced.lower()} & set(media_types.SCHEMA1):
-        raise ManifestRefused("manifest invalid", "docker schema 1 is not supported: push in a newer format")
+        raise ManifestRefused("docker schema 1 is not supported: push in a newer format")
     if own and announced and own.lower() != announced.lower():  # the case of media types means nothing
-        raise ManifestRefused("manifest invalid", f"mediaType is {own}, Content-Type is {announced}")
+        raise ManifestRefused(f"mediaType is {own}, Content-Type is {announced}")
     media_type = own or announced
     if not media_type:
         media_type = media_types.OCI_INDEX if document.manifests is not None else media_types.OCI_MANIFEST
     if not media_type.isascii() or not media_type.isprintable() or " " in media_type or media_type.count("/") != 1:
-        raise ManifestRefused("manifest invalid", "mediaType is not a media type")
+        raise ManifestRefused("mediaType is not a media type")
     return media_type
 
 
 def _check_shape(document: _Document, is_index: bool) -> None:
     if document.schema_version != 2:
-        raise ManifestRefused("manifest invalid", "schemaVersion must be 2")
+        raise ManifestRefused("schemaVersion must be 2")
     if is_index:
         if document.manifests is None:
-            raise ManifestRefused("manifest invalid", "an index needs manifests")
+            raise ManifestRefused("an index needs manifests")
         # One document read as both is CVE-2021-41190.
         if document.config is not None or document.layers is not None:
-            raise ManifestRefused("manifest invalid", "an index has neither config nor layers")
+            raise ManifestRefused("an index has neither config nor layers")
         return
     if document.config is None or document.layers is None:
-        raise ManifestRefused("manifest invalid", "an image manifest needs config and layers")
+        raise ManifestRefused("an image manifest needs config and layers")
     if document.manifests is not None:
-        raise ManifestRefused("manifest invalid", "an image manifest has no manifests")
+        raise ManifestRefused("an image manifest has no manifests")
 
 
 def _check_descriptor(descriptor: _Descriptor) -> None:
     try:
         parse_digest(descriptor.digest)
     except InvalidDigest as error:
-        raise ManifestRefused("manifest invalid", str(error)) from error
+        raise ManifestRefused(str(error)) from error
     if not 0 <= descriptor.size <= _MAX_SIZE:
-        raise ManifestRefused("manifest invalid", f"the size of {descriptor.digest} is {descriptor.size}")
+        raise ManifestRefused(f"the size of {descriptor.digest} is {descriptor.size}")
 
 
 def _is_foreign(layer: _Descriptor) -> bool:
@@ -140,11 +140,11 @@ def _has_urls(layer: _Descriptor) -> bool:
     if not text:
         return False
     if len(text) > URLS_SIZE:
-        raise ManifestRefused("manifest invalid", f"the urls of {layer.digest} have more than {URLS_SIZE} bytes")
+        raise ManifestRefused(f"the urls of {layer.digest} have more than {URLS_SIZE} bytes")
     try:
         return bool(_URLS.decode(text))
     except msgspec.DecodeError as error:
-        raise ManifestRefused("manifest invalid", f"the urls of {layer.digest}: {error}") from error
+        raise ManifestRefused(f"the urls of {layer.digest}: {error}") from error
 
 
 def _read_annotations(raw: msgspec.Raw) -> dict[str, str] | None:
@@ -154,7 +154,7 @@ def _read_annotations(raw: msgspec.Raw) -> dict[str, str] | None:
         return None
     # Each has four quotation marks, and perhaps some that are escaped.
     if (text.count(b'"') - text.count(b'\\"')) // 4 > ANNOTATIONS_LIMIT:
-        raise ManifestRefused("manifest invalid", f"more than {ANNOTATIONS_LIMIT} annotations")
+        raise ManifestRefused(f"more than {ANNOTATIONS_LIMIT} annotations")
     return _ANNOTATIONS.decode(text)
 
 

@@ -151,6 +151,8 @@ MANIFESTS: dict[str, Any] = {
 async def test_a_malformed_manifest(client: Client, document: Any, settings: Settings) -> None:
     digest, answer = await client.push_manifest(document, "v1")
     assert (answer.status, answer.codes) == (400, ["MANIFEST_INVALID"])
+    (error,) = answer.json["errors"]
+    assert error["message"] == f"manifest invalid: {error['detail']}"  # clients show the message alone
     for reference in (digest, "v1"):
         assert (await client("GET", f"/v2/test/repo/manifests/{reference}")).status == 404
     assert (await client("GET", "/v2/_catalog")).json == {"repositories": []}

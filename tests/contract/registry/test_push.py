@@ -362,6 +362,7 @@ class TestManifests:
         assert answer.status == 400
         assert answer.codes == ["MANIFEST_BLOB_UNKNOWN"] * 2
         assert [error["detail"]["digest"] for error in answer.json["errors"]] == missing
+        assert [error["message"].rpartition(": ")[2] for error in answer.json["errors"]] == missing
         assert (await client("HEAD", f"{REPO}/manifests/v1")).status == 404
 
     async def test_blobs_of_another_repository_are_missing(self, client: Client) -> None:
