@@ -467,6 +467,8 @@ class Volumes:
 
     async def _insert(self, record: VolumeRecord) -> None:
         await self._database.write(self.inserting([record]), then=lambda _: self._keep(record))
+        # A folder without a record is removed at start, so after a power cut there must be none.
+        await self._database.sync()
 
     def _keep(self, record: VolumeRecord) -> None:
         self._records.setdefault(record.name, record)

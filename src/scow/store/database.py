@@ -10,6 +10,7 @@ a power cut too.
 import asyncio
 import contextlib
 import logging
+import os
 import queue
 import sqlite3
 import threading
@@ -110,7 +111,8 @@ class Database:
     """One SQLite file. Made by `open`; the methods may be called from any thread, `write` and `read` from a loop.
 
     `_closing` guards the order of the last write and the end of the queue; everything else has one owner: the writer's
-    connection belongs to its thread, a reader's to its thread, the direct one is used under `_direct_lock`.
+    connection belongs to its thread, a reader's to its thread, the direct one is used under `_direct_lock`. `is_new`
+    tells whether nothing had ever been written when it was opened.
     """
 
     def __init__(self, path: Path, synchronous: Synchronous, readers: int) -> None:
@@ -123,6 +125,7 @@ class Database:
         self._checkpointing = False
         self._connections: list[sqlite3.Connection] = []
         self._writer = self._connect(read_only=False)
+        self.is_new = self._writer.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,)
         self._direct = self._connect(read_only=True)
         self._direct_lock = threading.Lock()
         self._local = threading.local()
@@ -170,6 +173,10 @@ class Database:
         with self._direct_lock:
             self._check_open()
             return self._guarded(fn, self._direct)
+
+    async def sync(self) -> None:
+        """Return when all that was acknowledged survives a power cut as well; "NORMAL" leaves that to the kernel."""
+        await asyncio.get_running_loop().run_in_executor(self._readers, self._sync)
 
     @property
     def closed(self) -> bool:
@@ -340,6 +347,14 @@ class Database:
             else:
                 with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits any more
                     loop.call_soon_threadsafe(_deliver_all, jobs)
+
+    def _sync(self) -> None:
+        for path in (self.path.with_name(f"{self.path.name}-wal"), self.path.parent):
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
 
     def _count_commit(self) -> None:
         self._commits += 1

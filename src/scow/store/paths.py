@@ -1,8 +1,11 @@
 """Where the store keeps what: the one place for the names of its folders and files."""
 
 from pathlib import Path
+from typing import Final
 
 import msgspec
+
+_PRECIOUS: Final = ("snapshots", "containers", "volumes")
 
 
 class Paths(msgspec.Struct, frozen=True):
@@ -68,6 +71,10 @@ class Paths(msgspec.Struct, frozen=True):
     def rootfs(self) -> Path:
         """Where snapshots and views are mounted."""
         return self.exec_root / "rootfs"
+
+    def held(self) -> list[str]:
+        """The names of folders below `data_root` with something that nobody can fetch or make again."""
+        return [name for name in _PRECIOUS if any((self.data_root / name).glob("*"))]
 
     def make(self) -> None:
         """Make the folders. Idempotent."""

@@ -45,6 +45,17 @@ class StoreInUse(Conflict):
         self.folder = folder
 
 
+class StateLost(Conflict):
+    """There is what containers and volumes hold, and not the database that tells whose it is."""
+
+    def __init__(self, path: Path, held: Collection[str]) -> None:
+        super().__init__(
+            f"state database {path} is missing or empty, but there is data in {' and '.join(sorted(held))} beside it, "
+            "which would be removed as nobody's: put the database back, or move the data away"
+        )
+        self.path = path
+
+
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes that the store holds."""
 
@@ -105,10 +116,10 @@ class Store:
         keep_compressed: bool = True,
         compression: Compression = Compression.GZIP,
     ) -> Self:
-        """Make the folders if need be, lock them and load the catalogue. Raises StoreInUse, DatabaseFailed, OSError.
+        """Make the folders if need be, lock them and load the catalogue.
 
         Without `keep_compressed` the compressed forms of layers are garbage as soon as no lease holds them.
-        `compression` is for layers that are made here.
+        `compression` is for layers that are made here. Raises StoreInUse, StateLost, DatabaseFailed, OSError.
         """
         paths = Paths(data_root=data_root, exec_root=exec_root)
         async with contextlib.AsyncExitStack() as undo:
@@ -117,9 +128,13 @@ class Store:
                 undo.callback(os.close, _lock(lock))
             db = await asyncio.to_thread(Database.open, paths.state)
             undo.push_async_callback(db.aclose)
+            if db.is_new and (held := await asyncio.to_thread(paths.held)):
+                raise StateLost(paths.state, held)
             workers = Workers()
             undo.push_async_callback(workers.aclose)
             store = cls(paths, db, workers, snapshotter, keep_compressed=keep_compressed, compression=compression)
+            if db.is_new:
+                await db.sync()  # from here on an empty database is a lost one
             store._undo = undo.pop_all()
         return store
 

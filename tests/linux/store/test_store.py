@@ -23,7 +23,7 @@ from scow.oci.media_types import OCI_LAYER_GZIP, Compression
 from scow.oci.platform import Platform
 from scow.store.images import Image
 from scow.store.layers import Snapshotter
-from scow.store.store import Store, StoreInUse
+from scow.store.store import StateLost, Store, StoreInUse
 
 NAME = "docker.io/library/x:latest"
 
@@ -248,3 +248,29 @@ async def test_an_engine_killed_at_work_leaves_what_the_next_one_puts_right(tmp_
     paths = store.paths
     for folder in (paths.ingest, paths.trash, paths.snapshots, paths.rootfs, paths.layer_mounts):
         assert await asyncio.to_thread(os.listdir, folder) == [], folder
+
+
+async def test_data_whose_database_is_lost_is_left_alone(tmp_path: Path) -> None:
+    store = await Store.open(tmp_path / "data", tmp_path / "exec")
+    await store.snapshots.prepare("box", ())
+    (store.snapshots.upper("box") / "written").write_text("words")
+    await store.aclose()
+    saved = (tmp_path / "data/state.db").rename(tmp_path / "saved.db")
+    for _ in range(2):  # the file that the first attempt makes changes nothing
+        with pytest.raises(StateLost, match="missing or empty, but there is data in snapshots beside it"):
+            await Store.open(tmp_path / "data", tmp_path / "exec")
+    saved.rename(tmp_path / "data/state.db")
+    store = await Store.open(tmp_path / "data", tmp_path / "exec")
+    assert (store.snapshots.upper("box") / "written").read_text() == "words"
+    await store.snapshots.remove("box")
+    await store.aclose()
+
+
+async def test_a_database_may_begin_beside_data_that_can_be_pulled_again(tmp_path: Path) -> None:
+    store = await Store.open(tmp_path / "data", tmp_path / "exec")
+    await pull(store, {"hello": "world"})
+    await store.aclose()
+    (tmp_path / "data/state.db").unlink()
+    store = await Store.open(tmp_path / "data", tmp_path / "exec")
+    assert store.images.all() == []
+    await store.aclose()

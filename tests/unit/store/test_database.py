@@ -141,6 +141,24 @@ async def test_checkpoints_keep_the_log_small(db: Database, tmp_path: Path) -> N
     assert (tmp_path / "state.db-wal").stat().st_size < 2 * WAL_LIMIT * 4096
 
 
+async def test_what_is_synced_is_on_disk(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.readlink(f"/proc/self/fd/{fd}")))
+    await db.write(put("a"))
+    await db.sync()
+    assert synced == [f"{db.path}-wal", str(db.path.parent)]
+
+
+async def test_a_database_is_new_until_something_was_written(tmp_path: Path) -> None:
+    for is_new in (True, True, False):
+        database = Database.open(tmp_path / "state.db")
+        assert database.is_new is is_new
+        if (tmp_path / "again").exists():
+            database.migrate("things", [THINGS])
+        (tmp_path / "again").touch()
+        await database.aclose()
+
+
 async def test_closing_finishes_what_was_queued(tmp_path: Path) -> None:
     db = Database.open(tmp_path / "state.db")
     db.migrate("things", [THINGS])
