@@ -23,6 +23,7 @@ from scow.registry.configuration import read_settings
 from scow.registry.connections import quieten, raise_descriptor_limit
 from scow.registry.imports.arguments import add_arguments
 from scow.registry.metrics import Metrics
+from scow.registry.os_errors import sentence
 from scow.registry.passwords import hash_password, make_secret
 from scow.registry.readiness import ready as is_ready
 from scow.registry.registry import Registry
@@ -52,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
         done = options.run(settings, options)
         return int(asyncio.run(done) if asyncio.iscoroutine(done) else done)
     except (ScowError, OSError) as error:
-        print(f"scow registry: {error}", file=sys.stderr)
+        print(f"scow registry: {sentence(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
@@ -200,7 +201,7 @@ def _work(post: Post) -> int:
     try:
         return asyncio.run(_serve_here(post.settings, ready, post.metrics, post))
     except (ScowError, OSError) as error:
-        print(f"scow registry: {error}", file=sys.stderr, flush=True)
+        print(f"scow registry: {sentence(error)}", file=sys.stderr, flush=True)
         return 1
 
 

@@ -3,6 +3,8 @@
 asyncio closes a connection at its end of input unless the protocol wants otherwise, and aiohttp's doesn't: who sends
 a request and shuts the sending side down, as simple clients and some relays do, would get nothing.
 
+A request's head is not answered before it is whole, so its size and time are bounded here: nobody has logged in yet.
+
 Without descriptors nothing can be accepted, nor any blob be opened: before they run out, the oldest connection that
 waits for nothing makes room for a new one.
 """
@@ -26,6 +28,16 @@ RESERVE: Final = 200
 """Descriptors for all but connections and their uploads: open blobs, databases, sockets."""
 LEAST: Final = 16
 QUIET_S: Final = 10.0
+HEAD_LIMIT: Final = 192 << 10
+"""Bytes of a request's line and headers together: the longest token, and the cookies and forwarding of a proxy."""
+HEADS_LIMIT: Final = 64 << 20
+"""The same of all connections whose requests are not whole."""
+HEAD_SMALL: Final = 16 << 10
+"""A head of so many bytes is let be, however many others there are."""
+HEAD_S: Final = 60.0
+"""A head has to come within so long, and the first one after the connection has."""
+SWEEP_S: Final = 10.0
+_TOO_LARGE: Final = b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 log = logging.getLogger("scow.registry")
 
@@ -33,7 +45,7 @@ log = logging.getLogger("scow.registry")
 class Connection(RequestHandler):
     """One connection. Over TLS it ends with its client's side, since asyncio's TLS cannot stay half open."""
 
-    __slots__ = ("_answered", "_body", "_connections", "_ended", "_era")
+    __slots__ = ("_answered", "_body", "_connections", "_ended", "_era", "head_since", "head_size")
 
     def __init__(self, manager: "Connections", **options: Any) -> None:
         super().__init__(manager, **options)
@@ -42,9 +54,14 @@ class Connection(RequestHandler):
         self._answered = 0
         self._body: StreamReader | None = None  # of the request that came last
         self._ended = False
+        self.head_size = 0  # bytes of a request that has not come whole
+        self.head_since: float | None = (
+            None  # since when one is waited for, on the loop's clock; None where none is due
+        )
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
+        self.head_since = self._loop.time()
         self._connections.opened(self)
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -58,9 +75,21 @@ class Connection(RequestHandler):
         return self._request_count == self._answered
 
     def data_received(self, data: bytes) -> None:
+        count, in_body = self._request_count, self._body is not None and not self._body.is_eof()
         super().data_received(data)
         if self._messages:
             self._body = self._messages[-1][1]
+        if in_body or self._request_count != count:
+            if self.head_since is not None:
+                self._connections.head_came(self)
+        else:
+            self._connections.head_grew(self, len(data))
+
+    def refuse_head(self) -> None:
+        """Say that a request's head is too large, and end."""
+        if self.transport is not None:
+            self.transport.write(_TOO_LARGE)
+            self.transport.close()
 
     @property
     def is_old(self) -> bool:
@@ -103,6 +132,8 @@ class Connections(Server):
         super().__init__(handler, **options)
         self._limit = limit
         self._open: dict[Connection, None] = {}  # the oldest first
+        self._heads_size = 0
+        self._sweeping: asyncio.TimerHandle | None = None
         self.era = 0
 
     def renew(self) -> None:
@@ -115,6 +146,8 @@ class Connections(Server):
     def opened(self, newest: Connection) -> None:
         """Note a connection, and close one if there are too many: the oldest that is idle, or else the newest."""
         self._open[newest] = None
+        if self._sweeping is None:
+            self._sweeping = self._loop.call_later(SWEEP_S, self._sweep)
         if len(self._open) > self._limit:
             chosen = next((each for each in self._open if each is not newest and each.is_idle), newest)
             self.closed(chosen)
@@ -124,6 +157,30 @@ class Connections(Server):
     def closed(self, connection: Connection) -> None:
         """Forget a connection. Idempotent."""
         self._open.pop(connection, None)
+        self.head_came(connection)
+
+    def head_grew(self, connection: Connection, size: int) -> None:
+        """Note bytes of a request that has not come whole; too many end the connection."""
+        if connection.head_since is None:
+            connection.head_since = self._loop.time()
+        connection.head_size += size
+        self._heads_size += size
+        whole = connection.head_size
+        if whole > HEAD_LIMIT or (self._heads_size > HEADS_LIMIT and whole > HEAD_SMALL):
+            connection.refuse_head()
+
+    def head_came(self, connection: Connection) -> None:
+        """Note that a request has come whole, or will never. Idempotent."""
+        self._heads_size -= connection.head_size
+        connection.head_size, connection.head_since = 0, None
+
+    def _sweep(self) -> None:
+        """End connections that wait too long for a request's head, and come again as long as there are any."""
+        late = self._loop.time() - HEAD_S
+        for each in list(self._open):
+            if each.head_since is not None and each.head_since < late and each.transport is not None:
+                each.transport.abort()
+        self._sweeping = self._loop.call_later(SWEEP_S, self._sweep) if self._open else None
 
     def __call__(self) -> Connection:
         return Connection(self, loop=self._loop, **self._kwargs)

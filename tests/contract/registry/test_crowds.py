@@ -8,7 +8,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from scow.registry import server
+from scow.registry import connections, server
 from scow.registry.connections import quieten
 from scow.registry.settings import Settings
 
@@ -32,6 +32,17 @@ async def ends(reader: asyncio.StreamReader) -> bool:
     try:
         async with asyncio.timeout(0.2):
             return await reader.read(1) == b""
+    except ConnectionError:
+        return True
+    except TimeoutError:
+        return False
+
+
+async def is_refused(reader: asyncio.StreamReader, patience_s: float = 0.2) -> bool:
+    """Whether a head is found too large. What was still on its way may reset the connection before the answer."""
+    try:
+        async with asyncio.timeout(patience_s):
+            return (await reader.readline()).startswith(b"HTTP/1.1 431 ")
     except ConnectionError:
         return True
     except TimeoutError:
@@ -64,6 +75,62 @@ async def test_whoever_waits_for_an_answer_keeps_the_connection(
         assert (await reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 201 ")
     for _, each in [(reader, writer), *crowd]:
         each.close()
+
+
+class TestHeads:
+    """What comes before a request is whole, and so before anybody has logged in."""
+
+    async def test_a_large_one_is_refused(self, running: Running, session: aiohttp.ClientSession) -> None:
+        reader, writer = await connect(running)
+        writer.write(b"GET /v2/ HTTP/1.1\r\nHost: x\r\n")
+        for number in range(20):
+            writer.write(b"X-%d: %s\r\n" % (number, b"y" * 60_000))
+        assert await is_refused(reader, 10)
+        writer.close()
+        assert (await Client(session, running.url)("GET", "/v2/")).status == 200
+
+    async def test_of_many_the_larger_ones_are_refused(
+        self, running: Running, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(connections, "HEADS_LIMIT", 200_000)
+        small = [await connect(running) for _ in range(3)]
+        for _, writer in small:
+            writer.write(b"GET /v2/ HTTP/1.1\r\nHost: x\r\nX-0: " + b"y" * 10_000)
+        large = [await connect(running) for _ in range(4)]
+        for number in range(4):
+            for _, writer in large:
+                writer.write((b"" if number else b"GET /v2/ HTTP/1.1\r\n") + b"X-%d: %s\r\n" % (number, b"y" * 30_000))
+            await asyncio.sleep(0.05)
+        refused = [await is_refused(reader) for reader, _ in large]
+        assert refused.count(True) >= 2
+        for reader, writer in small:
+            writer.write(b"\r\n\r\n")
+            async with asyncio.timeout(10):
+                assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
+        client = Client(session, running.url)
+        assert (await client("GET", "/v2/", X_0="y" * 50_000)).status == 200  # those that ended count no more
+        for _, writer in [*small, *large]:
+            writer.close()
+
+    async def test_one_has_to_come_in_time(self, running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(connections, "HEAD_S", 0.3)
+        monkeypatch.setattr(connections, "SWEEP_S", 0.1)
+        silent, half, idle, busy = [await connect(running) for _ in range(4)]
+        half[1].write(b"GET /v2/ HTTP/1.1\r\nHo")
+        idle[1].write(b"GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n")
+        await idle[0].readuntil(b"{}")
+        busy[1].write(b"POST /v2/a/blobs/uploads/ HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n12")
+        await asyncio.sleep(0.7)
+        assert [await ends(reader) for reader, _ in (silent, half, idle, busy)] == [True, True, False, False]
+        for _, writer in (silent, half, idle, busy):
+            writer.close()
+
+    async def test_bodies_are_not_counted(self, running: Running, session: aiohttp.ClientSession) -> None:
+        client = Client(session, running.url)
+        data = bytes(3_000_000)
+        for number in range(3):
+            digest = await client.push_blob(data + bytes([number]))
+            assert (await client("HEAD", f"/v2/test/repo/blobs/{digest}")).status == 200
 
 
 async def test_running_out_of_descriptors_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
