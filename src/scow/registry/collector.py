@@ -57,6 +57,7 @@ class Plan(msgspec.Struct):
     tags: list[tuple[str, str]] = []  # repository and name
     manifests: list[tuple[str, Digest]] = []  # repository and digest
     blobs: list[tuple[Digest, int]] = []  # with size
+    uploads: list[str] = []  # IDs
 
 
 def counts(done: Collected) -> dict[str, int]:
@@ -159,7 +160,7 @@ class Collector:
 
     async def plan(self) -> Plan:
         """What `collect` would remove. Changes nothing."""
-        plan = Plan(blobs=await self._metadata.due_blobs())
+        plan = Plan(blobs=await self._metadata.due_blobs(), uploads=await self._expired_uploads())
         async for repository in self._retained():
             plan.tags += [(repository, tag.name) for tag in await self._expired_tags(repository)]
             if (times := await self._untagged_before(repository)) is not None:
@@ -184,7 +185,7 @@ class Collector:
             tags = [TagTime(tag.name, tag.updated_at, max(tag.used_at, since)) for tag in tags]
         return self._policies.expired_tags(repository, tags)
 
-    async def _expire_uploads(self) -> int:
+    async def _expired_uploads(self) -> list[str]:
         now = time.time()
         touched = dict(await self._objects.staged())
         recorded = await self._metadata.expired_uploads(now + STRAY_S)
@@ -197,8 +198,11 @@ class Collector:
         ]
         stray = touched.keys() - set(recorded)
         expired += [name for name in stray if touched[name] < now - min(STRAY_S, self._upload_expiry_s)]
+        return expired
+
+    async def _expire_uploads(self) -> int:
         count = 0
-        for name in expired:
+        for name in await self._expired_uploads():
             with suppress(UploadBusy):
                 await self._drop(name)
                 count += 1

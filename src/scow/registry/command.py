@@ -272,9 +272,12 @@ def _print_plan(plan: Plan) -> None:
         print(f"manifest\t{repository}@{digest}")
     for digest, size in plan.blobs:
         print(f"blob\t{digest}\t{size}")
+    for upload_id in plan.uploads:
+        print(f"upload\t{upload_id}")
     freed = sum(size for _, size in plan.blobs)
     print(
-        f"would remove {len(plan.tags)} tags, {len(plan.manifests)} manifests, {len(plan.blobs)} blobs: {freed} bytes"
+        f"would remove {len(plan.tags)} tags, {len(plan.manifests)} manifests, {len(plan.uploads)} uploads, "
+        f"{len(plan.blobs)} blobs: {freed} bytes"
     )
 
 
