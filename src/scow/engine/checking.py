@@ -38,7 +38,7 @@ SETTLED_S: Final = 60.0  # what is younger may be in the making
 KNOWN_TOPS: Final = frozenset(
     {
         *("blobs", "layers", "snapshots", "containers", "volumes", "ingest", "trash", "empty", "lock"),
-        *("state.db", "state.db-wal", "state.db-shm", "events.jsonl"),
+        *("state.db", "state.db-wal", "state.db-shm", "events.jsonl", "reserve"),
     }
 )
 _READ: Final = 1 << 20

@@ -28,6 +28,11 @@ class Paths(msgspec.Struct, frozen=True):
         return self.data_root / "lock"
 
     @property
+    def reserve(self) -> Path:
+        """Room for a start on a full disk."""
+        return self.data_root / "reserve"
+
+    @property
     def exec_lock(self) -> Path:
         """The file that is locked while an engine uses `exec_root`."""
         return self.exec_root / "lock"

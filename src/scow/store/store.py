@@ -19,6 +19,7 @@ import msgspec
 from scow.errors import Conflict, ScowError
 from scow.oci.digest import Digest
 from scow.oci.media_types import Compression
+from scow.store import reserve
 from scow.store.content import Content
 from scow.store.database import Database
 from scow.store.gc import Collected, Collector
@@ -126,6 +127,7 @@ class Store:
             await asyncio.to_thread(paths.make)
             for lock in (paths.lock, paths.exec_lock):
                 undo.callback(os.close, _lock(lock))
+            await asyncio.to_thread(reserve.spend, paths.reserve)
             db = await asyncio.to_thread(Database.open, paths.state)
             undo.push_async_callback(db.aclose)
             if db.is_new and (held := await asyncio.to_thread(paths.held)):
@@ -216,6 +218,7 @@ class Store:
         except ScowError as error:
             log.warning("garbage collection: %s", error)
         else:
+            await asyncio.to_thread(reserve.keep, self.paths.reserve)
             if collected.size:
                 log.info("garbage collection freed %d bytes", collected.size)
 

@@ -46,6 +46,7 @@ _TOPS: Final = {
     "empty": Part.STATE,
     "events.jsonl": Part.STATE,
     "lock": Part.STATE,
+    "reserve": Part.STATE,
     "state.db": Part.STATE,
     "state.db-wal": Part.STATE,
     "state.db-shm": Part.STATE,

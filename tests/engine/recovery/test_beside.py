@@ -1,5 +1,6 @@
 """Several engines on one machine, and machines on which an engine can't work: each is told in a sentence."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -139,3 +140,40 @@ def test_a_full_disk_is_told_and_nothing_breaks(registry: Registry) -> None:
             daemon.stop()
             subprocess.run(["umount", "-l", data], check=True)
         assert not traces(path)
+
+
+def test_an_engine_starts_on_a_full_disk_so_that_it_can_free_some(registry: Registry) -> None:
+    with folder() as path:
+        data = path / "data"
+        data.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", data], check=True)
+        daemon = Daemon(path, "--registry-mirror", f"http://{registry.address}").start()
+        try:
+            daemon.docker("pull", "-q", "busybox")
+            id = run(daemon, "dd if=/dev/urandom of=/big bs=1M count=8", "fat")
+            daemon.docker("wait", "fat")
+            eventually((data / "reserve").exists)
+            daemon.stop()
+            fill(data / "fill")
+            assert os.statvfs(data).f_bfree == 0
+            daemon.start()
+            assert f"{data} is full" in daemon.log
+            assert state(daemon, id)["Status"] == "exited"
+            daemon.docker("rm", "fat")
+            eventually(lambda: os.statvfs(data).f_bfree << 12 > 8 << 20)
+            assert daemon.docker("run", "--rm", "busybox", "echo", "works").stdout == "works\n"
+            (data / "fill").unlink()
+            daemon.stop()
+            daemon.start()
+            eventually((data / "reserve").exists)
+        finally:
+            daemon.stop()
+            subprocess.run(["umount", "-l", data], check=True)
+        assert not traces(path)
+
+
+def fill(file: Path) -> None:
+    """Take all room that there is."""
+    with file.open("wb", buffering=0) as big, contextlib.suppress(OSError):
+        while True:
+            big.write(bytes(4096))
