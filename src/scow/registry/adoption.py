@@ -16,7 +16,7 @@ async def adopt(
 
     Raises QuotaExceeded, DigestInvalid, StorageFull and FileNotFoundError.
     """
-    upload = Upload(str(uuid.uuid4()), repository, algorithm(digest))
+    upload = Upload(str(uuid.uuid4()), repository, algorithm(digest), private=True)
     await metadata.begin_upload(upload)
     try:
         name = await metadata.close_upload(upload.upload_id, digest)

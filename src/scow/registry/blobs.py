@@ -14,6 +14,7 @@ from scow.registry.metadata import LinkedBlob, Metadata
 from scow.registry.names import parse_blob_digest
 from scow.registry.objects import ObjectMissing, Objects
 from scow.registry.replies import Flow, Reply, Slice
+from scow.registry.small_objects import SmallObject
 
 SOON_S: Final = 3600
 """A blob whose review is due within this time is put off when somebody is told that it exists."""
@@ -48,7 +49,7 @@ class Blobs:
     async def _read(self, call: Call, digest: Digest) -> Reply:
         blob = await self._find(call.repository, digest)
 
-        async def part(offset: int, count: int) -> Slice | Flow:
+        async def part(offset: int, count: int) -> Slice | Flow | bytes:
             return await self._body(call.repository, digest, blob, offset, count)
 
         if call.method == "GET" and not is_unmodified(call, digest):
@@ -57,7 +58,9 @@ class Blobs:
                 return Reply(HTTPStatus.TEMPORARY_REDIRECT, (("Location", url), ("Docker-Content-Digest", digest)))
         return await blob_reply(call, digest, blob.size, part)
 
-    async def _body(self, repository: str, digest: Digest, blob: LinkedBlob, offset: int, count: int) -> Slice | Flow:
+    async def _body(
+        self, repository: str, digest: Digest, blob: LinkedBlob, offset: int, count: int
+    ) -> Slice | Flow | bytes:
         found = await self._part(blob, offset, count)
         if found is None:
             now = await self._metadata.blob(repository, digest)
@@ -69,7 +72,7 @@ class Blobs:
             raise OSError(f"the object of blob {digest} is missing or damaged")
         return found
 
-    async def _part(self, blob: LinkedBlob, offset: int, count: int) -> Slice | Flow | None:
+    async def _part(self, blob: LinkedBlob, offset: int, count: int) -> Slice | Flow | bytes | None:
         """Some bytes of a blob's object; None if it is missing or damaged."""
         source = self._objects.open_now(blob.object) or await self._objects.open(blob.object)
         if source is None:
@@ -77,6 +80,8 @@ class Blobs:
         if source.size is not None and source.size != blob.size:
             source.release()
             return None
+        if isinstance(source, SmallObject):
+            return source.data[offset : offset + count]
         if source.file is not None:
             return Slice(source, offset, count)
         try:
@@ -99,7 +104,7 @@ class Blobs:
 
 
 async def blob_reply(
-    call: Call, digest: Digest, size: int, part: Callable[[int, int], Awaitable[Slice | Flow]]
+    call: Call, digest: Digest, size: int, part: Callable[[int, int], Awaitable[Slice | Flow | bytes]]
 ) -> Reply:
     """Answer GET or HEAD of a blob; `part` gives the body, from an offset so many bytes.
 

@@ -27,6 +27,7 @@ from scow.registry.names import parse_upload_id
 from scow.registry.objects import ObjectName, Objects
 from scow.registry.policies import Policies, TagTime
 from scow.registry.schedule import Schedule
+from scow.registry.upload_ids import AHEAD_S, FRESH_S
 from scow.registry.uploads import Uploads
 
 BATCH: Final = 100
@@ -198,6 +199,7 @@ class Collector:
         ]
         stray = touched.keys() - set(recorded)
         expired += [name for name in stray if touched[name] < now - min(STRAY_S, self._upload_expiry_s)]
+        expired += await self._metadata.expired_small_uploads(now - self._upload_expiry_s)
         return expired
 
     async def _expire_uploads(self) -> int:
@@ -206,6 +208,7 @@ class Collector:
             with suppress(UploadBusy):
                 await self._drop(name)
                 count += 1
+        await self._metadata.forget_uploads(time.time() - FRESH_S - AHEAD_S)
         return count
 
     async def _drop(self, name: str) -> None:

@@ -239,6 +239,8 @@ class Folder:
                 fd = os.open(path, flags, 0o600)
             except FileNotFoundError as error:
                 raise UploadUnknown(upload_id) from error
+            except FileExistsError as error:
+                raise UploadBusy(upload_id) from error
             except OSError as error:
                 if error.errno in FULL:
                     raise StorageFull from error

@@ -4,6 +4,7 @@
 method that changes something has committed it, durably where a client is told so, when it returns.
 """
 
+import enum
 from collections.abc import Sequence
 from typing import Final, Protocol
 
@@ -121,6 +122,32 @@ class Upload(msgspec.Struct, frozen=True):
     upload_id: str
     repository: str
     algorithm: str
+    private: bool = False  # nobody was told its ID, so its end need not be remembered
+
+
+class UploadRecord(msgspec.Struct, frozen=True):
+    """What is written down of an upload."""
+
+    upload: Upload
+    has_ended: bool
+    data: bytes | None  # its bytes, as long as they are few; None if they are in a stage
+
+
+class SmallEnd(enum.Enum):
+    """What became of an upload that was to end with few bytes."""
+
+    DONE = enum.auto()
+    STAGED = enum.auto()  # nothing: its bytes are in a stage or too many, or the blob is there and lies in storage
+    WRONG_BYTES = enum.auto()  # it is over: they are not those of the digest
+    NO_ROOM = enum.auto()  # it is over: a quota forbids them
+
+
+class Misplaced(Exception):
+    """Bytes do not begin where the last ones ended, at `size`."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
 
 
 class Metadata(Protocol):
@@ -185,13 +212,34 @@ class Metadata(Protocol):
         """Manifests whose subject is `subject`, in the order of their digests, behind `after`."""
 
     async def begin_upload(self, upload: Upload) -> None:
-        """Record an upload, before its bytes."""
+        """Record an upload, before its stage. Idempotent. Raises UploadUnknown if it has ended.
 
-    async def upload(self, repository: str, upload_id: str) -> Upload | None:
-        """Find an upload of this repository."""
+        Until `move_upload` its bytes count as being in the record, unless it is private.
+        """
+
+    async def upload(self, repository: str, upload_id: str) -> UploadRecord | None:
+        """What is written down of an upload of this repository."""
+
+    async def append_small(self, upload: Upload, fresh: bool, start: int | None, data: bytes, limit: int) -> int | None:
+        """Add few bytes to an upload's record, which is made if the upload is `fresh`; how many it has then.
+
+        None if its bytes are in a stage, or would be more than `limit`: then nothing was done. `start` is where the
+        client says they belong. Raises Misplaced and UploadUnknown.
+        """
+
+    async def move_upload(self, upload_id: str) -> None:
+        """Its bytes are in a stage from now on."""
+
+    async def finish_small(
+        self, upload: Upload, fresh: bool, start: int | None, data: bytes, digest: Digest, limit: int
+    ) -> SmallEnd:
+        """Add `data` to an upload and make it a blob of its repository that lies in the database, durably.
+
+        Arguments and exceptions are those of `append_small`.
+        """
 
     async def end_upload(self, upload_id: str) -> None:
-        """Forget an upload; what it may have published becomes garbage. Idempotent."""
+        """End an upload, for ever; what it may have published becomes garbage. Idempotent."""
 
     async def close_upload(self, upload_id: str, digest: Digest) -> ObjectName:
         """Announce that the upload's bytes are about to become the blob `digest`, which keeps collection away from it.
@@ -213,10 +261,10 @@ class Metadata(Protocol):
         """How full the quotas of a repository are. Cheap where there is none."""
 
     async def commit_blob(self, upload: Upload, digest: Digest, name: ObjectName, size: int) -> bool:
-        """Give the repository the blob that was published as `name`, and forget the upload.
+        """Give the repository the blob that was published as `name`, and end the upload.
 
         If somebody else was quicker with the same blob, theirs stays and `name` becomes garbage. False if a quota
-        forbids it; the object is then left to collection. Raises UploadUnknown if the upload has been forgotten
+        forbids it; the object is then left to collection. Raises UploadUnknown if the upload has ended
         meanwhile; what was published is garbage then.
         """
 
@@ -227,7 +275,13 @@ class Metadata(Protocol):
         """Give the repository a blob that `source` has; False if it does not. Raises QuotaExceeded."""
 
     async def expired_uploads(self, before: float) -> list[str]:
-        """IDs of uploads begun before `before` (seconds since the epoch)."""
+        """IDs of uploads with a stage that were begun before `before` (seconds since the epoch)."""
+
+    async def expired_small_uploads(self, before: float) -> list[str]:
+        """IDs of uploads whose bytes are in their record, and came before `before`."""
+
+    async def forget_uploads(self, before: float) -> None:
+        """Remove what is remembered of uploads that ended before `before`."""
 
     async def due_reviews(self, limit: int) -> "list[Review]":
         """What garbage collection should look at now."""

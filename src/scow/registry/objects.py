@@ -99,7 +99,10 @@ class Objects(Protocol):
         """How long after its writer has lost an upload an object may appear."""
 
     async def open_stage(self, upload_id: str, *, create: bool = False) -> Stage:
-        """Hold an upload's bytes for writing. Raises UploadUnknown, UploadBusy and StorageFull."""
+        """Hold an upload's bytes for writing. Raises UploadUnknown, StorageFull and UploadBusy.
+
+        The last one also where a stage is to be made that is there already.
+        """
 
     async def staged_size(self, upload_id: str) -> int:
         """Bytes staged so far. Raises UploadUnknown."""

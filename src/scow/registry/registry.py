@@ -32,6 +32,7 @@ from scow.registry.sql import Database
 from scow.registry.sql_metadata import SqlMetadata
 from scow.registry.storage import has_bucket, open_database, open_objects
 from scow.registry.token_requests import TokenRequests
+from scow.registry.upload_ids import UploadIds
 from scow.registry.upload_requests import UploadRequests
 from scow.registry.uploads import Uploads
 from scow.registry.upstream.places import Places
@@ -77,7 +78,9 @@ class Registry:
 
         `relay` leads to the worker that fetches from other registries, if it is not this one.
         """
-        self.uploads = uploads = Uploads(objects, metadata, settings.limits.blob_size)
+        self.uploads = uploads = Uploads(
+            objects, metadata, UploadIds(database), settings.limits.blob_size, settings.database.blob_size
+        )
         upload_requests = UploadRequests(uploads, metadata)
         listings = Listings(metadata)
         auth = settings.auth

@@ -94,4 +94,10 @@ ALTER TABLE garbage ADD COLUMN due_at REAL NOT NULL DEFAULT 0
     """
 DELETE FROM tag_history
 """,
+    """
+ALTER TABLE upload ADD COLUMN ended_at REAL;
+ALTER TABLE upload ADD COLUMN data BLOB;
+CREATE TABLE small_object (name TEXT PRIMARY KEY, data BLOB NOT NULL);
+CREATE TABLE secret (name TEXT PRIMARY KEY, value BLOB NOT NULL)
+""",
 )

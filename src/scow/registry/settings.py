@@ -22,6 +22,7 @@ Pause = Annotated[float, msgspec.Meta(gt=0, le=1e10)]
 Lifetime = Annotated[int, msgspec.Meta(ge=1, le=10**10)]
 """Seconds, at least one."""
 Days = Annotated[float, msgspec.Meta(ge=0, le=1e5)]
+SmallSize = Annotated[int, msgspec.Meta(ge=0, le=1 << 20)]  # each of these blobs is in memory as a whole
 Workers = Annotated[int, msgspec.Meta(ge=0, le=256)]
 Rate = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
 
@@ -185,6 +186,7 @@ class Names(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
     url: str = ""  # postgresql://...; empty: a SQLite file
     path: str = ""  # of that file; empty: `registry.db` in the storage folder
     connections: Positive = 5  # of each worker at most, besides one that listens
+    blob_size: SmallSize = 32768  # blobs up to this size, in bytes, are kept in it too; 0 keeps all in `storage`
 
 
 class Sync(Remote, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -1,26 +1,17 @@
-"""Blobs and uploads in SQL: who has which blob, and which objects uploads are about to make."""
+"""Blobs in SQL: who has which, and until when it is kept for nobody."""
 
 import time
 
 from scow.oci.digest import Digest
-from scow.registry.errors import QuotaExceeded, UploadUnknown
-from scow.registry.metadata import LinkedBlob, QuotaUse, Upload
-from scow.registry.objects import ObjectName, object_name
+from scow.registry.errors import QuotaExceeded
+from scow.registry.metadata import LinkedBlob, QuotaUse
+from scow.registry.objects import ObjectName
 from scow.registry.sql import Session
-from scow.registry.sql_names import (
-    BLOB,
-    SqlNames,
-    discard,
-    ensure_repository,
-    find_repository,
-    queue_blob,
-    unlink,
-    used_size,
-)
+from scow.registry.sql_names import BLOB, SqlNames, ensure_repository, find_repository, unlink, used_size
 
 
 class SqlBlobs(SqlNames):
-    """The part of the names that is about blobs and uploads."""
+    """The part of the names that is about blobs."""
 
     def blob_now(self, repository: str, digest: Digest) -> LinkedBlob | None:
         view = self._views.find((repository, f"b {digest}"))
@@ -64,40 +55,6 @@ class SqlBlobs(SqlNames):
 
         return await self._db.write(delete, frees=True)
 
-    async def begin_upload(self, upload: Upload) -> None:
-        statement = "INSERT INTO upload (id, repository, algorithm, begun_at) VALUES (?, ?, ?, ?)"
-        values = (upload.upload_id, upload.repository, upload.algorithm, time.time())
-        await self._db.write(lambda session: session.run(statement, *values), durable=False)
-
-    async def upload(self, repository: str, upload_id: str) -> Upload | None:
-        query = "SELECT id, repository, algorithm FROM upload WHERE id = ? AND repository = ?"
-        row = await self._db.row(query, upload_id, repository)
-        return Upload(*row) if row else None
-
-    async def end_upload(self, upload_id: str) -> None:
-        async def end(session: Session) -> None:
-            row = await session.row("DELETE FROM upload WHERE id = ? RETURNING object", upload_id)
-            if row is not None and row[0] is not None:
-                await discard(session, row[0])
-
-        await self._db.write(end, durable=False)
-
-    async def close_upload(self, upload_id: str, digest: Digest) -> ObjectName:
-        async def close(session: Session) -> ObjectName:
-            row = await session.row("SELECT object FROM upload WHERE id = ? [own]", upload_id)
-            if row is None:
-                raise UploadUnknown(upload_id)
-            # Held: a collector that is about to forget this blob sees the upload, or we see that the blob is gone.
-            found = await session.row("SELECT object FROM blob WHERE digest = ? [share]", digest)
-            name = ObjectName(found[0]) if found else object_name(digest, upload_id)
-            if row[0] != name:
-                await session.run("UPDATE upload SET closing = ?, object = ? WHERE id = ?", digest, name, upload_id)
-                if row[0] is not None:  # from an earlier try that died
-                    await discard(session, row[0])
-            return name
-
-        return await self._db.write(close, durable=False)
-
     async def check_room(self, repository: str, size: int, digest: Digest | None = None) -> None:
         if not self._policies.quotas(repository):
             return
@@ -116,31 +73,6 @@ class SqlBlobs(SqlNames):
             return [QuotaUse(quota, await used_size(session, repository, quota)) for quota in quotas]
 
         return await self._db.read(ask)
-
-    async def commit_blob(self, upload: Upload, digest: Digest, name: ObjectName, size: int) -> bool:
-        async def commit(session: Session) -> bool | None:
-            if not await session.run("DELETE FROM upload WHERE id = ?", upload.upload_id):
-                await discard(session, name)
-                return None
-            while not await session.run(
-                "INSERT INTO blob (digest, size, object) VALUES (?, ?, ?) ON CONFLICT DO NOTHING", digest, size, name
-            ):
-                kept = await session.row("SELECT object FROM blob WHERE digest = ? [share]", digest)
-                if kept is not None:  # else it was forgotten between the two
-                    if kept[0] != name:
-                        await discard(session, name)
-                    break
-            owner = await ensure_repository(session, upload.repository)
-            if not await self._may_have(session, upload.repository, digest, size):
-                await queue_blob(session, digest)
-                return False
-            await self._link(session, owner, digest)
-            return True
-
-        committed = await self._db.write(commit)
-        if committed is None:
-            raise UploadUnknown(upload.upload_id)
-        return committed
 
     async def holders(self, digest: Digest, limit: int) -> list[str]:
         query = (
@@ -166,9 +98,6 @@ class SqlBlobs(SqlNames):
             return True
 
         return await self._db.write(mount)
-
-    async def expired_uploads(self, before: float) -> list[str]:
-        return [row[0] for row in await self._db.rows("SELECT id FROM upload WHERE begun_at < ?", before)]
 
     async def all_blobs(self, after: str, limit: int) -> list[tuple[Digest, ObjectName]]:
         query = "SELECT digest, object FROM blob WHERE digest > ? ORDER BY digest LIMIT ?"

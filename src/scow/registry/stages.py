@@ -48,11 +48,14 @@ class Stages:
         self._holder = holder
 
     async def begin(self, upload_id: str) -> Staged:
-        """Record a new upload and hold it."""
+        """Record a new upload and hold it. Raises UploadBusy if it is there."""
         statement = (
             "INSERT INTO stage (upload, holder, held_until, touched_at, size) VALUES (?, ?, [now] + ?, [now], 0) "
+            "ON CONFLICT DO NOTHING"
         )
-        await self._db.write(lambda session: session.run(statement, upload_id, self._holder, LEASE_S), durable=False)
+        values = (upload_id, self._holder, LEASE_S)
+        if not await self._db.write(lambda session: session.run(statement, *values), durable=False):
+            raise UploadBusy(upload_id, LEASE_S + 1)
         return Staged()
 
     async def hold(self, upload_id: str) -> Staged:

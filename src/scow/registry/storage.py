@@ -8,6 +8,7 @@ from scow.registry.folder import Folder
 from scow.registry.objects import Objects
 from scow.registry.schema import STEPS
 from scow.registry.settings import Settings, SettingsInvalid
+from scow.registry.small_objects import SmallObjects
 from scow.registry.sql import Database
 from scow.registry.sqlite import SqliteDatabase
 
@@ -45,6 +46,11 @@ def open_database(settings: Settings) -> Database:
 
 def open_objects(settings: Settings, database: Database) -> Objects:
     """Open where the bytes are. Blocks: to be called at start. Raises SettingsInvalid."""
+    # Also where the database gets no more of them: it may have some from before.
+    return SmallObjects(_open_large_objects(settings, database), database)
+
+
+def _open_large_objects(settings: Settings, database: Database) -> Objects:
     if not has_bucket(settings):
         return Folder(Path(settings.storage))
     bucket = settings.bucket

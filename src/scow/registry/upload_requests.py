@@ -4,6 +4,8 @@ import re
 from http import HTTPStatus
 from typing import Final
 
+import msgspec
+
 from scow.oci.digest import HEX_LENGTH, Digest, algorithm
 from scow.registry.calls import Call
 from scow.registry.errors import (
@@ -14,10 +16,10 @@ from scow.registry.errors import (
     Refusal,
     SizeInvalid,
 )
-from scow.registry.metadata import Metadata
+from scow.registry.metadata import Metadata, Misplaced
 from scow.registry.names import parse_blob_digest, parse_repository, parse_upload_id
 from scow.registry.replies import Reply
-from scow.registry.uploads import Receiver, Uploads, check_order, received_range
+from scow.registry.uploads import Few, Uploads, check_order, read_few, received_range, wrong_size
 
 _CONTENT_RANGE: Final = re.compile(r"(?:bytes[ =])?([0-9]{1,18})-([0-9]{1,18})(?:/(?:[0-9]{1,18}|\*))?\Z")
 HOLDERS_LIMIT: Final = 100
@@ -52,19 +54,30 @@ class UploadRequests:
         self._check_length(call)
         if digest is not None and (call.has_body or digest == EMPTY[algorithm(digest)]):
             await self._metadata.check_room(call.repository, call.content_length or 0, digest)
-            async with self._uploads.begin(call.repository, algorithm(digest)) as receiver:
-                receiver.announce(digest)
-                try:
-                    await receiver.receive(call.body(), call.content_length)
-                    await receiver.finish(digest)
-                except (Refusal, ConnectionError):
-                    # Nobody was told this upload's name, so nobody can go on with it.
-                    await self._uploads.drop(receiver.upload.upload_id)
-                    raise
+            await self._take_whole(call, digest)
             return _created(call.repository, digest)
         await self._metadata.check_room(call.repository, 1, digest)
-        async with self._uploads.begin(call.repository, name) as receiver:
-            return _progress(HTTPStatus.ACCEPTED, receiver.upload.upload_id, call.repository, 0)
+        upload_id = await self._uploads.open(call.repository, name)
+        return _progress(HTTPStatus.ACCEPTED, upload_id, call.repository, 0)
+
+    async def _take_whole(self, call: Call, digest: Digest) -> None:
+        uploads, body = self._uploads, call.body()
+        if uploads.may_be_small(call.repository, call.content_length):
+            few = await read_few(body, uploads.small_limit(call.repository))
+            if few.broken is not None:
+                raise few.broken
+            if few.is_whole and await uploads.store_small(call.repository, digest, few.data):
+                return
+            body = few.again()
+        async with uploads.begin(call.repository, algorithm(digest)) as receiver:
+            receiver.announce(digest)
+            try:
+                await receiver.receive(body, call.content_length)
+                await receiver.finish(digest)
+            except (Refusal, ConnectionError):
+                # Nobody was told this upload's name, so nobody can go on with it.
+                await uploads.drop(receiver.upload.upload_id)
+                raise
 
     async def answer(self, call: Call) -> Reply:
         """Answer a request for one upload."""
@@ -73,9 +86,7 @@ class UploadRequests:
         match call.method:
             case "PATCH":
                 self._check_length(call)
-                async with self._uploads.hold(repository, upload_id) as receiver:
-                    await _receive(call, receiver)
-                    return _progress(HTTPStatus.ACCEPTED, upload_id, repository, receiver.size)
+                return _progress(HTTPStatus.ACCEPTED, upload_id, repository, await self._append(call, upload_id))
             case "PUT":
                 given = call.parameter("digest")
                 if given is None:
@@ -83,10 +94,7 @@ class UploadRequests:
                 digest = parse_blob_digest(given)
                 self._check_length(call)
                 await self._metadata.check_room(repository, call.content_length or 0, digest)
-                async with self._uploads.hold(repository, upload_id) as receiver:
-                    receiver.announce(digest)
-                    await _receive(call, receiver)
-                    await receiver.finish(digest)
+                await self._append(call, upload_id, digest)
                 return _created(repository, digest)
             case "GET" | "HEAD":
                 size = await self._uploads.size(repository, upload_id)
@@ -96,6 +104,47 @@ class UploadRequests:
                 return Reply(HTTPStatus.NO_CONTENT)
             case _:
                 raise MethodUnsupported(call.method, ("GET", "PATCH", "PUT", "DELETE"))
+
+    async def _append(self, call: Call, upload_id: str, digest: Digest | None = None) -> int:
+        """Take the request's body, at the place that its Content-Range names; how much there is then.
+
+        With `digest` these are the last bytes, and what there is becomes that blob.
+        """
+        uploads, repository, body, stated = self._uploads, call.repository, call.body(), _stated(call)
+        if uploads.may_be_small(repository, call.content_length, upload_id):
+            few = await read_few(body, uploads.small_limit(repository))
+            if few.is_whole and (size := await self._append_few(call, upload_id, few, stated, digest)) is not None:
+                return size
+            body = few.again()
+        async with uploads.hold(repository, upload_id) as receiver:
+            if digest is not None:
+                receiver.announce(digest)
+            if stated is not None:
+                check_order(receiver.size, stated.start, _location(repository, upload_id))
+            await receiver.receive(body, stated.size if stated is not None else None)
+            if digest is not None:
+                await receiver.finish(digest)
+            return receiver.size
+
+    async def _append_few(
+        self, call: Call, upload_id: str, few: Few, stated: "_Stated | None", digest: Digest | None
+    ) -> int | None:
+        """The same with few bytes; None if they have to go to a stage."""
+        uploads, repository, data = self._uploads, call.repository, few.data
+        start = stated.start if stated is not None else None
+        if stated is not None and few.broken is None and len(data) != stated.size:
+            raise wrong_size(stated.size, len(data))
+        try:
+            if digest is not None and few.broken is None:
+                done = await uploads.finish_small(repository, upload_id, start, data, digest)
+                return len(data) if done else None
+            size = await uploads.append_small(repository, upload_id, start, data)
+        except Misplaced as misplaced:
+            check_order(misplaced.size, start or 0, _location(repository, upload_id))
+            raise
+        if size is not None and few.broken is not None:
+            raise few.broken  # what has come need not be sent again
+        return size
 
     def _check_length(self, call: Call) -> None:
         """Refuse what is announced to be too large before it is sent. Raises BlobTooLarge and QuotaExceeded."""
@@ -123,24 +172,29 @@ class UploadRequests:
         return None
 
 
-async def _receive(call: Call, receiver: Receiver) -> None:
-    """Take the request's body, at the place that its Content-Range names if it has one."""
+class _Stated(msgspec.Struct, frozen=True):
+    """What a client says of a body's bytes."""
+
+    start: int
+    size: int
+
+
+def _stated(call: Call) -> _Stated | None:
+    """Which bytes the body has by its Content-Range, None if there is none."""
     stated = call.headers.get("Content-Range")
     if stated is None or (not stated.strip() and not call.has_body):
-        await receiver.receive(call.body(), None)
-        return
+        return None
     match = _CONTENT_RANGE.match(stated.strip())
     if match is None:
         raise BlobUploadInvalid("malformed Content-Range", {"range": stated[:100]})
     start, end = int(match[1]), int(match[2])
-    check_order(receiver.size, start, _location(call.repository, receiver.upload.upload_id))
     expected = end - start + 1
     length = call.content_length
     if expected < 1 and length == 0:
         expected = 0
     if expected < 0 or (length is not None and length != expected):
         raise SizeInvalid("Content-Length is not the size of Content-Range", {"range": stated[:100]})
-    await receiver.receive(call.body(), expected)
+    return _Stated(start, expected)
 
 
 def _location(repository: str, upload_id: str) -> str:

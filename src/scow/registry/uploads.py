@@ -2,7 +2,8 @@
 
 Which bytes have arrived is what the stage holds, nothing else: after a cut, a restart or at another process an upload
 goes on from there. The hash states kept here save reading the staged bytes again and are checked against the stage
-before use.
+before use. As long as the bytes are few they are in the upload's record instead, and end as an object that lies in the
+database; before the first has come there is no record either.
 """
 
 import asyncio
@@ -10,7 +11,7 @@ import logging
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -27,8 +28,9 @@ from scow.registry.errors import (
     UploadBusy,
     UploadUnknown,
 )
-from scow.registry.metadata import Metadata, Upload
+from scow.registry.metadata import Metadata, SmallEnd, Upload
 from scow.registry.objects import ObjectName, Objects, Stage
+from scow.registry.upload_ids import UploadIds
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -43,6 +45,8 @@ SMALL_BATCH_SIZE: Final = 64 << 10
 STATES_LIMIT: Final = 1024
 BUSY_PAUSE_S: Final = 0.05
 BUSY_LIMIT_S: Final = 0.5
+TAKE_OVERS: Final = 3
+"""How often an upload's bytes are tried to be moved to a stage where others try too."""
 
 
 @dataclass(slots=True)
@@ -115,7 +119,7 @@ class Receiver:
             await stage.truncate(start)
             if before is not None:
                 self._uploads.remember(self.upload.upload_id, _HashState(before, start))
-            raise SizeInvalid("the chunk's size is not that of its range", {"expected": expected, "received": total})
+            raise wrong_size(expected, total)
 
     async def _append(self, batch: list[bytes], hashing: _HashState | None) -> None:
         try:
@@ -201,22 +205,77 @@ class Receiver:
             raise QuotaExceeded(self.upload.repository)
 
 
+class Few:
+    """A body that was read as long as it was small."""
+
+    def __init__(self, chunks: list[bytes], rest: AsyncIterator[bytes] | None, broken: Exception | None) -> None:
+        """`rest` is what follows if the body is not small; `broken` is what it broke off with."""
+        self._chunks = chunks
+        self._rest = rest
+        self.broken = broken
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether no more comes, for it has ended or is broken."""
+        return self._rest is None
+
+    @property
+    def data(self) -> bytes:
+        """What was read."""
+        return b"".join(self._chunks)
+
+    async def again(self) -> AsyncGenerator[bytes, None]:
+        """The body from its beginning."""
+        for chunk in self._chunks:
+            yield chunk
+        self._chunks = []  # not to be kept while waiting for more
+        if self._rest is not None:
+            async for data in self._rest:
+                yield data
+                data = b""
+        if self.broken is not None:
+            raise self.broken
+
+
+async def read_few(body: AsyncIterator[bytes], limit: int) -> Few:
+    """Read a body to its end unless it has more than `limit` bytes."""
+    chunks: list[bytes] = []
+    size = 0
+    try:
+        async for data in body:
+            chunks.append(data)
+            size += len(data)
+            if size > limit:
+                return Few(chunks, body, None)
+    except Exception as error:
+        return Few(chunks, None, error)
+    return Few(chunks, None, None)
+
+
 class Uploads:
     """All uploads of a registry."""
 
-    def __init__(self, objects: Objects, metadata: Metadata, size_limit: int = 0) -> None:
-        """`size_limit` is that of a blob, in bytes; 0 is none."""
+    def __init__(
+        self, objects: Objects, metadata: Metadata, ids: UploadIds, size_limit: int = 0, small_limit: int = 0
+    ) -> None:
+        """`size_limit` is that of a blob, in bytes; 0 is none. Blobs up to `small_limit` lie in the database."""
         self.objects = objects
         self.size_limit = size_limit
+        self._small_limit = small_limit
         self.metadata = metadata
         self.held_size = 0  # bytes that all receivers hold in memory
+        self._ids = ids
         self._endings: set[asyncio.Task[None]] = set()
         self._states: OrderedDict[str, _HashState] = OrderedDict()
-        self._known: OrderedDict[str, Upload] = OrderedDict()
+        self._known: OrderedDict[str, Upload] = OrderedDict()  # those that have, or had, a stage
 
     def limit(self, repository: str) -> int:
         """Most bytes of one blob there, 0 is no limit: no more than a whole quota is staged."""
         return min(filter(None, (self.size_limit, self.metadata.largest_blob(repository))), default=0)
+
+    def small_limit(self, repository: str) -> int:
+        """Most bytes of a blob there that lies in the database: what is too large at all goes the way of large ones."""
+        return min(self._small_limit, self.limit(repository) or self._small_limit)
 
     def refusal(self, repository: str) -> Refusal:
         """Why a blob is larger than that."""
@@ -228,10 +287,56 @@ class Uploads:
         """Bytes that a receiver gathers before they are written."""
         return BATCH_SIZE if self.held_size <= HELD_LIMIT else SMALL_BATCH_SIZE
 
+    async def open(self, repository: str, algorithm_name: str) -> str:
+        """Begin an upload that a client may go on with; its ID. Nothing is written down yet."""
+        return (await self._ids.make(repository, algorithm_name)).upload_id
+
+    def may_be_small(self, repository: str, length: int | None, upload_id: str = "") -> bool:
+        """Whether a body of `length` bytes, if that is known, may be all that there is, as far as is known here."""
+        return 0 < self.small_limit(repository) >= (length or 0) and upload_id not in self._known
+
+    async def store_small(self, repository: str, digest: Digest, data: bytes) -> bool:
+        """Make few bytes a blob of a repository; False if that has to be done in a stage.
+
+        Raises DigestInvalid, QuotaExceeded and StorageFull.
+        """
+        upload = Upload(str(uuid.uuid4()), repository, algorithm(digest), private=True)
+        return await self._finish_small(upload, True, None, data, digest)
+
+    async def append_small(self, repository: str, upload_id: str, start: int | None, data: bytes) -> int | None:
+        """Add few bytes to an upload; how many it has. None if its bytes have to go to a stage.
+
+        `start` is where the client says they belong. Raises Misplaced, UploadUnknown and StorageFull.
+        """
+        found = await self._ids.recognise(upload_id, repository)
+        if found is None:
+            return None  # of an earlier version, or none of ours
+        return await self.metadata.append_small(found.upload, found.is_fresh, start, data, self.small_limit(repository))
+
+    async def finish_small(
+        self, repository: str, upload_id: str, start: int | None, data: bytes, digest: Digest
+    ) -> bool:
+        """Add few bytes to an upload and make it a blob; False if that has to be done in a stage.
+
+        Raises as `append_small`; DigestInvalid and QuotaExceeded, and the upload is over.
+        """
+        found = await self._ids.recognise(upload_id, repository)
+        if found is None:
+            return False
+        return await self._finish_small(found.upload, found.is_fresh, start, data, digest)
+
+    async def _finish_small(self, upload: Upload, fresh: bool, start: int | None, data: bytes, digest: Digest) -> bool:
+        end = await self.metadata.finish_small(upload, fresh, start, data, digest, self.small_limit(upload.repository))
+        if end is SmallEnd.WRONG_BYTES:
+            raise DigestInvalid("provided digest did not match uploaded content", {"digest": digest})
+        if end is SmallEnd.NO_ROOM:
+            raise QuotaExceeded(upload.repository)
+        return end is SmallEnd.DONE
+
     @asynccontextmanager
     async def begin(self, repository: str, algorithm_name: str) -> AsyncIterator[Receiver]:
-        """Begin an upload and hold it; it stays when the context is left."""
-        upload = Upload(str(uuid.uuid4()), repository, algorithm_name)
+        """Begin an upload that nobody is told of, and hold it; it stays when the context is left."""
+        upload = Upload(str(uuid.uuid4()), repository, algorithm_name, private=True)
         # Both at once, since each takes a thread: bytes without a record are found by collection, a record without
         # bytes too.
         opening = asyncio.ensure_future(self.objects.open_stage(upload.upload_id, create=True))
@@ -281,12 +386,50 @@ class Uploads:
         known = self._known.get(upload_id)
         if known is not None and known.repository == repository:
             # Its record need not be asked for: bytes go first when an upload ends, so they tell that it has not.
-            upload = known
+            upload, stage = known, await self._open(upload_id)
         else:
-            upload = await self.find(repository, upload_id)
+            upload, data = await self.find(repository, upload_id)
+            stage = await (self._open(upload_id) if data is None else self._begin_stage(upload, data))
             self._know(upload)
-        async with self._held(upload, await self._open(upload_id)) as receiver:
+        async with self._held(upload, stage) as receiver:
             yield receiver
+
+    async def _begin_stage(self, upload: Upload, data: bytes) -> Stage:
+        """Move an upload's bytes from its record to a stage. Raises UploadUnknown and UploadBusy."""
+        for _ in range(TAKE_OVERS):
+            await self.metadata.begin_upload(upload)
+            try:
+                return await self._fill_stage(upload, data)
+            except UploadBusy:
+                pass  # somebody else is about to move them, or has died of it
+            try:
+                stage = await self._open(upload.upload_id)
+            except UploadUnknown:
+                continue  # whoever it was has given up
+            try:
+                _, left = await self.find(upload.repository, upload.upload_id)
+                if left is None:
+                    return stage
+                await self.objects.discard(upload.upload_id)
+            except BaseException:
+                await stage.close()
+                raise
+            await stage.close()
+            data = left
+        raise UploadBusy(upload.upload_id)
+
+    async def _fill_stage(self, upload: Upload, data: bytes) -> Stage:
+        stage = await self.objects.open_stage(upload.upload_id, create=True)
+        try:
+            if data:
+                state, _ = stage.hash(upload.algorithm)
+                await stage.append([data], [state])
+                self.remember(upload.upload_id, _HashState(state, len(data)))
+            await self.metadata.move_upload(upload.upload_id)
+        except BaseException:
+            await stage.close()
+            raise
+        return stage
 
     async def _open(self, upload_id: str) -> Stage:
         begun, pause_s = time.monotonic(), BUSY_PAUSE_S
@@ -299,17 +442,22 @@ class Uploads:
                 await asyncio.sleep(pause_s)
                 pause_s = min(pause_s * 1.2, BUSY_LIMIT_S)
 
-    async def find(self, repository: str, upload_id: str) -> Upload:
-        """The upload's record. Raises UploadUnknown."""
-        upload = await self.metadata.upload(repository, upload_id)
-        if upload is None:
+    async def find(self, repository: str, upload_id: str) -> tuple[Upload, bytes | None]:
+        """An upload that goes on, and its bytes, None if they are in a stage. Raises UploadUnknown."""
+        record = await self.metadata.upload(repository, upload_id)
+        if record is not None:
+            if record.has_ended:
+                raise UploadUnknown(upload_id)
+            return record.upload, record.data
+        found = await self._ids.recognise(upload_id, repository)
+        if found is None or not found.is_fresh:
             raise UploadUnknown(upload_id)
-        return upload
+        return found.upload, b""
 
     async def size(self, repository: str, upload_id: str) -> int:
         """Bytes received so far. Raises UploadUnknown."""
-        await self.find(repository, upload_id)
-        return await self.objects.staged_size(upload_id)
+        _, data = await self.find(repository, upload_id)
+        return len(data) if data is not None else await self.objects.staged_size(upload_id)
 
     async def cancel(self, repository: str, upload_id: str) -> None:
         """End an upload and drop its bytes. Raises UploadUnknown."""
@@ -317,9 +465,9 @@ class Uploads:
         await self.drop(upload_id)
 
     async def drop(self, upload_id: str) -> None:
-        """Forget an upload and its bytes. Idempotent."""
+        """End an upload and drop its bytes. Idempotent."""
         self.forget(upload_id)
-        # Bytes first: a record without bytes is unknown to clients, bytes without a record would be found by nobody.
+        # Bytes first: whoever has the upload in memory looks for its stage only.
         await self.objects.discard(upload_id)
         await self.metadata.end_upload(upload_id)
 
@@ -347,6 +495,11 @@ def check_order(size: int, start: int, location: str) -> None:
     if start != size:
         headers = (("Location", location), ("Range", received_range(size)))
         raise RangeRefused("the chunk does not begin where the last one ended", {"expected": size}, headers)
+
+
+def wrong_size(expected: int, received: int) -> SizeInvalid:
+    """What refuses a chunk that has not as many bytes as its range."""
+    return SizeInvalid("the chunk's size is not that of its range", {"expected": expected, "received": received})
 
 
 def received_range(size: int) -> str:

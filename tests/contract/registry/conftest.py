@@ -156,9 +156,9 @@ async def s3() -> AsyncIterator[S3Server]:
 @pytest.fixture
 def settings(tmp_path: Path, kind_of_storage: str, s3: S3Server, request: pytest.FixtureRequest) -> Settings:
     made = Settings(listen="127.0.0.1:0", storage=str(tmp_path / "storage"), gc=Gc(interval_s=0), drain_s=5)
-    if kind_of_storage != "folder":
-        names = Names(url=request.getfixturevalue("postgres").empty_database(), connections=3)
-        made = msgspec.structs.replace(made, database=names)
+    url = "" if kind_of_storage == "folder" else request.getfixturevalue("postgres").empty_database()
+    blob_size = 0 if request.node.get_closest_marker("in_storage") else Names().blob_size
+    made = msgspec.structs.replace(made, database=Names(url=url, connections=3, blob_size=blob_size))
     if kind_of_storage == "cluster":
         bucket = Bucket(endpoint=s3.url, access_key="key", secret_key="secret", redirect=False, part_size=5 << 20)
         made = msgspec.structs.replace(made, storage="s3://registry", bucket=bucket)

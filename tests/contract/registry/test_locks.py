@@ -18,7 +18,7 @@ from scow.registry.sql_metadata import SqlMetadata
 
 from .conftest import CONFIG, MANIFEST, Client, Running, descriptor, digest_of
 
-pytestmark = pytest.mark.parametrize("kind_of_storage", ["postgres"], indirect=True)
+pytestmark = [pytest.mark.in_storage, pytest.mark.parametrize("kind_of_storage", ["postgres"], indirect=True)]
 
 BLOB = Digest(digest_of(b"{}"))
 

@@ -23,6 +23,7 @@ from scow.registry.settings import Gc, Settings
 from scow.registry.sql import Session
 from scow.registry.sqlite import SqliteDatabase
 from scow.registry.storage import DATABASE
+from scow.registry.upload_ids import AHEAD_S
 
 from .conftest import Client, Running, digest_of
 
@@ -97,6 +98,14 @@ async def test_a_deleted_blob_can_be_pushed_again(client: Client) -> None:
     assert (await client("GET", f"{REPO}/blobs/{digest}")).body == b"data"
 
 
+async def begin_stage(client: Client) -> str:
+    """Begin an upload that has a stage; its ID."""
+    location = await client.begin()
+    assert (await client("PATCH", location, b"")).status == 202
+    return location.rpartition("/")[2]
+
+
+@pytest.mark.in_storage
 class TestCollection:
     @pytest.fixture
     def settings(self, settings: Settings) -> Settings:
@@ -179,15 +188,15 @@ class TestCollection:
     ) -> None:
         metadata, store = running.registry.metadata, running.registry.objects
         digest = parse_digest(digest_of(b"twins"))
-        locations = [await client.begin() for _ in range(2)]
-        names = [await metadata.close_upload(each.rpartition("/")[2], digest) for each in locations]
+        uploads = [await begin_stage(client) for _ in range(2)]
+        names = [await metadata.close_upload(each, digest) for each in uploads]
         assert len(set(names)) == 2
-        for location, name in zip(locations, names, strict=True):
-            upload = await metadata.upload("test/repo", location.rpartition("/")[2])
-            assert upload is not None
-            stage = await store.open_stage(upload.upload_id)
+        for upload_id, name in zip(uploads, names, strict=True):
+            record = await metadata.upload("test/repo", upload_id)
+            assert record is not None
+            stage = await store.open_stage(upload_id)
             await stage.publish(name, [b"twins"], hashlib.sha256())
-            assert await metadata.commit_blob(upload, digest, name, 5)
+            assert await metadata.commit_blob(record.upload, digest, name, 5)
             await stage.close()
         assert len(list((Path(settings.storage) / "blobs").glob("*/*/*"))) == 2
         for name in await metadata.garbage("", 10):
@@ -209,7 +218,7 @@ class TestCollection:
         self, client: Client, running: Running, settings: Settings
     ) -> None:
         metadata, store = running.registry.metadata, running.registry.objects
-        upload_id = (await client.begin()).rpartition("/")[2]
+        upload_id = await begin_stage(client)
         digest = parse_digest(digest_of(b"orphan"))
         name = await metadata.close_upload(upload_id, digest)
         stage = await store.open_stage(upload_id)
@@ -224,11 +233,11 @@ class TestCollection:
         self, client: Client, running: Running, settings: Settings
     ) -> None:
         metadata, store = running.registry.metadata, running.registry.objects
-        upload_id = (await client.begin()).rpartition("/")[2]
+        upload_id = await begin_stage(client)
         digest = parse_digest(digest_of(b"late"))
         name = await metadata.close_upload(upload_id, digest)
-        upload = await metadata.upload("test/repo", upload_id)
-        assert upload is not None
+        record = await metadata.upload("test/repo", upload_id)
+        assert record is not None
         stage = await store.open_stage(upload_id)
         await running.registry.uploads.drop(upload_id)
         await running.registry.collector.collect()
@@ -236,15 +245,14 @@ class TestCollection:
         await stage.publish(name, [], hashlib.sha256(b"late"))
         await stage.close()
         with pytest.raises(UploadUnknown):
-            await metadata.commit_blob(upload, digest, name, 4)
+            await metadata.commit_blob(record.upload, digest, name, 4)
         await running.registry.collector.collect()
         assert objects(settings) == set()
 
     async def test_a_closing_upload_keeps_its_digest_from_collection(self, client: Client, running: Running) -> None:
         metadata = running.registry.metadata
         digest = await client.push_blob(b"contested")
-        location = await client.begin()
-        await metadata.close_upload(location.rpartition("/")[2], digest)  # type: ignore[arg-type]
+        await metadata.close_upload(await begin_stage(client), digest)  # type: ignore[arg-type]
         assert (await running.registry.collector.collect()).blobs == 0
 
 
@@ -291,6 +299,7 @@ async def test_an_upload_in_use_does_not_expire(client: Client, running: Running
     assert (await client("GET", location)).status == 204
 
 
+@pytest.mark.in_storage
 async def test_a_damaged_blob_is_found(client: Client, running: Running, settings: Settings) -> None:
     good, bad, gone = [await client.push_blob(data) for data in (b"good", b"bad", b"gone")]
     kept_as(settings, bad).write_bytes(b"BAD")
@@ -300,6 +309,7 @@ async def test_a_damaged_blob_is_found(client: Client, running: Running, setting
     assert good not in found
 
 
+@pytest.mark.in_storage
 async def test_a_damaged_blob_is_good_again_once_it_is_pushed(
     client: Client, running: Running, settings: Settings
 ) -> None:
@@ -342,7 +352,11 @@ async def test_a_damaged_database_is_told(tmp_path: Path, serve: Callable[..., A
 
 
 @pytest.mark.parametrize("kind_of_storage", ["folder"], indirect=True)
-async def test_what_came_and_went_leaves_no_rows(serve: Callable[..., Any], settings: Settings, client: Client) -> None:
+async def test_what_came_and_went_leaves_no_rows(
+    serve: Callable[..., Any], settings: Settings, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What has ended need not be remembered.
+    monkeypatch.setattr("scow.registry.collector.FRESH_S", -AHEAD_S - 1)
     running = await serve(msgspec.structs.replace(settings, gc=Gc(interval_s=0, grace_s=0)))
     client.url = running.url
     for seed in ("1", "2", "2"):
@@ -357,16 +371,17 @@ async def test_what_came_and_went_leaves_no_rows(serve: Callable[..., Any], sett
     database = running.registry._database
     tables = [row[0] for row in await database.rows("SELECT name FROM sqlite_master WHERE type = 'table'")]
     left = {name: len(await database.rows(f"SELECT 1 FROM {name}")) for name in tables}
-    assert {name: count for name, count in left.items() if count} == {"repository": 1}
+    assert {name: count for name, count in left.items() if count} == {"repository": 1, "secret": 1}
 
 
+@pytest.mark.in_storage
 @pytest.mark.parametrize("kind_of_storage", ["folder"], indirect=True)
 async def test_blobs_of_earlier_versions_are_read_collected_and_pushed_again(
     serve: Callable[..., Any], settings: Settings, client: Client
 ) -> None:
     """Their objects were named by digest alone; `deleting` marked what a collector was about to remove."""
     root = Path(settings.storage) / "old"
-    hasty = Settings(listen=settings.listen, storage=str(root), gc=Gc(interval_s=0, grace_s=0))
+    hasty = msgspec.structs.replace(settings, storage=str(root), gc=Gc(interval_s=0, grace_s=0))
     database = SqliteDatabase.open(root / DATABASE, STEPS[:2])
     kept, doomed = digest_of(b"kept"), digest_of(b"doomed")
 
@@ -419,6 +434,7 @@ asyncio.run(collect())
 """
 
 
+@pytest.mark.in_storage
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("step", ["review", "remove", "forget_garbage"])
 async def test_a_collector_killed_at_any_step_harms_no_push_and_leaves_no_orphan(

@@ -214,7 +214,7 @@ class TestBucket:
     async def test_a_holder_that_lost_the_upload_can_do_nothing_more(
         self, objects: BucketObjects, database: SqliteDatabase, settings: Bucket, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("scow.registry.stages.LEASE_S", 0.0)
+        monkeypatch.setattr("scow.registry.stages.LEASE_S", -1.0)
         other = bucket_objects("s3://blobs", database, settings)
         upload_id = str(uuid.uuid4())
         slow = await objects.open_stage(upload_id, create=True)
