@@ -1,6 +1,7 @@
 """Taking over the storage folder of docker's registry."""
 
 import asyncio
+import errno
 import hashlib
 import json
 import os
@@ -15,10 +16,11 @@ import pytest
 
 from scow.oci.digest import parse_digest
 from scow.registry.folder import Folder
+from scow.registry.imports.distribution import DistributionImporter
 from scow.registry.objects import object_name
 from scow.registry.settings import Settings
 
-from .conftest import CONFIG, INDEX, LAYER, MANIFEST, Client, descriptor, digest_of
+from .conftest import CONFIG, INDEX, LAYER, MANIFEST, Client, Running, descriptor, digest_of
 
 
 class Distribution:
@@ -134,6 +136,67 @@ def test_what_is_damaged_is_named_and_left_out(old: Distribution, settings: Sett
     assert (
         "imported 2 repositories: 1 manifests, 1 tags, 3 blobs (31 bytes), 0 blobs were here; 4 problems" in done.stdout
     )
+
+
+def test_nothing_is_followed_out_of_the_folder_and_nothing_waited_for(
+    old: Distribution, settings: Settings, tmp_path: Path
+) -> None:
+    """A folder from somebody else: its links must not make our files blobs that everybody may pull."""
+    old.image("app", "1", "v1", "piped", "endless", "gone")
+    secret = tmp_path / "secret"
+    secret.write_text("secret")
+    linked, piped = old.blob("app", b"linked"), old.blob("app", b"piped")
+    old.blob_path(linked).unlink()
+    old.blob_path(linked).symlink_to(secret)
+    old.blob_path(piped).unlink()
+    os.mkfifo(old.blob_path(piped))
+    tags = old.root / "repositories" / "app" / "_manifests" / "tags"
+    for tag in ("piped", "endless"):
+        (tags / tag / "current" / "link").unlink()
+    os.mkfifo(tags / "piped" / "current" / "link")
+    (tags / "endless" / "current" / "link").symlink_to("/dev/zero")
+    (tags / "gone" / "current" / "link").write_text(digest_of(b"gone"))
+    done = take_over(old, settings, "--no-verify")
+    assert done.returncode == 1
+    repositories = old.root / "repositories"
+    for line in (
+        f"app: blob {linked}: {old.blob_path(linked)} is no file of {old.root / 'blobs'}",
+        f"app: blob {piped}: {old.blob_path(piped)} is no file of {old.root / 'blobs'}",
+        f"app:piped: {tags}/piped/current/link: {tags}/piped/current/link is no file of {repositories}",
+        f"app:endless: {tags}/endless/current/link: {tags}/endless/current/link is no file of {repositories}",
+        f"app:gone: its manifest {digest_of(b'gone')} is not there",
+    ):
+        assert f"left out: {line}\n" in done.stderr
+    assert "1 manifests, 1 tags, 2 blobs" in done.stdout
+    assert secret.stat().st_nlink == 1
+
+
+async def test_what_cannot_be_read_is_named(
+    old: Distribution, running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By another user than docker's registry ran as, for instance: to miss it in silence would lose it."""
+    old.image("closed/app", "1", "v1")
+    old.image("open/app", "2", "v1")
+    (old.root / "repositories" / "open" / "app" / "_manifests" / "tags" / "v1" / "current" / "link").unlink()
+    (old.root / "repositories" / "open" / "app" / "_manifests" / "tags" / "v1" / "current" / "link").mkdir()
+    closed = old.root / "repositories" / "closed"
+    scandir = os.scandir
+
+    def refuse(path: str) -> Any:
+        if str(path) == str(closed):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    registry = running.registry
+    importer = DistributionImporter(old.folder, registry.objects, registry.metadata, lambda _: None)
+    done = await importer.run()
+    tags = old.root / "repositories/open/app/_manifests/tags"
+    assert done.problems == [
+        f"{closed}: Permission denied",
+        f"open/app:v1: {tags}/v1/current/link: {tags}/v1/current/link is no file of {old.root}/repositories",
+    ]
+    assert (done.repositories, done.manifests, done.tags) == (1, 1, 0)
 
 
 def test_another_folder_is_refused(tmp_path: Path, settings: Settings, old: Distribution) -> None:

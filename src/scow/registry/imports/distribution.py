@@ -14,6 +14,7 @@ from typing import Final
 from scow.errors import InvalidArgument, ScowError
 from scow.oci.digest import Digest, InvalidDigest, algorithm, encoded, parse_digest
 from scow.registry.imports.files import FileImporter, Imported, Say
+from scow.registry.imports.folders import LINK_LIMIT, names_in, read_file
 from scow.registry.metadata import Metadata
 from scow.registry.names import parse_repository, parse_tag
 from scow.registry.objects import Objects
@@ -41,14 +42,15 @@ class DistributionImporter:
         found = [root for name in ROOTS if (root := source / name / "blobs").is_dir()]
         if not found or not (found[0].parent / "repositories").is_dir():
             raise NotDistribution(source)
-        self._root = found[0].parent
+        self._root = found[0].parent.resolve()
         self._prefix = f"{namespace}/" if namespace else ""
-        self._files = FileImporter(objects, metadata, self._data, say, verify=verify)
+        self._files = FileImporter(objects, metadata, self._data, self._root / "blobs", say, verify=verify)
 
     async def run(self, wanted: Callable[[str], bool] = lambda _: True) -> Imported:
         """Take over the repositories that are `wanted` by name."""
         done = self._files.done
-        for name, folder in await asyncio.to_thread(lambda: list(_repositories(self._root / "repositories"))):
+        root = self._root / "repositories"
+        for name, folder in await asyncio.to_thread(lambda: list(_repositories(root, done.problems))):
             if not wanted(name):
                 continue
             try:
@@ -56,10 +58,8 @@ class DistributionImporter:
             except ScowError as error:
                 done.problems.append(f"{name}: {error}")
                 continue
-            blobs = await asyncio.to_thread(_linked, folder / "_layers")
-            revisions = await asyncio.to_thread(_linked, folder / "_manifests" / "revisions")
-            tags = await asyncio.to_thread(_tags, folder / "_manifests" / "tags")
-            await self._files.take(self._prefix + name, blobs, revisions, tags)
+            found = await asyncio.to_thread(_Links, name, folder, root, done.problems)
+            await self._files.take(self._prefix + name, found.blobs, found.revisions, found.tags)
         return done
 
     def _data(self, digest: Digest) -> Path:
@@ -67,31 +67,59 @@ class DistributionImporter:
         return self._root / "blobs" / algorithm(digest) / digits[:2] / digits / "data"
 
 
-def _repositories(root: Path) -> Iterator[tuple[str, Path]]:
-    for folder, names, _ in os.walk(root):
+class _Links:
+    """What the links of one repository name. What cannot be read is a problem: it must not be missed in silence."""
+
+    def __init__(self, name: str, folder: Path, root: Path, problems: list[str]) -> None:
+        """Blocks."""
+        self._root = root
+        self._problems = problems
+        self.blobs = self._linked(folder / "_layers")
+        self.revisions = self._linked(folder / "_manifests" / "revisions")
+        self._known = set(self.revisions)
+        self.tags: defaultdict[Digest, list[str]] = defaultdict(list)
+        """By the digests that they point at."""
+        for tag in self._names(folder / "_manifests" / "tags"):
+            self._read_tag(name, tag, folder / "_manifests" / "tags" / tag / "current" / "link")
+
+    def _linked(self, folder: Path) -> list[Digest]:
+        found = []
+        for kind in self._names(folder):
+            for digits in self._names(folder / kind):
+                if "link" not in self._names(folder / kind / digits):
+                    continue  # docker's registry leaves the folder of a link that was deleted
+                try:
+                    found.append(parse_digest(f"{kind}:{digits}"))
+                except InvalidDigest as error:
+                    self._problems.append(f"{folder / kind / digits}: {error}")
+        return found
+
+    def _read_tag(self, name: str, tag: str, link: Path) -> None:
+        try:
+            digest = parse_digest(read_file(link, self._root, LINK_LIMIT).decode().strip())
+            self.tags[digest].append(parse_tag(tag))
+            if digest not in self._known:
+                self._problems.append(f"{name}:{tag}: its manifest {digest} is not there")
+        except FileNotFoundError:
+            return  # deleted
+        except OSError as error:
+            self._problems.append(f"{name}:{tag}: {link}: {error.strerror}")
+        except (ScowError, UnicodeDecodeError) as error:
+            self._problems.append(f"{name}:{tag}: {link}: {error}")
+
+    def _names(self, folder: Path) -> list[str]:
+        try:
+            return names_in(folder)
+        except OSError as error:
+            self._problems.append(f"{folder}: {error.strerror}")
+            return []
+
+
+def _repositories(root: Path, problems: list[str]) -> Iterator[tuple[str, Path]]:
+    def note(error: OSError) -> None:
+        problems.append(f"{error.filename}: {error.strerror}")
+
+    for folder, names, _ in os.walk(root, onerror=note):
         if "_manifests" in names or "_layers" in names:
             yield str(Path(folder).relative_to(root)), Path(folder)
         names[:] = sorted(name for name in names if not name.startswith("_"))
-
-
-def _linked(root: Path) -> list[Digest]:
-    """Digests that a folder of links names."""
-    found = []
-    for link in sorted(root.glob("*/*/link")):
-        try:
-            found.append(parse_digest(f"{link.parent.parent.name}:{link.parent.name}"))
-        except InvalidDigest:
-            continue
-    return found
-
-
-def _tags(root: Path) -> dict[Digest, list[str]]:
-    """Tags by the digests that they point at."""
-    found: defaultdict[Digest, list[str]] = defaultdict(list)
-    for link in sorted(root.glob("*/current/link")):
-        tag = link.parent.parent.name
-        try:
-            found[parse_digest(link.read_text().strip())].append(parse_tag(tag))
-        except ScowError:
-            continue
-    return dict(found)

@@ -16,6 +16,7 @@ from scow.errors import InvalidArgument, ScowError
 from scow.oci.digest import Digest, digest_of
 from scow.registry.adoption import adopt
 from scow.registry.errors import ReferencesUnknown
+from scow.registry.imports.folders import opened, read_file
 from scow.registry.manifests import SIZE_LIMIT, read_manifest
 from scow.registry.metadata import Metadata, NewManifest
 from scow.registry.objects import Objects
@@ -48,13 +49,21 @@ class FileImporter:
     """Takes over what lies in files. `path` says where."""
 
     def __init__(
-        self, objects: Objects, metadata: Metadata, path: Callable[[Digest], Path], say: Say, *, verify: bool
+        self,
+        objects: Objects,
+        metadata: Metadata,
+        path: Callable[[Digest], Path],
+        root: Path,
+        say: Say,
+        *,
+        verify: bool,
     ) -> None:
-        """`verify` reads every blob to check its digest."""
+        """`root` is the folder that the files lie in; `verify` reads every blob to check its digest."""
         self.done = Imported()
         self._objects = objects
         self._metadata = metadata
         self._path = path
+        self._root = root.resolve()  # it may be a link to another disk itself
         self._say = say
         self._verify = verify
         self._said = time.monotonic()
@@ -106,7 +115,8 @@ class FileImporter:
             self.done.there += 1
             return
         try:
-            size = await adopt(self._objects, self._metadata, name, digest, self._path(digest), verify=self._verify)
+            with opened(self._path(digest), self._root) as path:
+                size = await adopt(self._objects, self._metadata, name, digest, path, verify=self._verify)
         except FileNotFoundError:
             return  # its manifest will be refused, if any needs it
         except (ScowError, OSError) as error:
@@ -117,14 +127,8 @@ class FileImporter:
 
     async def read(self, name: str, digest: Digest, media_type: str = "") -> NewManifest | None:
         """A manifest that can be used; None, and a problem, if it can't."""
-        path = self._path(digest)
-
-        def read() -> bytes:
-            with path.open("rb") as file:
-                return file.read(SIZE_LIMIT + 1)
-
         try:
-            data = await asyncio.to_thread(read)
+            data = await asyncio.to_thread(read_file, self._path(digest), self._root, SIZE_LIMIT + 1)
             if len(data) > SIZE_LIMIT:
                 raise InvalidArgument("manifest too large")
             if digest_of(data, digest) != digest:

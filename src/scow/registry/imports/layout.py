@@ -60,7 +60,7 @@ class LayoutImporter:
         self._source = source
         self._prefix = f"{namespace}/" if namespace else ""
         self._repository = repository
-        self._files = FileImporter(objects, metadata, self._data, say, verify=verify)
+        self._files = FileImporter(objects, metadata, self._data, source / "blobs", say, verify=verify)
 
     async def run(self, wanted: Callable[[str], bool] = lambda _: True) -> Imported:
         """Take over what index.json names, if its repository is `wanted`. Raises BadLayout."""
