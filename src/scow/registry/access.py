@@ -116,7 +116,9 @@ class Access:
             return caller
         if caller.claims is None and caller.name is not None:
             raise AccessDenied(f"{caller.name} may not {action or 'read'} here", {"name": repository, "action": action})
-        raise self.challenge(call, "insufficient_scope" if caller.claims is not None else None)
+        if caller.claims is None:
+            raise self.challenge(call)
+        raise self.challenge(call, "insufficient_scope", f"the token does not allow {action or 'reading'} here")
 
     def _may_ping(self, caller: Caller) -> bool:
         if caller.name is not None or caller.claims is not None or caller.may("", "pull"):
@@ -141,7 +143,7 @@ class Access:
             if claims is None:
                 who = await self.issuers.identify(value.strip())
                 if who is None:
-                    raise self.challenge(call, "invalid_token")
+                    raise self.challenge(call, "invalid_token", "the token has expired or is not good here")
                 return Caller(who, self.rules)
             return Caller(Identity(claims.subject) if claims.subject else None, self.rules, claims=claims)
         if not await self._is_guarded():
@@ -201,17 +203,19 @@ class Access:
             raise self.challenge(call)
         return name, password
 
-    def challenge(self, call: Call, error: str | None = None) -> AuthenticationRequired:
+    def challenge(
+        self, call: Call, error: str | None = None, message: str = "authentication required"
+    ) -> AuthenticationRequired:
         """What tells a client how to log in, and for what. docker's token specification; RFC 6750 section 3."""
         token = self._settings.auth.token
         if token is None or call.route.kind == "token" or call.route.kind.startswith("web-"):  # browsers know Basic
-            return AuthenticationRequired(f'Basic realm="{REALM}"')
+            return AuthenticationRequired(f'Basic realm="{REALM}"', message)
         parts = [f'realm="{self.token_url(call)}"', f'service="{token.service}"']
         if scope := _scope(call):
             parts.append(f'scope="{scope}"')
         if error is not None:
             parts.append(f'error="{error}"')
-        return AuthenticationRequired(f"Bearer {','.join(parts)}")
+        return AuthenticationRequired(f"Bearer {','.join(parts)}", message)
 
     def token_url(self, call: Call) -> str:
         """Where tokens are, as the client reaches it."""

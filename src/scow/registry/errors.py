@@ -186,8 +186,8 @@ class AuthenticationRequired(Refusal, Unauthorized):
 
     code, status = "UNAUTHORIZED", HTTPStatus.UNAUTHORIZED
 
-    def __init__(self, challenge: str) -> None:
-        super().__init__("authentication required", headers=(("WWW-Authenticate", challenge),))
+    def __init__(self, challenge: str, message: str = "authentication required") -> None:
+        super().__init__(message, headers=(("WWW-Authenticate", challenge),))
 
 
 class LoginRefused(Refusal, Forbidden):

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from scow.registry.signatures import OwnKey
 
 FRESH_S: Final = 60.0
+AHEAD_S: Final = 3600.0
 EARLY_S: Final = 10
 """What is signed is valid from so long before: clocks differ."""
 
@@ -65,7 +66,8 @@ class Keys:
 
         await self._read()
         now = time.time()
-        newest = self._keys[0] if self._keys else None
+        # One from far ahead was made while the clock was wrong: it would be used until that time has come.
+        newest = next((each for each in self._keys if each[0].made_at < now + AHEAD_S), None)
         if (
             newest is None
             or newest[0].made_at + self._life_s < now
@@ -75,7 +77,8 @@ class Keys:
             known = SigningKey(str(made.kid), json.dumps(made.as_dict(private=True)), now)
             await self._accounts.put_signing_key(known, now - self._life_s - self._longest_s - EARLY_S)
             await self._read(fresh=True)
-        return self._keys[0]
+            newest = next(each for each in self._keys if each[0].made_at < now + AHEAD_S)
+        return newest
 
     async def _read(self, *, fresh: bool = False) -> None:
         if not fresh and time.monotonic() - self._read_at < FRESH_S:

@@ -15,6 +15,7 @@ from scow.registry.blobs import Blobs
 from scow.registry.calls import Call, Route
 from scow.registry.collector import Collector
 from scow.registry.errors import AuthenticationRequired, MethodUnsupported, NameUnknown, PageUnknown, ReadOnly, Refusal
+from scow.registry.health import Health
 from scow.registry.jobs import Jobs
 from scow.registry.listings import Listings
 from scow.registry.manifest_bodies import ManifestBodies
@@ -91,6 +92,7 @@ class Registry:
         self.passwords = passwords
         self.metrics = metrics
         self._database = database
+        self.health = Health(database, Path(settings.storage) / "blobs" if not has_bucket(settings) else None)
         self._settings = settings
         self._access = Access(accounts, passwords, settings)
         self._audit = Audit(Path(auth.audit_log) if auth.audit_log else None)

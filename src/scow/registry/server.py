@@ -210,7 +210,7 @@ class Server:
             path = request.rel_url.raw_path
         if path in _HEALTH:
             exchange.endpoint = "health"
-            return self._health(path)
+            return await self._health(path)
         if self._proxies is not None:
             exchange.origin = self._proxies.origin(request.remote or "", request.headers)
         self._rates.take(exchange.remote)
@@ -238,9 +238,11 @@ class Server:
         if self._settings.access_log:
             _log_access(exchange, received, sent, took_s)
 
-    def _health(self, path: str) -> Reply:
-        if path == "/readyz" and self._draining:
-            return refusal_reply(Draining("the registry is shutting down"))
+    async def _health(self, path: str) -> Reply:
+        if path == "/readyz":
+            if self._draining:
+                return refusal_reply(Draining("the registry is shutting down"))
+            await self._registry.health.check()
         return json_reply(200, {"status": "ok"})
 
     def _failure(self, request: BaseRequest, exchange: "_Exchange", error: Exception) -> Reply:

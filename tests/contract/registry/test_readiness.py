@@ -13,9 +13,10 @@ import pytest
 from scow.registry.command import main
 from scow.registry.readiness import ready
 from scow.registry.settings import Settings, Tls
+from scow.registry.sqlite import SqliteDatabase
 
 from .certificates import Authority
-from .conftest import Running
+from .conftest import Client, Running
 
 
 def at(settings: Settings, running: Running, host: str = "127.0.0.1") -> Settings:
@@ -39,6 +40,35 @@ async def test_the_command_says_it_by_its_exit_code(
         listen = f"127.0.0.1:{bound.getsockname()[1]}"
         assert await asyncio.to_thread(main, ["ready", "--config", str(config), "--listen", listen]) == 1
     assert f"nothing that takes requests is at {listen}" in capsys.readouterr().err
+
+
+async def test_a_registry_without_its_folder_is_not_ready(
+    settings: Settings,
+    running: Running,
+    client: Client,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("scow.registry.health.FRESH_S", 0)
+    blobs = Path(settings.storage) / "blobs"
+    blobs.rename(blobs.with_name("elsewhere"))
+    answer = await client("GET", "/readyz")
+    assert (answer.status, answer.codes) == (503, ["UNAVAILABLE"])
+    assert any(f"{blobs} is not there" in record.getMessage() for record in caplog.records)
+    assert (await client("GET", "/healthz")).status == 200
+    blobs.with_name("elsewhere").rename(blobs)
+    assert (await client("GET", "/readyz")).status == 200
+
+
+async def test_it_is_found_out_once_a_second_however_many_ask(
+    running: Running, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    row = SqliteDatabase.row
+    monkeypatch.setattr(SqliteDatabase, "row", lambda *given: asked.append(given) or row(*given))
+    answers = await asyncio.gather(*(client("GET", "/readyz") for _ in range(20)))
+    assert {answer.status for answer in answers} == {200}
+    assert len(asked) <= 2
 
 
 async def test_another_server_is_not_ready(settings: Settings) -> None:

@@ -89,6 +89,8 @@ async def test_a_database_that_was_away_is_connected_to_again(client: Client, po
         assert (answer.status, answer.codes) == (503, ["UNAVAILABLE"])
         assert str(postgres.folder).encode() not in answer.body
         assert answer.headers["Retry-After"] == "1"
+        assert (await client("GET", "/readyz")).status == 503
+        assert (await client("GET", "/healthz")).status == 200
     finally:
         await asyncio.to_thread(postgres.resume)
     assert (await client("GET", f"{REPO}/manifests/latest")).headers["Docker-Content-Digest"] == digest

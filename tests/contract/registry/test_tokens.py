@@ -267,6 +267,9 @@ class TestUse:
         assert (await client("GET", path, Authorization=token)).body == b"data"
         refused = challenge(await client("DELETE", path, Authorization=token))
         assert (refused["error"], refused["scope"]) == ("insufficient_scope", "repository:team/app:delete")
+        assert (await client("DELETE", path, Authorization=token)).json["errors"][0]["message"] == (
+            "the token does not allow delete here"
+        )
         assert challenge(await client("GET", path))["scope"] == "repository:team/app:pull"
 
     async def test_a_token_is_for_its_repository(self, client: TokenClient) -> None:
@@ -385,6 +388,21 @@ class TestKeys:
         await client.token(user=ANN)
         left = {key["kid"] for key in (await client("GET", "/.well-known/jwks.json")).json["keys"]}
         assert heads[0]["kid"] not in left
+
+    async def test_a_key_of_a_clock_that_was_wrong_is_not_used_until_its_time_comes(
+        self, client: TokenClient, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        now, years = time.time(), 10 * 365 * 86400
+        clock = [now]
+        monkeypatch.setattr("scow.registry.tokens.time.time", lambda: clock[0])
+        used = []
+        for moment in (now, now + years, now + 1, now + 2):
+            clock[0] = moment
+            answer = await client.token(user=ANN)
+            used.append(json.loads(base64.urlsafe_b64decode(answer.json["token"].split(".")[0] + "=="))["kid"])
+            assert (await client("GET", "/v2/", Authorization=f"Bearer {answer.json['token']}")).status == 200
+        assert used[1] not in (used[0], used[2])
+        assert used[2] == used[3]
 
     async def test_a_token_of_one_process_is_good_at_another(
         self, serve: Callable[..., Any], settings: Settings, client: TokenClient
