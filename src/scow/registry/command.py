@@ -18,6 +18,7 @@ import msgspec
 
 from scow.errors import ScowError
 from scow.registry.accounts import Account, SqlAccounts
+from scow.registry.audit import note_by_hand
 from scow.registry.collector import Plan, counts
 from scow.registry.configuration import read_settings
 from scow.registry.connections import quieten, raise_descriptor_limit
@@ -28,7 +29,7 @@ from scow.registry.passwords import hash_password, make_secret
 from scow.registry.readiness import ready as is_ready
 from scow.registry.registry import Registry
 from scow.registry.rules import ROBOT
-from scow.registry.server import Server, listen
+from scow.registry.server import Server, access_log, listen
 from scow.registry.settings import Settings, SettingsInvalid, Tls
 from scow.registry.storage import open_database
 from scow.registry.supervisor import Post, Supervisor
@@ -173,6 +174,11 @@ def _share_heaps() -> None:
 def _serve(settings: Settings, options: argparse.Namespace) -> int:
     _share_heaps()
     raise_descriptor_limit()
+    # Each line is an object, and nothing before it, for whatever reads logs; it has its own time.
+    lines = logging.StreamHandler()
+    lines.setFormatter(logging.Formatter("%(message)s"))
+    access_log.addHandler(lines)
+    access_log.propagate = False
 
     def ready(url: str) -> None:
         if options.pidfile:
@@ -342,6 +348,17 @@ async def _accounts(settings: Settings) -> AsyncIterator[SqlAccounts]:
         await database.aclose()
 
 
+def _audit(settings: Settings, action: str, account: str) -> None:
+    """Write into the audit log what was changed here, rather than by a request."""
+    path = settings.auth.audit_log
+    if not path:
+        return
+    try:
+        note_by_hand(Path(path), action, account)
+    except OSError as error:
+        print(f"scow registry: the audit log does not tell of this: {sentence(error)}", file=sys.stderr)
+
+
 def _days(text: str) -> float:
     if not 0 < (days := float(text)) <= DAYS_LIMIT:  # nor is it no number at all, which would never end
         raise argparse.ArgumentTypeError(f"{text} is not more than 0 and up to {DAYS_LIMIT} days")
@@ -361,6 +378,7 @@ async def _add_user(settings: Settings, options: argparse.Namespace) -> int:
     hashed = hash_password(password)
     async with _accounts(settings) as accounts:
         await accounts.put(options.name, Account(hashed))
+    _audit(settings, "user add", options.name)
     print(f"user {options.name} can log in; reading needs a password too unless auth.anonymous_pull is set")
     return 0
 
@@ -372,6 +390,7 @@ async def _add_robot(settings: Settings, options: argparse.Namespace) -> int:
     expires_at = time.time() + options.expires * 86400 if options.expires is not None else None
     async with _accounts(settings) as accounts:
         await accounts.put(name, Account(kept, expires_at))
+    _audit(settings, "robot add", name)
     print(f"{name}\n{secret}")
     return 0
 
@@ -380,6 +399,8 @@ async def _remove_account(settings: Settings, options: argparse.Namespace) -> in
     name = options.prefix + options.name.removeprefix(options.prefix)
     async with _accounts(settings) as accounts:
         gone = await accounts.remove(name)
+    if gone:
+        _audit(settings, "account rm", name)
     print(f"{name} is removed" if gone else f"there is no {name}")
     return 0 if gone else 1
 

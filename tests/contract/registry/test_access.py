@@ -4,6 +4,8 @@ import asyncio
 import base64
 import json
 import re
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -269,6 +271,29 @@ async def test_the_audit_log_tells_whose_password_was_tried(
         ("POST token", "ann", None, 401),
         ("POST token", "ann", "ann", 200),
     ]
+
+
+async def test_the_audit_log_tells_of_accounts_changed_by_command(settings: Settings, tmp_path: Path) -> None:
+    path, config = tmp_path / "audit.log", tmp_path / "registry.toml"
+    config.write_text(f'storage = "{settings.storage}"\n[auth]\naudit_log = "{path}"\n')
+    run = [sys.executable, "-m", "scow.registry"]
+
+    async def manage(*arguments: str) -> str:
+        command = [*run, *arguments, "--config", str(config)]
+        done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        return done.stderr
+
+    assert f"the audit log does not tell of this: {path}: No such file" in await manage("robot", "add", "early")
+    path.touch()
+    await manage("robot", "add", "ci")
+    await manage("robot", "rm", "ci")
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [(line["action"], line["account"]) for line in lines] == [
+        ("robot add", "robot+ci"),
+        ("account rm", "robot+ci"),
+    ]
+    assert all(line["operator"] for line in lines)
 
 
 class TestAuditFile:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -76,6 +77,16 @@ async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(20):
         while not condition():  # noqa: ASYNC110  # of other processes: nothing tells us
             await asyncio.sleep(0.02)
+
+
+async def test_lines_of_the_access_log_are_objects_from_their_first_character(client: Client, service: Service) -> None:
+    service.config.write_text(service.config.read_text() + "access_log = true\n")
+    service.process.send_signal(signal.SIGHUP)
+    await until(lambda: "the settings were read anew" in service.log.read_text())
+    await client("GET", "/v2/")
+    await until(lambda: any(line.startswith("{") for line in service.log.read_text().splitlines()))
+    (line,) = (json.loads(line) for line in service.log.read_text().splitlines() if line.startswith("{"))
+    assert (line["path"], line["status"]) == ("/v2/", 200)
 
 
 async def test_an_upload_goes_on_at_any_worker(client: Client, service: Service) -> None:
