@@ -32,11 +32,17 @@ def _problems(settings: Settings) -> Iterator[tuple[str, str]]:
                 yield f"{key}.robots", f"{robot!r} is to be written without 'robot+'"
     for number, policy in enumerate(settings.policies):
         yield from _patterns(f"policies[{number}].repositories", policy.repositories)
-    for key, url in (("url", settings.url), ("auth.token.realm", auth.token.realm if auth.token else "")):
+    realm = auth.token.realm if auth.token else ""
+    for key, url in (("url", settings.url), ("auth.token.realm", realm), ("traces.endpoint", settings.traces.endpoint)):
         if url and not _is_url(url):
             yield key, f"{url!r} is no URL with http:// or https://"
     if auth.token is not None and not _is_quotable(auth.token.service):
         yield "auth.token.service", "is to be of printable ASCII without quotes: it goes into a header"
+
+    try:
+        _ = urlsplit(settings.database.url).port
+    except ValueError as error:  # the URL itself has the password in it
+        yield "database.url", str(error)
 
 
 def _patterns(key: str, patterns: list[str]) -> Iterator[tuple[str, str]]:

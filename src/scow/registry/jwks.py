@@ -91,12 +91,21 @@ class ForeignKeys:
     """The keys of one issuer."""
 
     def __init__(self, where: str, peer: Peer) -> None:
-        """`where` is the URL of a JWKS document, or a file: a JWKS document, or certificates or public keys in PEM."""
+        """`where` is the URL of a JWKS document, or a file: a JWKS document, or certificates or public keys in PEM.
+
+        A file is read at once, which blocks. Raises SettingsInvalid.
+        """
         self._where = where
         self._peer = peer
         self._keys: list[Key] = []
         self._read_at = -FRESH_S
         self._reading = asyncio.Lock()
+        if not self._is_url:
+            self._keys, self._read_at = read_keys(Path(where)), time.monotonic()
+
+    @property
+    def _is_url(self) -> bool:
+        return urlsplit(self._where).scheme in ("http", "https")
 
     async def verify(self, text: str) -> dict[str, Any] | None:
         """The claims of a JWT that one of the keys has signed; None for anything else. Raises IssuerUnreachable."""
@@ -124,7 +133,7 @@ class ForeignKeys:
 
             before, self._read_at = self._read_at, time.monotonic()
             try:
-                if urlsplit(self._where).scheme in ("http", "https"):
+                if self._is_url:
                     status, document = await self._peer.ask(self._where)
                     if status != 200:
                         raise IssuerUnreachable(self._where, f"status {status}")

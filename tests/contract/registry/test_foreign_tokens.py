@@ -102,6 +102,20 @@ async def test_keys_in_a_file(form: str, open_with: Callable[..., Any], tmp_path
     assert (await client("GET", "/v2/", Authorization=f"Bearer {stranger}")).status == 401
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [(None, "No such file"), ('{"keys": []}', "no keys are in it"), ("{", "no keys can be read")],
+)
+async def test_a_file_without_keys_is_found_at_the_start(
+    open_with: Callable[..., Any], tmp_path: Path, text: str | None, message: str
+) -> None:
+    file = tmp_path / "keys"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(SettingsInvalid, match=f"{file}: {message}"):
+        await open_with(str(file))
+
+
 async def test_what_everybody_may_read_stays_open(issuer: FakeIssuer, open_with: Callable[..., Any]) -> None:
     rules = [Rule(repositories=["open/**"], anonymous=True, actions=["pull"])]
     client = await open_with(f"{issuer.url}/keys", rules=rules)

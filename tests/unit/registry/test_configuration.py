@@ -71,6 +71,14 @@ def test_every_kind_of_key(tmp_path: Path) -> None:
         ("listen = '5000'", "listen: must be host:port with a port up to 65535, not '5000'"),
         ("url = 'registry.example.com'", "url: 'registry.example.com' is no URL with http:// or https://"),
         ("[auth.token]\nservice = 'a\"b'", "auth.token.service: is to be of printable ASCII without quotes"),
+        (
+            "[traces]\nendpoint = 'collector:4318'",
+            "traces.endpoint: 'collector:4318' is no URL with http:// or https://",
+        ),
+        (
+            "[database]\nurl = 'postgresql://u:secret@h:x/d'",
+            "database.url: Port could not be cast to integer value as 'x'",
+        ),
         ("[[policies]]\nrepositories = []", "policies[0].repositories: is empty: no repository is meant"),
     ],
 )
