@@ -66,9 +66,9 @@ class Rules:
         if who is None:
             return False
         name = who.name
-        if name.startswith(ROBOT):  # named explicitly, so that a rule for everybody is one for people
-            return name.removeprefix(ROBOT) in rule.robots or name in rule.users
-        if name in rule.users or "*" in rule.users:
+        if name in rule.users or (name.startswith(ROBOT) and name.removeprefix(ROBOT) in rule.robots):
+            return True
+        if "*" in rule.users and not name.startswith(ROBOT):  # a rule for everybody is one for people
             return True
         return any(group in who.groups or name in self._groups.get(group, ()) for group in rule.groups)
 

@@ -175,6 +175,14 @@ class TestIssue:
         claims = await client.claims(await client.token(*scopes, user=robot))
         assert claims["access"] == [{"type": "repository", "name": "team/app", "actions": ["pull"]}]
 
+    async def test_a_robot_may_be_in_a_group(
+        self, serve: Callable[..., Any], settings: Settings, client: TokenClient, accounts: dict[str, str]
+    ) -> None:
+        auth = msgspec.structs.replace(settings.auth, groups={"dev": ["ann", "robot+ci"]})
+        client.url = (await serve(settings, auth=auth)).url
+        answer = await client.token("repository:team/other:pull,push", user=("robot+ci", accounts["robot+ci"]))
+        assert (await client.claims(answer))["access"][0]["actions"] == ["pull", "push"]
+
     @pytest.mark.parametrize("together", [True, False], ids=["one parameter", "several"])
     async def test_scopes_of_several_repositories(self, client: TokenClient, together: bool) -> None:
         scopes = ["repository:team/a:pull,push", "repository:team/b:pull"]
