@@ -299,6 +299,8 @@ FILTERS: list[tuple[dict[str, list[str]], list[str]]] = [
     ({"expose": ["70-90/tcp"]}, ["two"]),
     ({"health": ["none"]}, ["two", "one"]),
     ({"health": ["healthy"]}, []),
+    ({"is-task": ["true"]}, []),
+    ({"is-task": ["false"]}, ["two", "one"]),
 ]
 
 

@@ -12,7 +12,7 @@ from scow.api.call import JSON, Call, empty, no_content, not_modified
 from scow.api.errors import Prefixed
 from scow.api.hijack import MULTIPLEXED_STREAM, RAW_STREAM
 from scow.api.shims import respond, upgrade_create
-from scow.errors import InvalidArgument, ScowError
+from scow.errors import InvalidArgument, NotSupported, ScowError
 from scow.wire.container import CreateRequest, UpdateRequest
 from scow.wire.message import encode
 
@@ -58,6 +58,8 @@ async def start(call: Call) -> web.StreamResponse:
         raise InvalidArgument(
             "starting container with non-empty request body was deprecated since API v1.22 and removed in v1.24"
         )
+    if call.text("checkpoint"):
+        raise NotSupported("checkpoints of containers are not supported by this engine")
     started = await call.background.finish(call.engine.containers.start(call.params["name"]))
     return no_content() if started else not_modified()
 

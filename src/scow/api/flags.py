@@ -114,6 +114,7 @@ def _parser() -> argparse.ArgumentParser:
         (("--icc",), "let containers on the default bridge reach each other (default true)"),
         (("--ip-masq",), "masquerade what leaves the default bridge (default true)"),
         (("--ipv6",), "IPv6 on the default bridge"),
+        (("--userland-proxy",), "carry TCP from the machine's IPv6 to containers without (default true)"),
         (("--selinux-enabled",), "give containers SELinux labels, where the kernel has SELinux"),
         (("--no-new-privileges",), "no-new-privileges for containers that don't say otherwise"),
     ):

@@ -83,6 +83,9 @@ ROUTES: Final[tuple[tuple[str, str, Handler], ...]] = (
     ("POST", "/containers/{name}/update", containers.update),
     ("GET", "/containers/{name}/attach/ws", websocket.attach),
     ("GET", "/containers/{name}/export", archives.export),
+    ("GET", "/containers/{name}/checkpoints", system.no_checkpoints),
+    ("POST", "/containers/{name}/checkpoints", system.no_checkpoints),
+    ("DELETE", "/containers/{name}/checkpoints/{checkpoint}", system.no_checkpoints),
     ("DELETE", "/containers/{name:.*}", containers.remove),  # `rm --link parent/alias`
     ("GET", "/exec/{id}/json", execs.inspect),
     ("POST", "/exec/{id}/start", execs.start),

@@ -74,6 +74,10 @@ async def no_managed_plugins(call: Call) -> web.StreamResponse:
     )
 
 
+async def no_checkpoints(call: Call) -> web.StreamResponse:
+    raise NotSupported("checkpoints of containers are not supported by this engine")
+
+
 async def no_swarm_manager(call: Call) -> web.StreamResponse:
     raise Unavailable(
         'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to connect this node to '

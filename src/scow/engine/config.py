@@ -89,6 +89,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     fixed_cidr_v6: str = ""
     icc: bool = True  # whether containers on the default bridge reach each other
     ip_masq: bool = True
+    userland_proxy: bool = True  # whether ports are reached at IPv6 addresses of the machine if containers have none
     default_address_pools: tuple[dict[str, Any], ...] = ()
     default_network_opts: dict[str, dict[str, str]] = {}  # options of new networks, by driver
     host_gateway_ips: tuple[str, ...] = ()  # what `host-gateway` means for containers

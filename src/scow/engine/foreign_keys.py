@@ -34,8 +34,7 @@ WITHOUT_EFFECT: Final[Mapping[str, str]] = {
     "raw-logs": "the engine's log has no colours",
     "storage-opts": "layers are mounted as they are",
     "swarm-default-advertise-addr": NO_SWARM,
-    "userland-proxy": "ports are published by the kernel alone",
-    "userland-proxy-path": "ports are published by the kernel alone",
+    "userland-proxy-path": "the engine itself carries what the kernel can't",
 }
 """Keys by the reason why they change nothing."""
 

@@ -32,7 +32,8 @@ STATUSES: Final = frozenset(["created", "restarting", "running", "removing", "pa
 
 HEALTHS: Final = frozenset(["healthy", "none", "starting", "unhealthy"])
 
-_BOOLEANS: Final = frozenset(["0", "1", "false", "true"])
+_TRUE: Final = frozenset(["1", "true"])
+_BOOLEANS: Final = _TRUE | {"0", "false"}
 Filters = Mapping[str, Sequence[str]]
 
 
@@ -63,6 +64,8 @@ def select(
     for value in filters.get("is-task", ()):
         if value.lower() not in _BOOLEANS:
             raise InvalidArgument(f"invalid filter 'is-task=[{value}]'")
+        if value.lower() in _TRUE:
+            return []  # a swarm's tasks, of which there are none here
     before = [table.get(ref) for ref in filters.get("before", ())]
     since = [table.get(ref) for ref in filters.get("since", ())]
     ancestors = {id for ref in filters.get("ancestor", ()) for id in image_ids(ref)}

@@ -70,6 +70,7 @@ def network_settings(config: EngineConfig) -> Settings:
         default_binding=config.ip,
         masquerade=config.ip_masq,
         inter_container=config.icc,
+        relays=config.userland_proxy,
     )
     return msgspec.structs.replace(settings, default_pools=tuple(pools)) if pools else settings
 

@@ -57,7 +57,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     `bridge_name` of the default bridge is derived from the engine id if empty; so is its subnet chosen from
     `default_pools` if there is neither `bip` (an address with prefix) nor `fixed_cidr` (the part of the subnet that
-    containers get addresses of). `spare_sandboxes` bounds the pool of ready ones.
+    containers get addresses of). `relays` carry what comes by IPv6 to containers without. `spare_sandboxes` bounds the
+    pool of ready ones.
     """
 
     bridge_name: str = ""
@@ -71,6 +72,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     mtu: int = 1500
     masquerade: bool = True
     inter_container: bool = True
+    relays: bool = True
     spare_sandboxes: int = 4
 
 

@@ -308,7 +308,8 @@ table {table} {{
     }}
     chain output {{
         type nat hook output priority -100; policy accept;
-        # The kernel lets nothing leave loopback under ::1. Refused at once, clients of "localhost" go on to 127.0.0.1.
+        # The kernel lets nothing leave loopback under ::1: a relay carries it. Without one it is refused at once, and
+        # clients of "localhost" go on to 127.0.0.1.
         ip6 daddr ::1 return
         fib daddr type local jump published
     }}

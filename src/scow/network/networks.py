@@ -91,7 +91,11 @@ class Networks:
         self._bridges: dict[str, int] = {}
         self._endpoints: dict[str, Endpoint] = {}
         self._publishing = Publishing(
-            self._firewall, self._endpoints, self._threads, default_ip=self._settings.default_binding
+            self._firewall,
+            self._endpoints,
+            self._threads,
+            default_ip=self._settings.default_binding,
+            relays=self._settings.relays,
         )
         self._containers: dict[str, dict[str, Endpoint]] = {}
         self._recorded_sandboxes: set[str] = set()
@@ -383,7 +387,7 @@ class Networks:
         """Publish what a lost endpoint had published through the one that is the way out now, on the same ports."""
         wanted = [Port(each.container_port, each.protocol, each.host_ip, each.host_port) for each in published]
         network = self._networks[heir.network_id]
-        usable = [port for port in wanted if ":" not in port.host_ip or heir.ipv6]
+        usable = [port for port in wanted if self._publishing.can_lead(port, heir)]
         endpoint = await self._publishing.reserve(network, heir, usable)
         self._add(endpoint)
         await self._state.put_endpoint(endpoint)

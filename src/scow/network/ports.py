@@ -2,7 +2,8 @@
 
 Each published port is held by a bound socket that never listens. It keeps other programs (and other engines) from
 taking the port without noticing, as docker's userland proxy does, while the packets themselves go by the firewall's
-address translation and never reach the socket.
+address translation and never reach the socket. Those that it can't lead on do: then the socket listens, and relays
+carry what connects to it (see there).
 """
 
 import errno
@@ -21,6 +22,7 @@ from scow.linux import sysctl
 from scow.linux.conntrack import forget_answered_by, forget_sent_to
 from scow.network.addresses import Address, parse_address
 from scow.network.model import Endpoint, Port, PublishedPort
+from scow.network.relays import Relays
 
 _log = logging.getLogger(__name__)
 _KINDS: Final = {
@@ -78,9 +80,13 @@ class Hold(msgspec.Struct):
 
 
 class PortTable:
-    """Every port that this engine publishes. Owned by the event loop: nothing here waits."""
+    """Every port that this engine publishes. Owned by the event loop: nothing here waits.
 
-    def __init__(self) -> None:
+    Without `relays`, ports of containers without IPv6 are not published at the machine's IPv6 addresses.
+    """
+
+    def __init__(self, relays: Relays | None = None) -> None:
+        self._relays = relays
         self._holds: dict[tuple[str, int], list[Hold]] = {}
         self._by_holder: dict[str, list[Hold]] = {}
         self._cursor = 0
@@ -91,7 +97,8 @@ class PortTable:
         """Take all the ports or none, for `holder` (an endpoint id). Raises PortTaken, NoPortLeft, BadPort.
 
         A request without address takes the port on all addresses of the IP versions that the holder has; one for an
-        address of another version leads nowhere, and is left out.
+        address of another version leads nowhere, and is left out. Relays carry TCP from IPv6 to IPv4; a request without
+        address does without that if somebody else has the port there.
         """
         try:
             found = [port for request in requests for port in self._reserve(request, holder, versions, default_ip)]
@@ -112,10 +119,21 @@ class PortTable:
             self._add(Hold(port, holder, held))
         return failures
 
+    def relay(self, holder: str, ip: str) -> None:
+        """Have what connects to a holder's ports at IPv6 addresses, in spite of the firewall, carried to `ip`."""
+        for hold in self._by_holder.get(holder, ()):
+            if self._relays is not None and hold.held is not None and _may_be_relayed(hold.port):
+                try:
+                    self._relays.listen(hold.held, (ip, hold.port.container_port))
+                except OSError as error:
+                    _log.warning("port %d can't be reached by IPv6: %s", hold.port.host_port, error)
+
     def release(self, holder: str) -> None:
         """Give back what a holder has; a holder of nothing is fine."""
         for hold in self._by_holder.pop(holder, []):
             if hold.held is not None:
+                if self._relays is not None:
+                    self._relays.forget(hold.held)
                 hold.held.close()
             key = (hold.port.protocol, hold.port.host_port)
             self._holds[key].remove(hold)
@@ -126,6 +144,8 @@ class PortTable:
         """Close every socket; the ports stay published in the firewall."""
         for holder in list(self._by_holder):
             self.release(holder)
+        if self._relays is not None:
+            self._relays.close()
 
     def _add(self, hold: Hold) -> None:
         self._holds.setdefault((hold.port.protocol, hold.port.host_port), []).append(hold)
@@ -136,7 +156,9 @@ class PortTable:
             raise BadPort(f"invalid proto: {request.protocol}")
         if not 0 < request.container_port < 65536 or not 0 <= request.host_port < 65536:
             raise BadPort(f"invalid port number: {request.host_port}:{request.container_port}")
-        addresses = _addresses(request.host_ip or default_ip, versions)
+        host_ip = request.host_ip or default_ip
+        reachable = {*versions, 6} if self._relays is not None and request.protocol == "tcp" else set(versions)
+        addresses = _addresses(host_ip, reachable)
         if not addresses:
             _log.warning(
                 "port %d is not published at %s: no such address inside", request.container_port, request.host_ip
@@ -145,7 +167,7 @@ class PortTable:
         last_failure: PortTaken | None = None
         for number in self._numbers(request):
             try:
-                return self._take(request, number, addresses, holder)
+                return self._take(request, number, addresses, holder, versions)
             except PortTaken as failure:
                 last_failure = failure
         if last_failure is not None and request.host_port:
@@ -164,22 +186,19 @@ class PortTable:
                 self._cursor = number - low + 1
                 yield number
 
-    def _take(self, request: Port, number: int, addresses: Sequence[Address], holder: str) -> list[PublishedPort]:
+    def _take(
+        self, request: Port, number: int, addresses: Sequence[Address], holder: str, versions: Collection[int]
+    ) -> list[PublishedPort]:
         taken: list[Hold] = []
         try:
             for address in addresses:
                 port = PublishedPort(request.container_port, request.protocol, str(address), number)
-                other = self._conflict(address, port)
-                if other is not None:
-                    raise PortTaken(str(address), number, request.protocol, holder=other.holder)
                 try:
-                    taken.append(Hold(port, holder, _bind(port)))
-                except OSError as error:
-                    if error.errno != errno.EADDRINUSE:
-                        raise BadPort(
-                            f"failed to bind host port {address}:{number}/{request.protocol}: {error.strerror}"
-                        ) from error
-                    raise PortTaken(str(address), number, request.protocol, ours=False) from error
+                    taken.append(self._hold(address, port, holder))
+                except (PortTaken, BadPort) as failure:
+                    must = not taken or address.version in versions
+                    if must or (isinstance(failure, PortTaken) and not request.host_port):  # another number may do
+                        raise
         except BaseException:
             for hold in taken:
                 if hold.held is not None:
@@ -189,6 +208,19 @@ class PortTable:
             self._add(hold)
         return [hold.port for hold in taken]
 
+    def _hold(self, address: Address, port: PublishedPort, holder: str) -> Hold:
+        other = self._conflict(address, port)
+        if other is not None:
+            raise PortTaken(port.host_ip, port.host_port, port.protocol, holder=other.holder)
+        try:
+            return Hold(port, holder, _bind(port))
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise BadPort(
+                    f"failed to bind host port {port.host_ip}:{port.host_port}/{port.protocol}: {error.strerror}"
+                ) from error
+            raise PortTaken(port.host_ip, port.host_port, port.protocol, ours=False) from error
+
     def _conflict(self, address: Address, port: PublishedPort) -> Hold | None:
         for hold in self._holds.get((port.protocol, port.host_port), []):
             other = parse_address(hold.port.host_ip)
@@ -197,6 +229,10 @@ class PortTable:
             ):
                 return hold
         return None
+
+
+def _may_be_relayed(port: PublishedPort) -> bool:
+    return port.protocol == "tcp" and ":" in port.host_ip
 
 
 def _addresses(host_ip: str, versions: Collection[int]) -> list[Address]:

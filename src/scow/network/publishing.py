@@ -1,4 +1,4 @@
-"""An endpoint's published ports: held, led to it by the firewall, and taken back."""
+"""An endpoint's published ports: held, led to it by the firewall or carried by relays, and taken back."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -9,6 +9,7 @@ from scow.network import ports
 from scow.network.firewall import Firewall
 from scow.network.model import OPTION_BINDING, Endpoint, Network, Port
 from scow.network.ports import PortTable, PortTaken, PublishingFailed
+from scow.network.relays import Relays, has_ipv6
 from scow.network.threads import Threads
 
 _log = logging.getLogger(__name__)
@@ -18,13 +19,14 @@ class Publishing:
     """Ports of all endpoints (by id, to name who holds one). An endpoint's ports are reserved, published, withdrawn."""
 
     def __init__(
-        self, firewall: Firewall, endpoints: Mapping[str, Endpoint], threads: Threads, *, default_ip: str
+        self, firewall: Firewall, endpoints: Mapping[str, Endpoint], threads: Threads, *, default_ip: str, relays: bool
     ) -> None:
         self._firewall = firewall
         self._endpoints = endpoints
         self._threads = threads
         self._default_ip = default_ip
-        self._ports = PortTable()
+        self._relays = Relays() if relays and has_ipv6() else None
+        self._ports = PortTable(self._relays)
 
     async def reserve(self, network: Network, endpoint: Endpoint, published: Sequence[Port]) -> Endpoint:
         """Take ports for an endpoint, which is returned with them. Raises PublishingFailed, NoPortLeft, BadPort."""
@@ -40,6 +42,7 @@ class Publishing:
     async def publish(self, endpoint: Endpoint) -> None:
         """Have the ports lead to the endpoint. Raises NftablesFailed."""
         await self._firewall.publish(endpoint)
+        self._ports.relay(endpoint.id, endpoint.ipv6 or endpoint.ip)
         if endpoint.ports:
             await self._threads(lambda: ports.forget_flows_before(endpoint))
 
@@ -58,6 +61,11 @@ class Publishing:
         """Hold ports that an earlier engine process published."""
         for failure in self._ports.adopt(endpoint.ports, endpoint.id):
             _log.warning("cannot hold a port of container %s any more: %s", endpoint.container_id, failure)
+        self._ports.relay(endpoint.id, endpoint.ipv6 or endpoint.ip)
+
+    def can_lead(self, port: Port, endpoint: Endpoint) -> bool:
+        """Whether what comes to a port's address can get to the endpoint."""
+        return ":" not in port.host_ip or bool(endpoint.ipv6) or (self._relays is not None and port.protocol == "tcp")
 
     def close(self) -> None:
         """Let go of all ports; they stay published in the firewall."""

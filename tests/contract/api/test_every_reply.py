@@ -133,6 +133,17 @@ async def test_there_is_no_swarm(server: Server, method: str, path: str, status:
         assert reply.message.startswith("This node is not a swarm manager.")
 
 
+async def test_there_are_no_checkpoints(server: Server) -> None:
+    for method, path in (
+        ("GET", "/containers/box/checkpoints"),
+        ("POST", "/containers/box/checkpoints"),
+        ("DELETE", "/containers/box/checkpoints/one"),
+        ("POST", "/containers/box/start?checkpoint=one"),
+    ):
+        reply = await server.ask(method, path)
+        assert (reply.status, "checkpoints of containers are not supported" in reply.message) == (501, True)
+
+
 async def test_there_are_no_plugins(server: Server) -> None:
     assert (await server.ask("GET", "/plugins")).json == []
     assert (await server.ask("GET", "/plugins/x/json")).status == 404

@@ -264,10 +264,10 @@ def test_what_guards_a_machine_is_never_passed_over(tmp_path: Path, text: str, w
 
 def test_keys_without_effect_are_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     file = tmp_path / "daemon.json"
-    file.write_text('{"userland-proxy": false, "iptables": true, "exec-opts": ["native.cgroupdriver=systemd"]}')
+    file.write_text('{"raw-logs": true, "iptables": true, "exec-opts": ["native.cgroupdriver=systemd"]}')
     assert read_config_file(file, required=True) == {}
     assert [message.partition(": ")[2].partition(" has")[0] for message in caplog.messages] == [
-        "userland-proxy",
+        "raw-logs",
         "exec-opts: native.cgroupdriver=systemd",
     ]
 
