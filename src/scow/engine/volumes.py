@@ -111,7 +111,7 @@ class Volumes:
                 log.error("volume %s goes on without its labels and options, which are lost", name)
                 record = VolumeRecord(name=name, created_at=self._local.path(name).stat().st_ctime_ns)
             if record is not None:
-                self._records[name] = record
+                self._records[record.name] = record
 
     def path(self, name: str) -> Path:
         """Where the volume's content is, while it is mounted."""
