@@ -150,6 +150,11 @@ def _bridge_pool(
     return next(pool for pool in before.pools if addresses.parse_subnet(pool.subnet).version == version)
 
 
+def bridge_of(network_id: str) -> str:
+    """Name a network's bridge, unless its options do: as docker names it."""
+    return f"br-{network_id[:12]}"
+
+
 def user_defined(request: NetworkRequest, pools: tuple[Pool, ...]) -> Network:
     """Define a network that a user asked for; its bridge is named after its id, as docker's. Raises InvalidArgument."""
     network_id = secrets.token_hex(32)
@@ -158,7 +163,7 @@ def user_defined(request: NetworkRequest, pools: tuple[Pool, ...]) -> Network:
         name=request.name,
         driver=request.driver,
         created=datetime.now(UTC),
-        bridge=_checked_link(request.options.get(OPTION_NAME) or f"br-{network_id[:12]}")
+        bridge=_checked_link(request.options.get(OPTION_NAME) or bridge_of(network_id))
         if request.driver == BRIDGE
         else "",
         pools=pools,

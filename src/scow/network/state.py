@@ -6,6 +6,7 @@ from typing import Final
 
 import msgspec
 
+from scow.network import definitions
 from scow.network.model import Endpoint, Network
 from scow.store.database import Database
 from scow.store.documents import find_document
@@ -30,21 +31,24 @@ class State:
 
     def __init__(self, db: Database) -> None:
         self._db = db
+        self._lost: list[str] = []  # bridges of networks whose rows can't be read
         db.migrate("network", STEPS)
 
     def load(self) -> tuple[list[Network], dict[str, int], list[Endpoint]]:
         """Read networks, sandboxes' containers with their DNS servers' ports, endpoints. Blocks: for start-up.
 
-        What can't be read is left out: a network can be made again by its name, an endpoint comes with the next start.
+        What can't be read is left out: a network can be made again by its name, an endpoint comes with the container's
+        next start.
         """
 
         def read(connection: Connection) -> tuple[list[Network], dict[str, int], list[Endpoint]]:
-            networks = connection.execute("SELECT name, data FROM networks").fetchall()
+            networks = connection.execute("SELECT id, name, data FROM networks").fetchall()
             sandboxes = connection.execute("SELECT container_id, resolver_port FROM sandboxes").fetchall()
             endpoints = connection.execute("SELECT container_id, data FROM endpoints").fetchall()
-            known = (find_document(data, Network, f"network {name}") for name, data in networks)
+            known = {id: find_document(data, Network, f"network {name}") for id, name, data in networks}
+            self._lost = [definitions.bridge_of(id) for id, network in known.items() if network is None]
             held = (find_document(data, Endpoint, f"an endpoint of container {id}") for id, data in endpoints)
-            return [each for each in known if each], dict(sandboxes), [each for each in held if each]
+            return [each for each in known.values() if each], dict(sandboxes), [each for each in held if each]
 
         return self._db.read_now(read)
 
@@ -66,8 +70,9 @@ class State:
         await self._execute("DELETE FROM leaving WHERE link = ?", [(link,)])
 
     def leaving(self) -> list[str]:
-        """Read the bridges of retired networks that may be there still. Blocks: for start-up."""
-        return self._db.read_now(lambda connection: [link for (link,) in connection.execute("SELECT * FROM leaving")])
+        """Read the bridges of retired and lost networks that may be there still. Blocks: for start-up."""
+        rows = self._db.read_now(lambda connection: connection.execute("SELECT link FROM leaving").fetchall())
+        return [*(link for (link,) in rows), *self._lost]
 
     async def remove_network(self, network_id: str) -> None:
         await self._execute("DELETE FROM networks WHERE id = ?", [(network_id,)])

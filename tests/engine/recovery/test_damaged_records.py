@@ -77,11 +77,13 @@ def test_an_image_is_what_its_config_tells(own_engine: Daemon) -> None:
 
 @pytest.mark.parametrize("name", ["bridge", "mine"])
 def test_a_network_can_be_made_again(own_engine: Daemon, name: str) -> None:
-    own_engine.docker("network", "create", "mine")
+    own_engine.docker("network", "create", "--subnet", "10.212.7.0/24", "mine")
+    bridge = f"br-{own_engine.json('GET', '/networks/mine')['Id'][:12]}"
     damage(own_engine, "networks", "data", "name", name)
     assert f"network {name}: what the state database knows" in said(own_engine)
+    assert Path(f"/sys/class/net/{bridge}").exists() == (name != "mine")
     if name == "mine":
-        own_engine.docker("network", "create", "mine")
+        own_engine.docker("network", "create", "--subnet", "10.212.7.0/24", "mine")
     assert own_engine.docker("run", "--rm", "--network", name, "busybox", "echo", "works").stdout == "works\n"
     own_engine.docker("network", "rm", "mine")
 
