@@ -5,9 +5,13 @@ import pwd
 import stat
 from pathlib import Path
 
+from scow.registry.errors import StorageUnavailable
+
 
 def sentence(error: Exception) -> str:
     """What a person reads of an error; of the system's with whose the file is, which is what is mostly wrong."""
+    if isinstance(error, StorageUnavailable):  # clients are not told why; who runs the registry is
+        return f"{error}: {error.why}"
     if not isinstance(error, OSError) or error.filename is None:
         return str(error)
     said = f"{os.fsdecode(error.filename)}: {error.strerror}"

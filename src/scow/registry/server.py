@@ -107,8 +107,9 @@ class Server:
         self._metrics = registry.metrics
         self._rates = Rates(settings.limits, buckets)
         self._proxies = Proxies(settings.proxies) if settings.proxies else None
-        self._collects = collects and settings.gc.interval_s > 0
-        self._syncs = collects and bool(settings.sync) and registry.syncs.scheduled
+        changes = collects and not settings.read_only
+        self._collects = changes and settings.gc.interval_s > 0
+        self._syncs = changes and bool(settings.sync) and registry.syncs.scheduled
         self._traces = Traces(settings.traces) if settings.traces.endpoint else None
         self._tells = collects and registry.webhooks.wanted
         self._in_flight = 0

@@ -19,7 +19,7 @@ from scow.errors import InvalidArgument
 from scow.registry.accounts import Account
 from scow.registry.htpasswd import HtpasswdInvalid, read_htpasswd
 from scow.registry.passwords import TRIES_OF_NAME, Delays, hash_password
-from scow.registry.settings import Auth, Limits, Rule, Settings, SettingsInvalid, Token
+from scow.registry.settings import Auth, Gc, Limits, Rule, Settings, SettingsInvalid, Token
 
 from .conftest import Client, Running, digest_of
 
@@ -429,3 +429,19 @@ async def test_a_read_only_registry_serves_and_takes_nothing(
     ):
         answer = await client(method, path)
         assert (answer.status, answer.codes) == (405, ["UNSUPPORTED"])
+
+
+async def test_a_read_only_registry_takes_nothing_away_by_itself(
+    serve: Callable[..., Any], settings: Settings, client: Client
+) -> None:
+    """Somebody may be copying its storage."""
+    client.url = (await serve(settings, gc=Gc(interval_s=0, grace_s=0))).url
+    digest = await client.push_blob(b"unused")
+    quick = Gc(interval_s=0.05, grace_s=0)
+    client.url = (await serve(settings, read_only=True, gc=quick)).url
+    await asyncio.sleep(0.4)
+    assert (await client("GET", f"/v2/test/repo/blobs/{digest}")).status == 200
+    client.url = (await serve(settings, gc=quick)).url
+    async with asyncio.timeout(10):
+        while (await client("GET", f"/v2/test/repo/blobs/{digest}")).status == 200:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)

@@ -5,6 +5,7 @@ import os
 import pwd
 from pathlib import Path
 
+from scow.registry.errors import StorageUnavailable
 from scow.registry.os_errors import sentence
 from scow.registry.settings import SettingsInvalid
 
@@ -26,3 +27,7 @@ def test_other_errors_speak_for_themselves() -> None:
     assert sentence(OSError(errno.EROFS, "Read-only file system", b"/srv")) == "/srv: Read-only file system"
     assert sentence(OSError("nothing more")) == "nothing more"
     assert sentence(SettingsInvalid("a", "b")) == "a: b"
+
+
+def test_who_runs_the_registry_is_told_why_its_storage_is_out_of_reach() -> None:
+    assert sentence(StorageUnavailable("no route")) == "the registry's storage cannot be reached: no route"
