@@ -22,6 +22,7 @@ from scow.registry.accounts import Account, Accounts
 from scow.registry.errors import TooManyRequests
 from scow.registry.htpasswd import Htpasswd
 from scow.registry.rates import client_of
+from scow.registry.rules import ROBOT
 from scow.registry.shared import SharedTable
 
 REMEMBER_S: Final = 300
@@ -40,8 +41,8 @@ TRIES_AT_ONCE: Final = 64
 """Different passwords of one address that are looked at together: guesses in a crowd keep nobody else waiting."""
 TRIES_OF_NAME: Final = 8
 """The same for one name at that address: guesses come in a row, or the delays between them would count for little."""
-# Checked when the name is unknown, so that the answer takes as long as for a known one.
-_NOBODY: Final = b"$2b$10$CwTycUXWue0Thq9StjUM0uJ8lUk5Hn5VRPzrcTIY6TSzHb4hUD7.2"
+_NOBODY: Final = "$2b${cost}$CwTycUXWue0Thq9StjUM0uJ8lUk5Hn5VRPzrcTIY6TSzHb4hUD7.2"
+_NO_ROBOT: Final = f"sha256:{'0' * 64}"
 
 
 def hash_password(password: str) -> str:
@@ -178,9 +179,9 @@ class Passwords:
                     del self._tries[key]
 
     async def _try(self, name: str, stored: str | None, password: str, keys: tuple[str, str], proof: bytes) -> bool:
-        if not await self._verify(stored, password.encode()):
+        if not await self._verify(name, stored, password.encode()):
             newer = await self._stored(name, fresh=True)
-            if newer == stored or not await self._verify(newer, password.encode()):
+            if newer == stored or not await self._verify(name, newer, password.encode()):
                 self._delays.failed(*keys)
                 return False
             return True
@@ -206,13 +207,21 @@ class Passwords:
         finally:
             self._delays.waiting -= 1
 
-    async def _verify(self, stored: str | None, password: bytes) -> bool:
-        if stored is not None and stored.startswith("sha256:"):
-            return hmac.compare_digest(stored, f"sha256:{hashlib.sha256(password).hexdigest()}")
-        wanted = stored.encode() if stored is not None else _NOBODY
-        async with self._checks:
-            right = await asyncio.to_thread(_is_hash_of, password[:PASSWORD_LIMIT], wanted)
+    async def _verify(self, name: str, stored: str | None, password: bytes) -> bool:
+        wanted = stored if stored is not None else self._stand_in(name)
+        if wanted.startswith("sha256:"):
+            right = hmac.compare_digest(wanted, f"sha256:{hashlib.sha256(password).hexdigest()}")
+        else:
+            async with self._checks:
+                right = await asyncio.to_thread(_is_hash_of, password[:PASSWORD_LIMIT], wanted.encode())
         return right and stored is not None
+
+    def _stand_in(self, name: str) -> str:
+        """What is checked where nobody has the name: it takes as long as for the others, and so tells nobody."""
+        if name.startswith(ROBOT):
+            return _NO_ROBOT
+        costs = Counter(each.secret[4:6] for each in self._known.values() if each.secret.startswith("$2"))
+        return _NOBODY.format(cost=costs.most_common(1)[0][0] if costs else "10")
 
 
 def _is_hash_of(password: bytes, wanted: bytes) -> bool:

@@ -161,6 +161,19 @@ class TestGuessing:
         assert (await client("GET", "/v2/", Authorization=basic("ann", "secret"))).status == 200
         assert time.monotonic() - started < 0.2
 
+    async def test_an_unknown_name_is_checked_as_long_as_others(
+        self, client: Client, running: Running, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        kept = bcrypt.hashpw(b"secret", bcrypt.gensalt(5)).decode()
+        for name in ("ann", "bob"):
+            await running.registry.accounts.put(name, Account(kept))
+        await running.registry.accounts.put("eve", Account(bcrypt.hashpw(b"x", bcrypt.gensalt(4)).decode()))
+        checked = []
+        monkeypatch.setattr("bcrypt.checkpw", lambda _, wanted: checked.append(wanted[:7]))
+        for name in ("ann", "nobody", "robot+nobody"):
+            assert (await client("GET", "/v2/", Authorization=basic(name, "wrong"))).status == 401
+        assert checked == [b"$2b$05$", b"$2b$05$"]  # of robots' secrets there is nothing slow to check
+
     async def test_a_password_that_many_requests_bring_at_once_is_checked_once(
         self, client: Client, running: Running, monkeypatch: pytest.MonkeyPatch
     ) -> None:
