@@ -29,6 +29,10 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 READ_SIZE: Final = 1 << 20
+PIECE_SIZE: Final = 32 << 10
+"""What arrives in pieces of so many bytes or more is written and hashed as it is, without a copy."""
+IOV_MAX: Final = 1024
+"""Pieces that one call writes. writev(2)"""
 OPEN_LIMIT: Final = 128
 """Blobs that are kept open for the next reader."""
 SWEEP_S: Final = 30.0
@@ -108,12 +112,13 @@ class FolderStage:
         if self._published:
             # Stage and blob are one file: whoever published it died before the stage was gone.
             raise UploadUnknown(self._upload_id)
-        fd, offset = self._open_fd, self.size
-        data = b"".join(chunks) if len(chunks) > 1 else chunks[0]
-        view = memoryview(data)
+        fd, offset, size = self._open_fd, self.size, sum(map(len, chunks))
+        # Each piece costs two calls, which for small ones is more than a copy of them all.
+        pieces = chunks if len(chunks) * PIECE_SIZE <= size <= IOV_MAX * PIECE_SIZE else [b"".join(chunks)]
         try:
-            while view:
-                view = view[os.pwrite(fd, view, offset + len(data) - len(view)) :]
+            written = os.pwritev(fd, pieces, offset)
+            while written < size:
+                written += os.pwrite(fd, b"".join(pieces)[written:], offset + written)
         except OSError as error:
             if error.errno in FULL:
                 with suppress(OSError):
@@ -121,8 +126,9 @@ class FolderStage:
                 raise StorageFull from error
             raise
         for state in hashes:
-            state.update(data)
-        return len(data)
+            for piece in pieces:
+                state.update(piece)
+        return size
 
     async def feed(self, state: "_Hash", start: int) -> None:
         fd, end = self._open_fd, self.size

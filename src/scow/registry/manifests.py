@@ -17,7 +17,7 @@ from scow.registry.metadata import NewManifest
 SIZE_LIMIT: Final = 4 << 20
 """Largest manifest, in bytes."""
 REFERENCES_LIMIT: Final = 20_000
-ANNOTATIONS_LIMIT: Final = 100_000
+ANNOTATIONS_LIMIT: Final = 50_000
 URLS_SIZE: Final = 64 << 10
 """Bytes of one descriptor's URLs. As with annotations, more of them would take many times their size in memory."""
 _PIECE_SIZE: Final = 64 << 10

@@ -31,7 +31,8 @@ from scow.registry.traces import Traces
 
 KEEP_ALIVE_S: Final = 90
 """Idle connections stay for so long; clients' pools count on a minute."""
-READ_BUFFER_SIZE: Final = 512 << 10
+READ_BUFFER_SIZE: Final = 128 << 10
+"""Bytes of a body that wait to be taken, twice this for a moment: the kernel keeps the rest, and counts it."""
 LINE_LIMIT: Final = 64 << 10
 """Bytes of a request's line or of one header: tokens of issuers with many groups are long."""
 LINGER_S: Final = 5

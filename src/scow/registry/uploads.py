@@ -39,7 +39,7 @@ log = logging.getLogger("scow.registry")
 
 BATCH_SIZE: Final = 1 << 20
 """Bytes that are handed to a thread at a time: hashing releases the interpreter's lock, handing over costs."""
-HELD_LIMIT: Final = 32 << 20
+HELD_LIMIT: Final = 8 << 20
 SMALL_BATCH_SIZE: Final = 64 << 10
 """The same where all uploads together hold more than `HELD_LIMIT` in memory: many clients, or many that stall."""
 STATES_LIMIT: Final = 1024

@@ -470,7 +470,7 @@ class TestManifests:
         assert (answer.status, answer.codes) == (400, ["MANIFEST_INVALID"])
 
     async def test_many_annotations_with_quotation_marks_are_taken(self, client: Client) -> None:
-        image = await client.image(annotations={f"key{number}": '{"a":"b"}' for number in range(50_000)})
+        image = await client.image(annotations={f"key{number}": '{"a":"b"}' for number in range(40_000)})
         assert (await client.push_manifest(image, "notes"))[1].status == 201
 
     async def test_a_subject_may_be_missing_and_is_confirmed(self, client: Client) -> None:

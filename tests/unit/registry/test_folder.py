@@ -3,10 +3,13 @@
 import asyncio
 import hashlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
+
 from scow.oci.digest import Digest
-from scow.registry.folder import Folder
+from scow.registry.folder import PIECE_SIZE, Folder
 from scow.registry.objects import ObjectName, object_name
 
 UPLOAD = "00000000-0000-4000-8000-000000000000"
@@ -24,6 +27,32 @@ async def store(folder: Folder, data: bytes) -> ObjectName:
 def is_open(path: Path) -> bool:
     targets = [os.path.realpath(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")]
     return any(target.startswith(str(path)) for target in targets)
+
+
+@pytest.mark.parametrize("size", [1, PIECE_SIZE - 1, PIECE_SIZE, 3 * PIECE_SIZE])
+@pytest.mark.parametrize("count", [1, 2, 40])
+@pytest.mark.parametrize("step", [1 << 30, 10_000])
+async def test_pieces_are_written_in_order_whatever_their_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, count: int, step: int
+) -> None:
+    whole = os.pwrite
+
+    def pwrite(fd: int, data: bytes, offset: int) -> int:
+        return whole(fd, data[:step], offset)  # the kernel may write less than it is given
+
+    monkeypatch.setattr(os, "pwrite", pwrite)
+    monkeypatch.setattr(os, "pwritev", lambda fd, pieces, offset: pwrite(fd, b"".join(pieces), offset))
+    folder = Folder(tmp_path)
+    stage = await folder.open_stage(UPLOAD, create=True)
+    pieces: Sequence[bytes] = [os.urandom(size) for _ in range(count)]
+    state = hashlib.sha256()
+    for _ in range(2):
+        await stage.append(pieces, [state])
+    await stage.close()
+    assert folder.stage_path(UPLOAD).read_bytes() == b"".join(pieces) * 2
+    assert stage.size == 2 * size * count
+    assert state.digest() == hashlib.sha256(b"".join(pieces) * 2).digest()
+    await folder.aclose()
 
 
 async def test_a_blob_that_another_process_removed_gives_its_space_back(tmp_path: Path) -> None:
