@@ -1,5 +1,6 @@
 """Where kinds of errors meet HTTP statuses, and the body that carries an error's sentence."""
 
+import os
 from http import HTTPStatus
 from typing import Final
 
@@ -62,9 +63,17 @@ def status_of(error: BaseException) -> HTTPStatus:
     return next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), HTTPStatus.INTERNAL_SERVER_ERROR)
 
 
+def sentence(error: BaseException) -> str:
+    """What a client is told. The kernel's words come as dockerd writes them, `no space left on device` for instance."""
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
+        return f"{where}{error.strerror[0].lower()}{error.strerror[1:]}"
+    return str(error) or type(error).__name__
+
+
 def error_body(error: BaseException) -> bytes:
     """Write the JSON that clients take the sentence from."""
-    return msgspec.json.encode({"message": str(error) or type(error).__name__}) + b"\n"
+    return msgspec.json.encode({"message": sentence(error)}) + b"\n"
 
 
 def error_response(error: BaseException) -> web.Response:

@@ -3,6 +3,7 @@
 from aiohttp import web
 
 from scow.api.call import Call, json_bytes
+from scow.api.errors import sentence
 from scow.api.progress import serve_progress
 from scow.errors import InvalidArgument
 from scow.wire.check import CheckMessage
@@ -24,7 +25,7 @@ async def check(call: Call) -> web.StreamResponse:
     """Check everything that the engine keeps, one JSON object a line; with `repair=1` put right what can be."""
     auth = call.request.headers.get("X-Registry-Config")
     messages = await call.engine.checking.run(repair=call.flag("repair"), auth=auth)
-    return await serve_progress(call, messages, lambda error: CheckMessage(error=str(error) or type(error).__name__))
+    return await serve_progress(call, messages, lambda error: CheckMessage(error=sentence(error)))
 
 
 def _needed(call: Call, name: str) -> str:

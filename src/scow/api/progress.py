@@ -8,6 +8,7 @@ import msgspec
 from aiohttp import web
 
 from scow.api.call import JSON, Call
+from scow.api.errors import sentence
 from scow.build.runner import CommandFailed
 from scow.errors import ScowError
 from scow.wire.message import encode
@@ -28,7 +29,7 @@ class Messages(Protocol):
 
 def progress_failure(error: Exception) -> ProgressMessage:
     """An error as docker's streams end with it."""
-    text = str(error) or type(error).__name__
+    text = sentence(error)
     code = error.code if isinstance(error, CommandFailed) else 0
     return ProgressMessage(error_detail=ErrorDetail(code=code, message=text), error=text)
 

@@ -298,13 +298,16 @@ class Database:
                 except queue.Empty:
                     break
             if group:
-                self._commit(group)
+                if not self._commit(group, is_last=False):
+                    self._make_room()
+                    self._commit(group, is_last=True)
                 self._deliver(group)
                 self._count_commit()
         with contextlib.suppress(sqlite3.Error):
             self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
 
-    def _commit(self, group: list[_Write[Any]]) -> None:
+    def _commit(self, group: list[_Write[Any]], *, is_last: bool) -> bool:
+        """Do all the writes of a group; False if the disk is full and, not being the last attempt, nothing was done."""
         connection = self._writer
         try:
             connection.execute("BEGIN IMMEDIATE")
@@ -324,10 +327,20 @@ class Database:
             with contextlib.suppress(sqlite3.Error):
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
+            if not is_last and isinstance(error, sqlite3.Error) and error.sqlite_errorcode == sqlite3.SQLITE_FULL:
+                for job in group:
+                    job.error = None
+                return False
             log.error("state database %s: a commit of %d writes failed: %s", self.path, len(group), error)
             for job in group:
                 # An exception object per job: raised in several tasks, a shared one would mix their tracebacks.
                 job.error = job.error or DatabaseFailed(self.path, str(error))
+        return True
+
+    def _make_room(self) -> None:
+        """Have what is in the WAL written into the file: the room that it takes on a full disk can be used again."""
+        with contextlib.suppress(sqlite3.Error):
+            self._writer.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
 
     def _wrapped(self, error: BaseException) -> BaseException:
         if isinstance(error, sqlite3.Error) and not isinstance(error, sqlite3.IntegrityError):

@@ -212,7 +212,7 @@ def test_a_step_that_fails_is_undone(own_engine: Daemon) -> None:
         status, data = own_engine.request("POST", f"/containers/{id}/start")
         own_engine.go_on()
         assert status == 500, point
-        assert b"No space left on device" in data, point
+        assert b"no space left on device" in data, point
         assert state(own_engine, id)["Status"] == "created", point
         assert str(own_engine.folder / "exec/rootfs" / id) not in Path("/proc/mounts").read_text(), point
     own_engine.json("POST", f"/containers/{id}/start")

@@ -1,8 +1,10 @@
 """Query values are read as docker's daemon reads them."""
 
+import errno
+
 import pytest
 
-from scow.api.errors import Prefixed, status_of
+from scow.api.errors import Prefixed, sentence, status_of
 from scow.api.mux import frame, raw
 from scow.api.query import BadNumber, boolean, integer, optional_integer, timestamp
 from scow.api.routes import split_version
@@ -108,3 +110,17 @@ def test_a_frame_is_eight_bytes_and_data() -> None:
     assert frame([(1, b"ab"), (2, b"c")]) == b"\1\0\0\0\0\0\0\2ab\2\0\0\0\0\0\0\1c"
     assert raw([(1, b"ab"), (1, b"c")]) == b"abc"
     assert frame([]) == raw([]) == b""
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "no space left on device"),
+        (OSError(errno.EACCES, "Permission denied", "/x"), "/x: permission denied"),
+        (OSError(errno.EACCES, "Permission denied", b"/x"), "/x: permission denied"),
+        (OSError("plain words"), "plain words"),
+        (ValueError(), "ValueError"),
+    ],
+)
+def test_what_the_kernel_says_is_told_as_dockerd_does(error: Exception, said: str) -> None:
+    assert sentence(error) == said
