@@ -26,6 +26,8 @@ CHANNEL: Final = "scow_registry"
 FRESH_S: Final = 5.0
 CONNECT_S: Final = 10.0
 QUERY_S: Final = 60.0
+IDLE_S: Final = 20.0
+"""A transaction that does nothing for so long is one of a replica that is gone: what it holds is given to others."""
 TRIES: Final = 8
 """How often a transaction that met others is run; so many replicas seldom meet so often."""
 LOST_TRIES: Final = 3
@@ -114,6 +116,7 @@ class PostgresDatabase:
                 command_timeout=QUERY_S,
                 statement_cache_size=512,
                 connection_class=_Connection,
+                init=_prepare,
                 server_settings={"application_name": "scow-registry"},
             )
             try:
@@ -225,6 +228,17 @@ class PostgresDatabase:
         if self._pool is not None:
             with suppress(*_LOST, TimeoutError):
                 await asyncio.wait_for(self._pool.close(), CONNECT_S)
+
+
+async def _prepare(connection: Any) -> None:
+    """Have the server notice when we are gone: by itself it would take hours, with locks held meanwhile.
+
+    Not by settings of the connection's start, of which poolers take few.
+    """
+    await connection.execute(
+        f"SET idle_in_transaction_session_timeout = {int(IDLE_S * 1000)}; SET tcp_keepalives_idle = 15; "
+        "SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3"
+    )
 
 
 async def _migrate(connection: Any, steps: Sequence[str]) -> None:

@@ -206,6 +206,24 @@ class TestQuotas:
             held.open.set()
             assert (waits, await first, await second) == (True, True, False)
 
+    async def test_a_replica_that_stops_amid_a_commit_holds_up_others_for_a_while_only(
+        self,
+        limited: list[SqlMetadata],
+        gate: Callable[[str], Any],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr("scow.registry.postgres.IDLE_S", 0.5)
+        one, other = limited
+        with gate("INSERT INTO repository_blob") as held:
+            first = asyncio.create_task(self.commit(one, "team/a", 1, 55))
+            await held.reached.wait()
+            try:
+                async with asyncio.timeout(10):
+                    assert await self.commit(other, "team/b", 2, 55)
+            finally:
+                held.open.set()
+            assert not await first
+
     async def test_commits_at_once_fill_a_namespace_and_no_more(self, limited: list[SqlMetadata]) -> None:
         names = [f"team/{number % 7}" for number in range(40)]
         done = await asyncio.gather(
