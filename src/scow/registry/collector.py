@@ -31,8 +31,8 @@ from scow.registry.upload_ids import AHEAD_S, FRESH_S
 from scow.registry.uploads import Uploads
 
 BATCH: Final = 100
-MANIFESTS_BATCH: Final = 8
-"""Each may have some megabytes."""
+MANIFESTS_BATCH: Final = 32
+"""Each may have `LARGE_SIZE` bytes; larger ones are read one by one."""
 RETENTION: Final = "retention"
 COUNTING: Final = "pulls are counted"
 LEASE_S: Final = 60.0
@@ -232,9 +232,18 @@ class Collector:
         after = (0, "")
         while manifests := await self._metadata.all_manifests(after, MANIFESTS_BATCH):
             for kept in manifests:
-                if await asyncio.to_thread(digest_of, kept.data, kept.digest) != kept.digest:
+                if not await self._is_sound(kept):
                     yield kept
             after = manifests[-1].place
+
+    async def _is_sound(self, kept: KeptManifest) -> bool:
+        data = kept.data
+        if data is None:
+            stored = await self._metadata.manifest(kept.repository, kept.digest, True)
+            if stored is None:  # deleted since it was listed
+                return True
+            data = stored.data
+        return await asyncio.to_thread(digest_of, data, kept.digest) == kept.digest
 
     async def _is_blob(self, digest: Digest, name: ObjectName) -> bool:
         """Whether it still is one: collection may have been quicker than the check."""

@@ -2,7 +2,6 @@
 
 import argparse
 import asyncio
-import ctypes
 import getpass
 import logging
 import os
@@ -10,7 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +21,7 @@ from scow.registry.audit import note_by_hand
 from scow.registry.collector import Plan, counts
 from scow.registry.configuration import read_settings
 from scow.registry.connections import quieten, raise_descriptor_limit
+from scow.registry.heaps import share_heaps
 from scow.registry.imports.arguments import add_arguments
 from scow.registry.metrics import Metrics
 from scow.registry.os_errors import sentence
@@ -34,10 +34,6 @@ from scow.registry.settings import Settings, SettingsInvalid, Tls
 from scow.registry.storage import open_database
 from scow.registry.supervisor import Post, Supervisor
 from scow.registry.upstream.relay import RelayClient, RelayServer
-
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # malloc.h
-_LARGE: Final = 2 << 20
-"""Bytes of a block of memory that goes back to the system at once: more than the pieces that uploads are taken in."""
 
 DAYS_LIMIT: Final = 36_500
 """Of a robot's time: a century."""
@@ -159,20 +155,8 @@ def _settings(options: argparse.Namespace) -> Settings:
     return settings
 
 
-def _share_heaps() -> None:
-    """Let all threads of a process share two heaps of the C library's, which would keep what each once needed.
-
-    Large blocks stay out of them: the library would raise its bound for these to the largest that was ever freed.
-    """
-    with suppress(OSError, AttributeError):  # another C library
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(_M_ARENA_MAX, 2)
-        mallopt(_M_MMAP_THRESHOLD, _LARGE)
-        mallopt(_M_TRIM_THRESHOLD, 2 * _LARGE)
-
-
 def _serve(settings: Settings, options: argparse.Namespace) -> int:
-    _share_heaps()
+    share_heaps()
     raise_descriptor_limit()
     # Each line is an object, and nothing before it, for whatever reads logs; it has its own time.
     lines = logging.StreamHandler()

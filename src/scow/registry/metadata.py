@@ -53,7 +53,7 @@ class KeptManifest(msgspec.Struct, frozen=True):
     repository_id: int
     repository: str
     digest: Digest
-    data: bytes
+    data: bytes | None  # unless it is large
 
     @property
     def place(self) -> tuple[int, str]:

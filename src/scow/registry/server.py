@@ -20,6 +20,7 @@ from scow.registry.calls import Call, parse_path
 from scow.registry.connections import Connection, Connections, connection_limit
 from scow.registry.errors import Draining, Refusal, StorageFull, StorageUnavailable, TooManyRequests
 from scow.registry.folder import FULL
+from scow.registry.heaps import Tidying
 from scow.registry.proxies import Origin, Proxies
 from scow.registry.rates import Rates
 from scow.registry.registry import Registry
@@ -113,6 +114,7 @@ class Server:
         self._syncs = changes and bool(settings.sync) and registry.syncs.scheduled
         self._traces = Traces(settings.traces) if settings.traces.endpoint else None
         self._tells = collects and registry.webhooks.wanted
+        self._tidying = Tidying()
         self._in_flight = 0
         self._draining = False
         self._idle = asyncio.Event()
@@ -174,6 +176,7 @@ class Server:
         if self._http is not None:
             self._http.pre_shutdown()
             await self._http.shutdown(1.0)
+        await self._tidying.aclose()
         if self._traces is not None:
             await self._traces.aclose()
 
@@ -223,6 +226,7 @@ class Server:
 
     def ended(self, exchange: "_Exchange") -> None:
         """Take note of an exchange whose last byte is sent, or whose client has gone."""
+        self._tidying.note()
         self._in_flight -= 1
         if self._in_flight == 0:
             self._idle.set()

@@ -28,10 +28,8 @@ from scow.registry.metadata import (
 from scow.registry.sql import ALL, Row, Session
 from scow.registry.sql_names import ID_OF, NOBODY, SqlNames, ensure_repository, find_repository
 
-_FOUND: Final = (
-    f"SELECT m.digest, m.media_type, m.size, CASE WHEN m.size <= {LARGE_SIZE} THEN m.data END "
-    f"FROM manifest m WHERE m.repository = {ID_OF} "
-)
+_UNLESS_LARGE: Final = f"CASE WHEN m.size <= {LARGE_SIZE} THEN m.data END"
+_FOUND: Final = f"SELECT m.digest, m.media_type, m.size, {_UNLESS_LARGE} FROM manifest m WHERE m.repository = {ID_OF} "
 _WHOLE: Final = f"SELECT m.digest, m.media_type, m.data FROM manifest m WHERE m.repository = {ID_OF} "
 _BY_DIGEST: Final = "AND m.digest = ?"
 _BY_TAG: Final = f"AND m.digest = (SELECT digest FROM tag WHERE repository = {ID_OF} AND name = ?)"
@@ -200,7 +198,8 @@ class SqlManifests(SqlNames):
 
     async def all_manifests(self, after: tuple[int, str], limit: int) -> list[KeptManifest]:
         query = (
-            "SELECT m.repository, r.name, m.digest, m.data FROM manifest m JOIN repository r ON r.id = m.repository "
+            f"SELECT m.repository, r.name, m.digest, {_UNLESS_LARGE} "
+            "FROM manifest m JOIN repository r ON r.id = m.repository "
             "WHERE (m.repository, m.digest) > (?, ?) ORDER BY m.repository, m.digest LIMIT ?"
         )
         return [KeptManifest(*row) for row in await self._db.rows(query, *after, limit)]

@@ -333,6 +333,16 @@ async def test_a_damaged_manifest_is_found(client: Client, running: Running) -> 
     assert [(each.repository, each.digest) for each in found] == [("other", sound[0])]
 
 
+async def test_a_damaged_manifest_is_found_however_large_it_is(client: Client, running: Running) -> None:
+    note = "x" * 500_000
+    sound = await client.push_image("v1", annotations={"note": note})
+    bad = await client.push_image("v2", annotations={"note": note + "y"})
+    assert [each async for each in running.registry.collector.damaged_manifests()] == []
+    spoil = "UPDATE manifest SET data = (SELECT data FROM manifest WHERE digest = ?) WHERE digest = ?"
+    await running.registry._database.write(lambda session: session.run(spoil, sound, bad))
+    assert [each.digest async for each in running.registry.collector.damaged_manifests()] == [bad]
+
+
 @pytest.mark.parametrize("kind_of_storage", ["folder"], indirect=True)
 async def test_a_damaged_database_is_told(tmp_path: Path, serve: Callable[..., Any], settings: Settings) -> None:
     running = await serve(settings)

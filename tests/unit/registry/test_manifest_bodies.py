@@ -100,17 +100,21 @@ async def test_one_that_is_too_large_is_refused_as_soon_as_that_is_known(tmp_pat
 
 
 async def test_few_bodies_that_are_whole_are_in_memory_at_once(tmp_path: Path) -> None:
-    bodies, held, most = bodies_of(Names(), tmp_path), 0, 0
+    bodies, held, most, full = bodies_of(Names(), tmp_path), 0, 0, asyncio.Event()
 
     async def put() -> None:
         nonlocal held, most
         async with bodies.received(cast(Call, Request(SIZE)), SIZE) as data:
             held += len(data)
             most = max(most, held)
-            await asyncio.sleep(0.001)
+            if held == ROOM_SIZE // COPIES:
+                full.set()
+            await full.wait()
+            await asyncio.sleep(0)
             held -= len(data)
 
-    await asyncio.gather(*(put() for _ in range(8)))
+    async with asyncio.timeout(30):
+        await asyncio.gather(*(put() for _ in range(8)))
     assert most == ROOM_SIZE // COPIES
 
 
