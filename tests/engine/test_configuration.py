@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from scow.linux import cgroup
+from support.calls import eventually
 from support.daemon import Daemon, Registry, folder, free_subnet
 from support.machine import traces
 
@@ -28,6 +29,7 @@ def configured(registry: Registry) -> Iterator[Daemon]:
             "default-address-pools": [{"base": f"10.214.{free_subnet()}.0/24", "size": 28}],
             "default-ipc-mode": "shareable",
             "default-network-opts": {"bridge": {"com.docker.network.driver.mtu": "1400"}},
+            "builder": {"gc": {"policy": [{"maxUsedSpace": "1MB"}]}},
             "default-shm-size": "7m",
             "features": {"buildkit": True},
             "host-gateway-ips": ["10.1.2.3", "fd00::3"],
@@ -137,3 +139,15 @@ def test_a_profile_that_is_no_json_keeps_the_engine_from_starting(tmp_path: Path
         daemon = Daemon(path, "--seccomp-profile", str(profile))
         with pytest.raises(AssertionError, match="seccomp-profile"):
             daemon.start()
+
+
+def test_the_build_cache_is_trimmed_when_a_build_has_ended(configured: Daemon) -> None:
+    dockerfile = b"FROM busybox\nRUN head -c 3000000 /dev/urandom > /large\nRUN echo > /small\nRUN false"
+    failed = configured.docker("build", "-", input=dockerfile, check=False)
+    assert "Step 4/4" in failed.stdout
+
+    def cached() -> list[str]:
+        return [each["Description"] for each in configured.json("GET", "/system/df?type=build-cache")["BuildCache"]]
+
+    eventually(lambda: not any("large" in step for step in cached()))
+    assert [step for step in cached() if "small" in step], "what was used last stays"

@@ -14,15 +14,14 @@ from scow.build.cache import Cache
 from scow.build.cache_mounts import CacheMounts
 from scow.build.image_state import parse_created
 from scow.engine import validation
+from scow.engine.cache_limits import FILTERS, MOUNT, Rule
 from scow.engine.moments import parse_moment
 from scow.store.store import Store
 from scow.wire.build import CacheRecord, CacheRoom, PruneBuildReply
 from scow.wire.message import encode
 from scow.wire.times import format_time
 
-FILTERS: Final = frozenset({"until", "id", "parent", "type", "description", "inuse", "shared", "private", "unused-for"})
 REGULAR: Final = "regular"
-MOUNT: Final = "exec.cachemount"
 _TRUE: Final = frozenset({"", "1", "true"})
 
 
@@ -69,11 +68,32 @@ class BuildCache:
         """
         validation.check_filters(filters, FILTERS)
         before = self._bytes()
+        chosen = await self._remove(Rule(filters=filters, all=all, room=room))
+        await self._store.collect()
+        return PruneBuildReply(
+            caches_deleted=[item.record.id for item in chosen] or None, space_reclaimed=self._freed(before, chosen)
+        )
+
+    async def trim(self, rules: Sequence[Rule]) -> int:
+        """Remove what goes beyond the rules, one after the other; return the bytes that the disk got back."""
+        before = self._bytes()
+        removed = [item for rule in rules for item in await self._remove(rule)]
+        if removed:
+            await self._store.collect()
+        return self._freed(before, removed)
+
+    def _freed(self, before: int, removed: Sequence[_Item]) -> int:
+        return max(0, before - self._bytes()) + sum(item.record.size for item in removed if item.is_mount)
+
+    async def _remove(self, rule: Rule) -> list[_Item]:
+        """Remove the records and directories that a rule leaves no room for; layers go with the next collection."""
         items = sorted(await self._items(), key=lambda item: item.used_at)
-        wanted = [item for item in items if self._is_wanted(item, filters, all)]
-        total = sum(item.record.size for item in items)
+        wanted = [item for item in items if self._is_wanted(item, rule.filters, rule.all)]
+        # What images have, too, takes no room of the cache's own.
+        counted = [item for item in items if rule.all or not item.record.shared]
+        total = sum(item.record.size for item in counted)
         free = (await asyncio.to_thread(shutil.disk_usage, self._folder)).free
-        keep = bytes_to_keep(room, total, free)
+        keep = bytes_to_keep(rule.room, total, free)
         chosen: list[_Item] = []
         for item in wanted:
             if keep and total <= keep:
@@ -83,9 +103,7 @@ class BuildCache:
         mounts = [item for item in chosen if item.is_mount]
         await self._cache.remove([item.record.id for item in chosen if not item.is_mount])
         await self._mounts.remove([item.record.id for item in mounts])
-        await self._store.collect()
-        freed = max(0, before - self._bytes()) + sum(item.record.size for item in mounts)
-        return PruneBuildReply(caches_deleted=[item.record.id for item in chosen] or None, space_reclaimed=freed)
+        return chosen
 
     def _bytes(self) -> int:
         return sum(layer.size for layer in self._store.layers.all())

@@ -31,12 +31,13 @@ _FILE_LIMIT: Final = 16 << 20
 
 
 class Builder:
-    """Executes builds."""
+    """Executes builds; `ended` is called after each."""
 
-    def __init__(self, folder: Path, means: Means, entitlements: Sequence[str]) -> None:
+    def __init__(self, folder: Path, means: Means, entitlements: Sequence[str], ended: Callable[[], None]) -> None:
         self._folder = folder  # for contexts
         self._means = means
         self._entitlements = entitlements
+        self._ended = ended
         self._running: dict[str, asyncio.Task[object]] = {}
 
     async def build(
@@ -72,6 +73,7 @@ class Builder:
             finally:
                 self._running.pop(request.build_id, None)
                 await context.aclose()
+                self._ended()
 
         stream = ProgressStream(run)  # its task begins later than this line ends
         return stream

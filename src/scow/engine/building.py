@@ -11,10 +11,12 @@ from scow.engine.build_cache import BuildCache
 from scow.engine.build_results import BuildResults
 from scow.engine.build_runner import BuildRuns, clear_folders
 from scow.engine.build_sessions import BuildSessions
+from scow.engine.cache_upkeep import CacheUpkeep
 from scow.engine.config import EngineConfig
 from scow.engine.events import Events
 from scow.engine.resources import Resources
 from scow.engine.streams import ProgressStream
+from scow.engine.tasks import Tasks
 from scow.store.store import Store
 from scow.transfer.registries import Registries
 from scow.wire.build import BuildRequest
@@ -35,6 +37,7 @@ class Builds:
         events: Events,
         cache: Cache,
         mounts: CacheMounts,
+        tasks: Tasks,
     ) -> None:
         self._config = config
         self._store = store
@@ -47,11 +50,18 @@ class Builds:
         self.sessions = BuildSessions(self._folder / "work", store)
         self.results = BuildResults(store)
         self.usage = BuildCache(cache, mounts, store, self._folder)
+        self.upkeep = CacheUpkeep(self.usage, config.builder.gc, self._folder, tasks)
         self._builder: Builder | None = None
 
     @classmethod
     def open(
-        cls, config: EngineConfig, store: Store, registries: Registries, resources: Resources, events: Events
+        cls,
+        config: EngineConfig,
+        store: Store,
+        registries: Registries,
+        resources: Resources,
+        events: Events,
+        tasks: Tasks,
     ) -> "Builds":
         """Open the cache, and remove what builds of a killed engine left. Blocks for a moment: at start."""
         folder = config.data_root / "build"
@@ -62,7 +72,7 @@ class Builds:
         mounts = CacheMounts(store.db, folder)
         mounts.reconcile()
         store.leases.pin(cache.pins)
-        return cls(config, store, registries, resources, events, cache, mounts)
+        return cls(config, store, registries, resources, events, cache, mounts, tasks)
 
     async def build(
         self,
@@ -90,4 +100,4 @@ class Builds:
         work = self._folder / "work"
         tools = Tools(self._store, self._cache, self._mounts, work, self._config.exec_root / "build")
         means = Means(self._store, self._registries, self._events, tools, self.runs, self.sessions, self.results)
-        return Builder(work, means, self._config.builder.entitlements.names())
+        return Builder(work, means, self._config.builder.entitlements.names(), self.upkeep.build_ended)

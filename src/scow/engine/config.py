@@ -10,6 +10,7 @@ from typing import Any, Literal
 import msgspec
 
 from scow.engine import foreign_keys
+from scow.engine.cache_limits import GcConfig, rules
 from scow.engine.log_limits import parse_size
 from scow.errors import InvalidArgument
 from scow.runtime.cdi import SPEC_DIRS
@@ -65,6 +66,7 @@ class BuilderConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """How images are built: the key `builder` of daemon.json."""
 
     entitlements: Entitlements = Entitlements()
+    gc: GcConfig = GcConfig()
 
 
 class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -217,6 +219,10 @@ def make_config(
     except msgspec.ValidationError as error:
         raise InvalidConfig(f"unable to configure the engine: {error}") from error
     check_api_version(config.min_api_version)
+    try:
+        rules(config.builder.gc, 0)
+    except InvalidArgument as error:
+        raise InvalidConfig(f"unable to configure the engine: builder.gc: {error}") from error
     return msgspec.structs.replace(config, proxies=config.proxies.completed(environment or {}))
 
 

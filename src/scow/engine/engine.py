@@ -181,7 +181,7 @@ class Engine:
         lifecycle = Lifecycle(table, resources, events, tasks)
         removal = Removal(table, lifecycle, resources, store.snapshots, volumes, events)
         lifecycle.remove_hook = removal.auto_remove
-        self.builds = builds = Builds.open(config, store, registries, resources, events)
+        self.builds = builds = Builds.open(config, store, registries, resources, events, tasks)
         builds.runs.otherwise, resources.on_exit = lifecycle.exited, builds.runs.exited
         resources.on_oom = lifecycle.ran_out_of_memory
         creation = Creation(
@@ -250,6 +250,7 @@ class Engine:
         close.push_async_callback(rotation.aclose)
         removal.before_files_go.append(rotation.finish)
         close.callback(lifecycle.close)
+        close.callback(builds.upkeep.close)
         recovery.start_what_is_due()
 
     async def reload(self, config: EngineConfig) -> None:
