@@ -227,8 +227,8 @@ class Metadata(Protocol):
         client says they belong. Raises Misplaced and UploadUnknown.
         """
 
-    async def move_upload(self, upload_id: str) -> None:
-        """Its bytes are in a stage from now on."""
+    async def move_upload(self, upload_id: str, data: bytes) -> bool:
+        """Its bytes, `data`, are in a stage from now on; False if it has ended or has others: nothing was done."""
 
     async def finish_small(
         self, upload: Upload, fresh: bool, start: int | None, data: bytes, digest: Digest, limit: int

@@ -55,9 +55,9 @@ class SqlUploads(SqlNames):
 
         return await self._db.write(append, durable=False)
 
-    async def move_upload(self, upload_id: str) -> None:
-        statement = "UPDATE upload SET data = NULL WHERE id = ?"
-        await self._db.write(lambda session: session.run(statement, upload_id), durable=False)
+    async def move_upload(self, upload_id: str, data: bytes) -> bool:
+        statement = "UPDATE upload SET data = NULL WHERE id = ? AND data = ?"
+        return await self._db.write(lambda session: session.run(statement, upload_id, data), durable=False) > 0
 
     async def finish_small(
         self, upload: Upload, fresh: bool, start: int | None, data: bytes, digest: Digest, limit: int

@@ -404,8 +404,12 @@ class Uploads:
                 pass  # somebody else is about to move them, or has died of it
             try:
                 stage = await self._open(upload.upload_id)
-            except UploadUnknown:
-                continue  # whoever it was has given up
+            except UploadUnknown:  # whoever it was has given up
+                _, left = await self.find(upload.repository, upload.upload_id)
+                if left is None:
+                    raise
+                data = left
+                continue
             try:
                 _, left = await self.find(upload.repository, upload.upload_id)
                 if left is None:
@@ -425,7 +429,10 @@ class Uploads:
                 state, _ = stage.hash(upload.algorithm)
                 await stage.append([data], [state])
                 self.remember(upload.upload_id, _HashState(state, len(data)))
-            await self.metadata.move_upload(upload.upload_id)
+            if not await self.metadata.move_upload(upload.upload_id, data):
+                self.forget(upload.upload_id)
+                await self.objects.discard(upload.upload_id)
+                raise UploadBusy(upload.upload_id)  # more has come meanwhile, or the end
         except BaseException:
             await stage.close()
             raise

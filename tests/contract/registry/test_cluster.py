@@ -28,6 +28,7 @@ from obstore.store import S3Store
 from yarl import URL
 
 from scow.registry.s3 import Keys, sign
+from scow.registry.small_objects import is_small
 from support.postgres import Postgres
 from support.radosgw import Gateway, missing_programs
 
@@ -338,8 +339,7 @@ async def test_no_promise_is_broken_and_nothing_is_left(cluster: Cluster, postgr
     while True:
         kept = {row[0]: int(row[1]) for row in postgres.rows("SELECT object, size FROM blob", cluster.database)}
         there = await objects_of(cluster)
-        small = {row[0] for row in postgres.rows("SELECT name FROM small_object", cluster.database)}
-        wanted = {f"images/blobs/{name[72:74]}/{name[72:]}": size for name, size in kept.items() if name not in small}
+        wanted = {f"images/blobs/{name[72:74]}/{name[72:]}": size for name, size in kept.items() if not is_small(name)}
         left = postgres.rows(
             "SELECT 'upload', id FROM upload WHERE ended_at IS NULL UNION ALL SELECT 'stage', upload FROM stage "
             "UNION ALL SELECT 'small', name FROM small_object WHERE name NOT IN (SELECT object FROM blob)",

@@ -172,6 +172,28 @@ async def test_a_cut_chunk_keeps_what_has_come(client: Client, running: Running)
 
 
 @pytest.mark.parametrize("kind_of_storage", ["folder", "postgres"], indirect=True)
+async def test_what_comes_while_an_upload_moves_to_a_stage_is_not_lost(
+    client: Client, running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uploads, location, sizes = running.registry.uploads, await client.begin(), []
+    await client("PATCH", location, b"abc")
+    late = uploads.objects.open_stage
+
+    async def open_stage(upload_id: str, *, create: bool = False) -> Any:
+        stage = await late(upload_id, create=create)
+        if create and not sizes:
+            sizes.append(await uploads.append_small("test/repo", upload_id, 3, b"def"))
+        return stage
+
+    monkeypatch.setattr(uploads.objects, "open_stage", open_stage)
+    many = bytes(LIMIT)
+    answer = await client("PATCH", location, many, Content_Range=f"3-{LIMIT + 2}")
+    assert sizes == [6]
+    assert (answer.status, answer.headers["Range"]) == (416, "0-5")
+    assert (await client("PATCH", location, many, Content_Range=f"6-{LIMIT + 5}")).status == 202
+    assert (await client("PUT", f"{location}?digest={digest_of(b'abcdef' + many)}")).status == 201
+
+
 async def test_of_two_that_end_an_upload_at_once_one_does(client: Client) -> None:
     location, bodies = await client.begin(), [b"one", b"two", b"three", b"four"]
     ends = [client("PUT", f"{location}?digest={digest_of(body)}", body) for body in bodies]
