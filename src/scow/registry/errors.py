@@ -248,7 +248,7 @@ class BlobTooLarge(Refusal, InvalidArgument):
     code, status = "SIZE_INVALID", HTTPStatus.REQUEST_ENTITY_TOO_LARGE
 
     def __init__(self, limit: int) -> None:
-        super().__init__("blob too large", {"limit": limit})
+        super().__init__(f"a blob may have {limit} bytes here", {"limit": limit})
 
 
 class ReadOnly(Refusal, NotSupported):
@@ -267,7 +267,8 @@ class TooManyRequests(Refusal, Unavailable):
 
     def __init__(self, wait_s: float, message: str = "too many requests") -> None:
         self.wait_s = wait_s
-        super().__init__(message, headers=(("Retry-After", str(max(math.ceil(wait_s), 1))),))
+        after = str(max(math.ceil(wait_s), 1))
+        super().__init__(f"{message}, try again after {after} s", headers=(("Retry-After", after),))
 
 
 class UpstreamDenied(AccessDenied):

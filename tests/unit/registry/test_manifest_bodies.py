@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import gc
 import hashlib
 import os
 import tracemalloc
@@ -186,6 +187,7 @@ async def test_two_who_read_the_same_at_once_share_what_is_kept(tmp_path: Path) 
     data = os.urandom(1 << 20)  # there is room for several
     names = Names(data)
     bodies = bodies_of(names, tmp_path)
+    gc.collect()  # what tests before have left to be closed
     before = len(os.listdir("/proc/self/fd"))
     sent = await asyncio.gather(*(bodies.body("repo", names.known[0]) for _ in range(4)))
     assert len(os.listdir("/proc/self/fd")) == before + 1
