@@ -1,5 +1,6 @@
 """What `run` and its flags do to a process: seen from inside the container, by docker's client."""
 
+import json
 import os
 import re
 import socket
@@ -263,3 +264,15 @@ def test_a_joined_container_may_expose_ports_by_its_image_and_follows_a_rename(e
     engine.json("POST", "/containers/named/update", {"CpuShares": 100})
     engine.clean()
     engine.docker("rmi", "exposing")
+
+
+def test_a_container_gets_the_engines_socket_and_credentials_on_request(engine: Daemon, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"auths": {"registry.example": {"auth": "YTpi"}}}')
+    scow = ("--config", str(tmp_path), "run", "--rm", "--use-api-socket")
+    script = 'cat "$DOCKER_CONFIG/config.json"; test -S /var/run/docker.sock'
+    shown = engine.scow(*scow, "busybox", "sh", "-c", script).stdout
+    assert json.loads(shown) == {"auths": {"registry.example": {"auth": "YTpi"}}}
+    own = engine.scow(
+        *scow, "-e", "DOCKER_CONFIG=/own", "busybox", "sh", "-c", "echo $DOCKER_CONFIG; ls /run/secrets || :"
+    )
+    assert own.stdout == "/own\n"

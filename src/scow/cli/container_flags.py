@@ -228,6 +228,7 @@ CONTAINER_FLAGS: tuple[Flag, ...] = (
     Flag("tmpfs", "", "list", "Mount a tmpfs directory"),
     Flag("tty", "t", "bool", "Allocate a pseudo-TTY"),
     _many("ulimit", "ulimit", "Ulimit options", parse_ulimit, shown="[]"),
+    Flag("use-api-socket", "", "bool", "Bind mount the engine's API socket, and copy credentials for registries"),
     Flag("user", "u", "string", "Username or UID (format: <name|uid>[:<group|gid>])"),
     Flag("userns", "", "string", "User namespace to use"),
     Flag("uts", "", "string", "UTS namespace to use"),

@@ -166,11 +166,11 @@ def _rows(names: list[tuple[str, str]]) -> list[str]:
 
 def group_help(program: str, group: str) -> str:
     """The help text of a management command."""
-    names = [
-        (entry[0][0].split(" ", 1)[1], entry[3])
-        for entry in ENTRIES
-        if entry[3] and entry[0][0].startswith(group + " ")
-    ]
+    names = []
+    for paths, _, _, about in ENTRIES:
+        here = next((path for path in paths if path.startswith(group + " ")), "")
+        if about and here:
+            names.append((here.split(" ", 1)[1], about))
     lines = [f"Usage:  {program} {group} COMMAND", "", GROUPS[group], "", "Commands:", *_rows(sorted(names)), ""]
     return "\n".join([*lines, f"Run '{program} {group} COMMAND --help' for more information on a command."])
 

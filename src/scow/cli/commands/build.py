@@ -44,6 +44,8 @@ def _build(session: Session, options: Options, keys: KeyAgents) -> None:
     outputs = outputs_of(options)
     if options.text("progress") not in PROGRESS:
         raise CliError(f"invalid progress mode {options.text('progress')!r}: one of {', '.join(PROGRESS)}")
+    if options.text("isolation") not in ("", "default"):
+        raise CliError(f"invalid isolation {options.text('isolation')!r} on linux")
     quiet = options.flag("quiet") or options.text("progress") == "quiet"
     place = options.args[0]
     query = [*_query(session, options, quiet), *output_query(options, outputs)]
@@ -286,6 +288,7 @@ COMMANDS = {
             Flag("file", "f", "string", 'Name of the Dockerfile (Default is "PATH/Dockerfile")'),
             Flag("force-rm", "", "bool", "Always remove intermediate containers"),
             Flag("iidfile", "", "string", "Write the image ID to the file"),
+            Flag("isolation", "", "string", "Container isolation technology"),
             Flag("label", "", "list", "Set metadata for an image"),
             Flag("load", "", "bool", 'Shorthand for "--output=type=docker"'),
             Flag("memory", "m", "bytes", "Memory limit", convert=parse_bytes),

@@ -15,7 +15,7 @@ from scow.cli.names import parse_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from typing import Any
 
     from scow.cli.session import Session
@@ -60,6 +60,11 @@ def create_container(session: Session, options: Options, request: dict[str, Any]
     if policy not in PULL_POLICIES:
         raise CliError(f'invalid pull option: \'{policy}\': must be one of "always", "missing" or "never"')
     apply_own_flags(options, request)
+    credentials: Mapping[str, Any] = {}
+    if options.flag("use-api-socket"):
+        from scow.cli.api_socket import send, share
+
+        credentials = share(session, request)
     cidfile = CidFile(options.text("cidfile"))
     image = request["Image"]
     familiar = image_name(image)
@@ -88,6 +93,8 @@ def create_container(session: Session, options: Options, request: dict[str, Any]
     for warning in answer.get("Warnings") or []:
         session.warn(f"WARNING: {warning}")
     cidfile.write(answer["Id"])
+    if credentials:
+        send(session, answer["Id"], credentials)
     return str(answer["Id"])
 
 
