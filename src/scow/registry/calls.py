@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from scow.registry.access import Caller
 
 FIELDS_LIMIT: Final = 200
+FORM_S: Final = 30
+"""A form has to come whole within so long; a blob may take its time, from who may push it."""
 READ_TIMEOUT_S: Final = 60
 """A client that sends nothing for so long in the middle of a body has stalled."""
 
@@ -179,6 +181,19 @@ class Call:
             self.received += len(data)
             yield data
             data = b""  # or it would be kept until more comes, which for a stalled client is long
+
+    async def form(self, limit: int) -> bytes:
+        """The body of a form, which anybody may send. Raises QueryInvalid, TimedOut and ConnectionError."""
+        data = bytearray()
+        try:
+            async with asyncio.timeout(FORM_S):
+                async for piece in self.body():
+                    data += piece
+                    if len(data) > limit:
+                        raise QueryInvalid(f"the form has more than {limit} bytes")
+        except TimeoutError as error:
+            raise TimedOut(f"the form did not come within {FORM_S} s") from error
+        return bytes(data)
 
     @property
     def remote(self) -> str:

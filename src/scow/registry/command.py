@@ -350,8 +350,8 @@ def _days(text: str) -> float:
 
 
 def _check_name(name: str) -> None:
-    if not name or ":" in name or not name.isprintable():
-        raise SettingsInvalid(name, "an account's name has no colon and no control characters")
+    if not name or ":" in name or "*" in name or not name.isprintable():
+        raise SettingsInvalid(name, "an account's name has no colon, no asterisk and no control characters")
 
 
 async def _add_user(settings: Settings, options: argparse.Namespace) -> int:

@@ -66,9 +66,12 @@ class Rules:
         if who is None:
             return False
         name = who.name
-        if name in rule.users or (name.startswith(ROBOT) and name.removeprefix(ROBOT) in rule.robots):
+        if name in rule.users:
             return True
-        if "*" in rule.users and not name.startswith(ROBOT):  # a rule for everybody is one for people
+        if name.startswith(ROBOT):  # a rule for every user is one for people
+            if "*" in rule.robots or name.removeprefix(ROBOT) in rule.robots:
+                return True
+        elif "*" in rule.users:
             return True
         return any(group in who.groups or name in self._groups.get(group, ()) for group in rule.groups)
 

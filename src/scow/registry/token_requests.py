@@ -111,11 +111,7 @@ class TokenRequests:
 
 
 async def _read_form(call: Call) -> dict[str, list[str]]:
-    data = bytearray()
-    async for piece in call.body():
-        data += piece
-        if len(data) > FORM_LIMIT:
-            raise QueryInvalid("the form is too large")
+    data = await call.form(FORM_LIMIT)
     try:
         return parse_qs(data.decode(), keep_blank_values=True, max_num_fields=200)
     except ValueError as error:

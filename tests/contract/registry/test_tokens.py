@@ -1,5 +1,6 @@
 """The built-in token server, by docker's token specification, and what its tokens open."""
 
+import asyncio
 import base64
 import hmac
 import json
@@ -175,6 +176,15 @@ class TestIssue:
         claims = await client.claims(await client.token(*scopes, user=robot))
         assert claims["access"] == [{"type": "repository", "name": "team/app", "actions": ["pull"]}]
 
+    async def test_a_rule_may_be_for_every_robot(
+        self, serve: Callable[..., Any], settings: Settings, client: TokenClient, accounts: dict[str, str]
+    ) -> None:
+        rules = [Rule(repositories=["team/**"], actions=["pull"], robots=["*"])]
+        client.url = (await serve(settings, auth=msgspec.structs.replace(settings.auth, rules=rules))).url
+        for user, actions in ((("robot+ci", accounts["robot+ci"]), [["pull"]]), (ANN, [])):
+            claims = await client.claims(await client.token("repository:team/x:pull,push", user=user))
+            assert [entry["actions"] for entry in claims["access"]] == actions
+
     async def test_a_robot_may_be_in_a_group(
         self, serve: Callable[..., Any], settings: Settings, client: TokenClient, accounts: dict[str, str]
     ) -> None:
@@ -252,6 +262,22 @@ class TestOauth:
     )
     async def test_other_forms_are_refused(self, client: TokenClient, fields: dict[str, str]) -> None:
         assert (await client.form(**fields)).status in (400, 401)
+
+    async def test_a_form_has_to_be_small_and_come_in_time(
+        self, client: TokenClient, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        answer = await client.form(grant_type="password", username="x" * 70_000)
+        assert (answer.status, answer.json["errors"][0]["message"]) == (400, "the form has more than 65536 bytes")
+        monkeypatch.setattr("scow.registry.calls.FORM_S", 0.3)
+        reader, writer = await asyncio.open_connection(*client.url.removeprefix("http://").split(":"))
+        writer.write(b"POST /token HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n")
+        answered = asyncio.create_task(reader.readline())
+        for _ in range(50):
+            writer.write(b"x")
+            if (await asyncio.wait([answered], timeout=0.1))[0]:
+                break
+        assert (await answered).startswith(b"HTTP/1.1 408 ")
+        writer.close()
 
     async def test_what_is_kept_of_a_refresh_token_logs_nobody_in(
         self, client: TokenClient, settings: Settings

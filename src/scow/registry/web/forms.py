@@ -19,11 +19,7 @@ async def read_form(call: Call, url: str) -> dict[str, str]:
     ours = {urlsplit(call.base_url).netloc, urlsplit(url).netloc} - {""}
     if call.headers.get("Sec-Fetch-Site", "same-origin") != "same-origin" or origin not in ours:
         raise AccessDenied("this must be asked for on the registry's own page")
-    data = bytearray()
-    async for piece in call.body():
-        data += piece
-        if len(data) > FORM_LIMIT:
-            raise QueryInvalid("the form is too large")
+    data = await call.form(FORM_LIMIT)
     try:
         fields = parse_qs(data.decode(), keep_blank_values=True, max_num_fields=20)
     except ValueError as error:
