@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import cases, engines, images, registries
+from bench import cases, engines, images, registries, registry_memory
 from bench.cases import Case
 from bench.engines import Engine, Failed
 from bench.figures import Result, figure, ratio, table
@@ -24,6 +24,7 @@ from bench.registries import RegistryCase
 
 TIME_S = 270.0
 """A run of all cases ends within five minutes, what it takes to end included."""
+REGISTRY_CASES = (*registry_memory.CASES, *registries.CASES)
 _IMAGES = {"pull-big": "big", "pull-small": "small", "pull-tiny": "tiny", "save": "small"}
 
 
@@ -38,7 +39,7 @@ def main() -> int:
     parser.add_argument("--time", type=float, metavar="S", help=f"begin no sample after so long ({TIME_S:.0f})")
     parser.add_argument("--list", action="store_true", help="list the cases")
     flags = parser.parse_args()
-    every: Sequence[type[Case] | type[RegistryCase]] = (*cases.ALL, *registries.CASES)
+    every: Sequence[type[Case] | type[RegistryCase]] = (*cases.ALL, *REGISTRY_CASES)
     if flags.list:
         for kind in every:
             print(f"{kind.name:24}{kind.title}{' (--full)' if kind.full_only else ''}")
@@ -50,9 +51,8 @@ def main() -> int:
     except Failed as error:
         parser.error(str(error))
     chosen = [kind(size) for kind in cases.ALL if kind.name in names]
-    asked = [
-        kind(registries.FULL if flags.full else registries.QUICK) for kind in registries.CASES if kind.name in names
-    ]
+    big = registries.FULL if flags.full else registries.QUICK
+    asked = [kind(big) for kind in REGISTRY_CASES if kind.name in names]
     run = _Run(flags.full, flags.rounds, flags.time or (None if flags.full else TIME_S))
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     interrupted = False

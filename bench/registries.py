@@ -192,14 +192,6 @@ class RegistryCase(abc.ABC):
         pass
 
 
-class IdleMemory(RegistryCase):
-    name, title, unit = "registry-memory", "registry: memory idle (PSS of all processes)", "B"
-    rounds = (1, 1)
-
-    def sample(self, registry: Registry, state: Any) -> float:
-        return registry.memory()
-
-
 class PushSmall(RegistryCase):
     name, title = "registry-push-small", "registry: push of a 4 KiB blob (POST, PUT), median of 20"
 
@@ -390,7 +382,6 @@ def _median(count: int, work: Callable[[], object]) -> float:
 
 
 CASES: tuple[type[RegistryCase], ...] = (
-    IdleMemory,
     PushSmall,
     PutTag,
     UploadWhole,

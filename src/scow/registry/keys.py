@@ -3,8 +3,11 @@
 Every process signs with the newest and accepts all that may still have something valid out.
 """
 
+import asyncio
 import json
+import sys
 import time
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 from scow.registry.accounts import Accounts, SigningKey
@@ -34,9 +37,9 @@ class Keys:
 
     async def sign(self, claims: dict[str, Any]) -> str:
         """Claims as a JWT."""
+        made, key = await self._newest()
         from scow.registry import signatures
 
-        made, key = await self._newest()
         return signatures.sign(claims, key, made.key_id)
 
     async def verify(self, text: str) -> dict[str, Any] | None:
@@ -62,6 +65,7 @@ class Keys:
         return signatures.verify_own(text, [key for _, key in self._keys])
 
     async def _newest(self) -> tuple[SigningKey, "OwnKey"]:
+        await _import_signatures()
         from scow.registry import signatures
 
         await self._read()
@@ -86,9 +90,17 @@ class Keys:
         known = {made.key_id: key for made, key in self._keys}
         keys = await self._accounts.signing_keys()
         if keys:
+            await _import_signatures()
             from scow.registry import signatures
 
             self._keys = [(made, known.get(made.key_id) or signatures.import_own(made.data)) for made in keys]
         else:
             self._keys = []
         self._read_at = time.monotonic()
+
+
+async def _import_signatures() -> None:
+    """Import what signs, in a thread: it takes 70 ms, unless that was done before workers were forked."""
+    name = "scow.registry.signatures"
+    if name not in sys.modules:
+        await asyncio.to_thread(import_module, name)

@@ -23,7 +23,7 @@ def modules_of(settings: Settings) -> Iterator[str]:
     auth = settings.auth
     if auth.htpasswd is not None:
         yield "bcrypt"
-    if auth.token is not None or auth.oidc or (auth.htpasswd is not None and settings.web):  # pages have sessions
+    if auth.token is not None or auth.oidc:  # where only browsers' sessions are signed, few workers ever do that
         yield "scow.registry.signatures"
     if settings.proxy:
         yield "scow.registry.upstream.requests"

@@ -47,8 +47,7 @@ def test_a_server_of_a_folder_imports_nothing_that_it_does_not_need(tmp_path: Pa
     ("settings", "modules"),
     [
         (Settings(), set()),
-        (Settings(auth=Auth(htpasswd="users")), {"bcrypt", "scow.registry.signatures"}),
-        (Settings(auth=Auth(htpasswd="users"), web=False), {"bcrypt"}),
+        (Settings(auth=Auth(htpasswd="users")), {"bcrypt"}),
         (Settings(auth=Auth(token=Token()), web=False), {"scow.registry.signatures"}),
         (Settings(auth=Auth(oidc=[Oidc(name="x", issuer="x", client_id="x")])), {"scow.registry.signatures"}),
         (Settings(proxy=[Proxy(upstream="docker.io")]), {"scow.registry.upstream.requests"}),
