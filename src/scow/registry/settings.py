@@ -11,7 +11,7 @@ import msgspec
 from scow.errors import InvalidArgument
 
 WORKERS_LIMIT: Final = 8
-"""More are started only if somebody asks for them: each takes some 12 MiB."""
+"""More are started only if somebody asks for them: each takes some 7 MiB, and more when it is busy."""
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]
 Positive = Annotated[int, msgspec.Meta(ge=1, le=1 << 62)]
