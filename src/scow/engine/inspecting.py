@@ -17,6 +17,7 @@ from scow.network.model import Endpoint, NoSuchNetwork
 from scow.network.networks import Networks
 from scow.oci.digest import short
 from scow.runtime.selinux import Labels
+from scow.store.snapshots import NoSuchSnapshot
 from scow.store.store import Store
 from scow.wire.container import (
     ContainerInspect,
@@ -185,6 +186,9 @@ class Inspector:
         return record.image_name if found is None and record.image_name.startswith("sha256:") else short(record.image)
 
     async def _sizes(self, container: Container) -> tuple[int, int]:
-        upper = await self._store.snapshots.usage(container.id)
+        try:
+            upper = await self._store.snapshots.usage(container.id)
+        except NoSuchSnapshot:
+            upper = 0  # it is just being removed: that is no reason not to tell of the others
         image = self._store.images.find(container.record.image) if container.record.image else None
         return upper, upper + (image.size if image else 0)

@@ -251,3 +251,16 @@ def test_a_stop_ends_restarts(own_engine: Daemon) -> None:
     assert (found["State"]["Status"], found["State"]["ExitCode"]) == ("exited", 3)
     time.sleep(1)  # longer than the wait that was under way
     assert inspect(own_engine, id)["RestartCount"] == found["RestartCount"]
+
+
+def test_sizes_are_told_while_a_container_is_being_removed(own_engine: Daemon) -> None:
+    id = create(own_engine, "true")
+    own_engine.at("remove.snapshot", "hold")
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        removal = pool.submit(own_engine.request, "DELETE", f"/containers/{id}")
+        own_engine.wait_held()
+        assert [each["State"] for each in own_engine.json("GET", "/containers/json?all=1&size=1")] == ["removing"]
+        assert [each["SizeRw"] for each in own_engine.json("GET", "/system/df")["Containers"]] == [0]
+        assert own_engine.json("GET", f"/containers/{id}/json?size=1")["SizeRw"] == 0
+        own_engine.go_on()
+        assert removal.result()[0] == 204
