@@ -34,6 +34,7 @@ class Policies:
     def __init__(self, policies: Sequence[Policy]) -> None:
         """Raises SettingsInvalid for a namespace's quota whose pattern is no namespace."""
         self._policies = policies
+        self.deprecates = any(policy.deprecated_tags for policy in policies)
         self.pulls_matter = any(policy.keep_pulled_days for policy in policies)
         for policy in policies:
             for pattern in policy.repositories:
@@ -46,6 +47,10 @@ class Policies:
     def is_immutable(self, repository: str, tag: str) -> bool:
         """Whether a tag, once there, never moves nor goes."""
         return any(matches_any(tag, policy.immutable_tags) for policy in self._holding(repository))
+
+    def is_deprecated(self, repository: str, tag: str) -> bool:
+        """Whether people should use another tag."""
+        return any(matches_any(tag, policy.deprecated_tags) for policy in self._holding(repository))
 
     def has_immutable(self, repository: str) -> bool:
         """Whether there can be immutable tags at all."""

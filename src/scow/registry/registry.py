@@ -39,7 +39,7 @@ from scow.registry.uploads import Uploads
 from scow.registry.upstream.places import Places
 from scow.registry.upstream.relay import RelayClient
 from scow.registry.uses import Uses
-from scow.registry.warnings import quota_warnings
+from scow.registry.warnings import deprecation_warning, quota_warnings
 from scow.registry.web.login import Login
 from scow.registry.web.oidc import OidcLogin
 from scow.registry.web.pages import Pages
@@ -97,7 +97,7 @@ class Registry:
         self._access = Access(accounts, passwords, settings)
         self._audit = Audit(Path(auth.audit_log) if auth.audit_log else None)
         token_requests = TokenRequests(self._access, auth.token, metrics)
-        policies = Policies(settings.policies)
+        self._policies = policies = Policies(settings.policies)
         self.jobs = jobs = Jobs(database)
         self.collector = Collector(
             objects, metadata, uploads, policies, settings.gc.upload_expiry_s, metrics, jobs, settings.gc.retention
@@ -182,6 +182,8 @@ class Registry:
             await self._tell(call, reply)
         if call.method in PUSHING and call.route.kind in PUSHED and reply.status < 400:
             await self._warn(call, reply)
+        if self._policies.deprecates and call.route.kind == "manifest" and reply.status < 400:
+            self._warn_of_tag(call, reply)
         return self._with_host(call, reply) if self._settings.absolute_urls else reply
 
     def _note_use(self, call: Call, reply: Reply) -> None:
@@ -205,6 +207,11 @@ class Registry:
             return
         if uses:
             reply.headers = (*reply.headers, *quota_warnings(call.repository, uses))
+
+    def _warn_of_tag(self, call: Call, reply: Reply) -> None:
+        repository, tag = call.repository, call.route.reference
+        if self._policies.is_deprecated(repository, tag):
+            reply.headers = (*reply.headers, deprecation_warning(repository, tag))
 
     def _with_host(self, call: Call, reply: Reply) -> Reply:
         base = self._settings.url.rstrip("/") or call.base_url

@@ -142,6 +142,7 @@ class Policy(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     repositories: list[str]
     immutable_tags: list[str] = []  # patterns: these tags never move nor go
+    deprecated_tags: list[str] = []  # patterns: whoever pulls or pushes these tags is warned
     quota_size: Count = 0  # bytes of blobs in each repository
     namespace_quota_size: Count = 0  # bytes of blobs in all repositories beneath the pattern's fixed part together
     keep_last: Count = 0  # retention: so many tags, the newest, stay

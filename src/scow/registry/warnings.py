@@ -12,6 +12,11 @@ WARNINGS_LIMIT: Final = 4096
 """Bytes of all warnings of an answer together, by the specification."""
 
 
+def deprecation_warning(repository: str, tag: str) -> tuple[str, str]:
+    """Warn whoever uses a tag that is deprecated."""
+    return "Warning", f'299 - "tag {tag} of {repository} is deprecated"'
+
+
 def quota_warnings(repository: str, uses: Sequence[QuotaUse]) -> Headers:
     """Warn whoever has pushed to a repository of quotas that are nearly used up; the fullest first."""
     headers: list[tuple[str, str]] = []

@@ -170,6 +170,18 @@ class TestQuotas:
         for method, path in (("GET", "/v2/team/a/manifests/v1"), ("DELETE", begun.headers["Location"])):
             assert "Warning" not in (await client(method, path)).headers
 
+    async def test_whoever_uses_a_deprecated_tag_is_warned(self, client: Client, started: Callable[..., Any]) -> None:
+        await started(Policy(repositories=["test/**"], deprecated_tags=["1.*"]))
+        warning = '299 - "tag 1.2 of test/repo is deprecated"'
+        digest, answer = await client.push_manifest(await client.image(), "1.2")
+        assert answer.headers.getall("Warning") == [warning]
+        for method in ("HEAD", "GET"):
+            assert (await client(method, f"{REPO}/manifests/1.2")).headers.getall("Warning") == [warning]
+        assert (await client("GET", f"{REPO}/manifests/1.2", If_None_Match=f'"{digest}"')).headers["Warning"] == warning
+        await client.push_image("2.0")
+        for path in ("2.0", digest, "1.3"):
+            assert "Warning" not in (await client("GET", f"{REPO}/manifests/{path}")).headers
+
     def test_warnings_take_four_kibibytes_at_most(self) -> None:
         uses = [QuotaUse(Quota(100, "n" * 200), 95) for _ in range(100)]
         headers = quota_warnings("n" * 255, uses)

@@ -360,6 +360,13 @@ class TestManifests:
         assert answer.codes == ["TAG_INVALID"]
         assert (await client("HEAD", f"{REPO}/manifests/fine")).status == 404
 
+    async def test_more_tags_than_a_request_may_have_are_refused_as_a_whole(self, client: Client) -> None:
+        data = json.dumps(await client.image()).encode()
+        path = f"{REPO}/manifests/{digest_of(data)}?{'&'.join(f'tag=t{number}' for number in range(101))}"
+        answer = await client("PUT", path, data, Content_Type=MANIFEST)
+        assert (answer.status, answer.codes) == (414, ["UNSUPPORTED"])
+        assert (await client("GET", f"{REPO}/tags/list")).json["tags"] == []
+
     async def test_each_missing_blob_is_named(self, client: Client) -> None:
         image = await client.image()
         missing = ["sha256:" + "1" * 64, "sha512:" + "2" * 128]
