@@ -7,6 +7,7 @@ addresses the last one that is no proxy of ours.
 import ipaddress
 from collections.abc import Sequence
 from typing import Final
+from urllib.parse import urlsplit
 
 import msgspec
 from multidict import MultiMapping
@@ -68,7 +69,13 @@ def _values(headers: MultiMapping[str], name: str) -> list[str]:
 
 def is_host(text: str) -> bool:
     """Whether it can stand in a URL as host and port."""
-    return bool(text) and len(text) < 300 and text.isascii() and all(c.isalnum() or c in ".-:[]" for c in text)
+    if not (0 < len(text) < 300 and text.isascii() and all(c.isalnum() or c in ".-:[]" for c in text)):
+        return False
+    try:
+        parts = urlsplit(f"//{text}")
+        return bool(parts.hostname) and parts.port != 0
+    except ValueError:  # half a bracket, or a port that is none
+        return False
 
 
 def _address(text: str) -> Address | None:

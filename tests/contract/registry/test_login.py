@@ -231,3 +231,13 @@ async def test_where_nobody_has_to_log_in_there_is_no_form(
     browser = Browser(session, (await serve(settings, auth=Auth())).url)
     assert (await browser("GET", "/-/login")).headers["Location"] == "/"
     assert b"/-/login" not in (await browser("GET", "/")).body
+
+
+@pytest.mark.parametrize("header", ["Host", "Origin"])
+async def test_half_an_address_is_no_address(
+    serve: Callable[..., Any], settings: Settings, session: aiohttp.ClientSession, header: str
+) -> None:
+    browser = Browser(session, (await serve(settings)).url)
+    value = {"Host": "[::1", "Origin": "http://[::1"}[header]
+    async with session.post(f"{browser.url}/-/login", data=b"name=x", headers={header: value}) as answer:
+        assert answer.status == 403

@@ -3,7 +3,7 @@
 import pytest
 from multidict import CIMultiDict
 
-from scow.registry.proxies import Origin, Proxies
+from scow.registry.proxies import Origin, Proxies, is_host
 from scow.registry.settings import SettingsInvalid
 
 PROXIES = Proxies(["10.0.0.0/8", "192.0.2.7", "fd00::/8"])
@@ -42,6 +42,18 @@ def test_a_proxy_that_adds_a_line_of_its_own_is_believed_rather_than_the_client(
     forged = [("X-Forwarded-For", "1.1.1.1"), ("X-Forwarded-Proto", "https"), ("X-Forwarded-Host", "evil.example")]
     added = [("X-Forwarded-For", "203.0.113.5"), ("X-Forwarded-Proto", "http"), ("X-Forwarded-Host", "hub.example")]
     assert PROXIES.origin("10.1.1.1", CIMultiDict(forged + added)) == Origin("203.0.113.5", "http", "hub.example")
+
+
+@pytest.mark.parametrize("host", ["hub", "hub.example:8443", "10.0.0.1:5000", "[::1]", "[2001:db8::1]:5000"])
+def test_hosts(host: str) -> None:
+    assert is_host(host)
+
+
+@pytest.mark.parametrize(
+    "host", ["", "[::1", "::1]", "a:b:c", "hub:99999", "hub:x", 'x"y', "a/b", "a b", "x" * 300, ":5000"]
+)
+def test_what_is_no_host(host: str) -> None:
+    assert not is_host(host)
 
 
 def test_what_is_no_network_is_refused() -> None:

@@ -15,7 +15,10 @@ async def read_form(call: Call, url: str) -> dict[str, str]:
     Browsers send cookies and passwords by themselves, so a page elsewhere must not be able to post it. They name the
     page's origin with every form. `url` is the registry's as clients reach it; empty: what the request says.
     """
-    origin = urlsplit(call.headers.get("Origin", "")).netloc
+    try:
+        origin = urlsplit(call.headers.get("Origin", "")).netloc
+    except ValueError:
+        origin = ""
     ours = {urlsplit(call.base_url).netloc, urlsplit(url).netloc} - {""}
     if call.headers.get("Sec-Fetch-Site", "same-origin") != "same-origin" or origin not in ours:
         raise AccessDenied("this must be asked for on the registry's own page")
