@@ -109,3 +109,31 @@ def test_what_was_sent_for_a_build_is_gone_after_it(engine: Daemon, tmp_path: Pa
     done = engine.scow("build", "--build-context", f"x={tmp_path}/x", str(tmp_path), check=False)
     assert done.returncode == 1
     assert not list((engine.folder / "data/build/work").iterdir())
+
+
+def test_an_image_in_a_folder_is_stood_on(engine: Daemon, tmp_path: Path) -> None:
+    layout = tmp_path / "layout"
+    made = "FROM busybox\nRUN echo from a layout > /kept\nENV A=1"
+    engine.scow("build", "-q", "--output", f"type=oci,tar=false,dest={layout}", "-", input=made.encode())
+    index = json.loads((layout / "index.json").read_text())
+    digest = index["manifests"][0]["digest"]
+    dockerfile = b"FROM mine\nRUN cat /kept && echo A is $A"
+    for place in (f"{layout}", f"{layout}:latest", f"{layout}@{digest}"):
+        context = f"mine=oci-layout://{place}"
+        done = engine.scow("build", "--no-cache", "--build-context", context, "-", input=dockerfile)
+        assert "from a layout\nA is 1\n" in done.stdout
+    index["manifests"][0]["annotations"] = {"org.opencontainers.image.ref.name": "v1"}
+    index["manifests"].append({**index["manifests"][0], "annotations": {}})
+    (layout / "index.json").write_text(json.dumps(index))
+    engine.scow("build", "-q", "--build-context", f"mine=oci-layout://{layout}:v1", "-", input=dockerfile)
+    assert engine.docker("images", "-q", "v1").stdout == "", "names in a layout are not taken over"
+    for place, refusal in (
+        (f"{layout}:v2", "has no image v2"),
+        (f"{layout}", "has no image latest"),
+        ("none", "no such file"),
+    ):
+        refused = engine.scow(
+            "build", "--build-context", f"mine=oci-layout://{place}", "-", input=dockerfile, check=False
+        )
+        assert refused.returncode == 1
+        assert refusal in refused.stderr

@@ -109,13 +109,17 @@ def _read(path: str) -> bytes:
 
 
 def send_contexts(session: Session, texts: list[str]) -> dict[str, str]:
-    """Send the folders among named contexts; what the engine is to be told of all of them. Raises CliError."""
+    """Send the folders and images among named contexts; what the engine is told of all of them. Raises CliError."""
     found: dict[str, str] = {}
     for text in texts:
         name, equals, value = text.partition("=")
         if not name or not equals or not value:
             raise CliError(f"invalid context value: {text}, expected key=value")
-        if not (value.startswith(("docker-image://", "http://", "https://")) or GIT.match(value)):
+        if value.startswith("oci-layout://"):
+            from scow.cli.oci_layouts import send_image
+
+            value = send_image(session, value)
+        elif not (value.startswith(("docker-image://", "http://", "https://")) or GIT.match(value)):
             value = f"upload://{_send(session, pack_tree(value, obey_ignore_file=True))}"
         found[name] = value
     return found
