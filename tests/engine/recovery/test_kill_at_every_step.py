@@ -143,10 +143,11 @@ def test_remove(own_engine: Daemon) -> None:
 
 def test_pull(own_engine: Daemon) -> None:
     own_engine.json("DELETE", "/images/busybox?force=1")
+    ingest = own_engine.folder / "data/ingest"
     for point in PULL:
         killed_at(own_engine, point, "POST", "/images/create?fromImage=busybox&tag=latest")
         assert not own_engine.json("GET", "/images/json"), point
-        data = own_engine.folder / "data"
-        assert not [path for path in (data / "ingest").rglob("*") if path.is_file()], point
+        # Layers that were brought, and that no image needs, pass through the folder on their way out.
+        eventually(lambda: not [path for path in ingest.rglob("*") if path.is_file()], point)
     own_engine.docker("pull", "-q", "busybox")
     assert own_engine.docker("run", "--rm", "busybox", "echo", "whole").stdout == "whole\n"
