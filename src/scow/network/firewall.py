@@ -14,7 +14,7 @@ An accept here can't overrule a drop in another table: `passages` says what is d
 import asyncio
 import ipaddress
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from scow.linux.nftables import Nftables, NftablesCrashed, NftablesFailed
@@ -41,6 +41,7 @@ class Firewall:
         self._networks: tuple[Network, ...] = ()
         self._published: dict[str, list[str]] = {}
         self._lock = asyncio.Lock()  # a script is written and run before the next is written
+        self._written = 0  # how often the whole table was written
         self._events: RulesetEvents | None = None
         self._restoring: asyncio.Task[None] | None = None
         self._firewalld = firewalld.Firewalld()
@@ -81,8 +82,10 @@ class Firewall:
     async def unpublish(self, endpoint_id: str) -> None:
         """Undo `publish`; an endpoint that has nothing published is fine."""
         lines = self._published.pop(endpoint_id, [])
+        written = self._written
         if lines:
-            await self._change("delete", _elements(lines))
+            # Whoever writes the whole table from here on leaves them out.
+            await self._change("delete", _elements(lines), is_due=lambda: self._written == written)
 
     def watch(self) -> None:
         """Notice from now on what others take away from the table, and restore it. Raises OSError."""
@@ -166,9 +169,11 @@ class Firewall:
             nft, self._nft = self._nft, None
             await asyncio.to_thread(nft.close)
 
-    async def _change(self, verb: str, lines: Sequence[str]) -> None:
+    async def _change(self, verb: str, lines: Sequence[str], is_due: Callable[[], bool] = lambda: True) -> None:
         script = "".join(f"{verb} {line.format(table=self.table)}\n" for line in lines)
         async with self._lock:
+            if not is_due():
+                return
             try:
                 await self._run(script)
             except NftablesFailed as failure:
@@ -176,6 +181,7 @@ class Firewall:
                 await self._reinstall()
 
     async def _reinstall(self) -> None:
+        self._written += 1
         script = render(self.table, self._networks)
         for lines in self._published.values():
             script += "".join(f"add element {self.table} {line}\n" for line in lines)

@@ -312,6 +312,14 @@ async def test_our_own_changes_are_not_taken_for_others(rig: Rig, caplog: pytest
         made = await networks.create(NetworkRequest(name=f"n{number}"))
         await networks.remove(made.id)
         await networks.release(f"c{number}")
+    await run(networks, "last", Port(80))
+    firewall = networks._firewall
+    async with firewall._lock:
+        withdrawn = firewall.unpublish(networks.of_container("last")[0].id)
+        turns = [asyncio.create_task(each) for each in (networks.reload(), withdrawn)]
+        await asyncio.sleep(0)  # both wait for their turn
+    await asyncio.gather(*turns)
+    await networks.release("last")
     await networks.settled()
     await asyncio.sleep(0.2)  # for longer than a restoration waits
     assert "changed from outside" not in caplog.text
