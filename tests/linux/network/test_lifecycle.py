@@ -77,7 +77,7 @@ async def test_a_port_that_a_program_of_the_machine_has_is_refused_naming_it(rig
 
 async def test_a_published_port_is_kept_from_programs_of_the_machine(rig: Rig) -> None:
     networks = await rig.engine()
-    (published,) = (await run(networks, "c1", Port(80))).ports
+    published = (await run(networks, "c1", Port(80))).ports[0]
     with socket.socket() as program:
         program.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         with pytest.raises(OSError, match="Address already in use"):
@@ -288,7 +288,7 @@ async def test_networks_made_at_once_get_subnets_of_their_own(rig: Rig) -> None:
 @pytest.mark.parametrize("harm", ["delete table inet {}", "flush table inet {}", "flush chain inet {} forward"])
 async def test_rules_that_others_remove_come_back(rig: Rig, harm: str) -> None:
     networks = await rig.engine()
-    (port,) = (await run(networks, "c1", Port(80))).ports
+    port = (await run(networks, "c1", Port(80))).ports[0]
     nft = Nftables()
     await asyncio.to_thread(nft.run, harm.format(f"scow_{networks.tag}"))
     async with asyncio.timeout(30):
