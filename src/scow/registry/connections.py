@@ -11,6 +11,7 @@ waits for nothing makes room for a new one.
 
 import asyncio
 import errno
+import gc
 import logging
 import resource
 import time
@@ -37,6 +38,8 @@ HEAD_SMALL: Final = 16 << 10
 HEAD_S: Final = 60.0
 """A head has to come within so long, and the first one after the connection has."""
 SWEEP_S: Final = 10.0
+UNMADE_LIMIT: Final = 128
+"""Handshakes of TLS that failed, after which their 256 KiB each are collected."""
 _TOO_LARGE: Final = b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 log = logging.getLogger("scow.registry")
@@ -134,6 +137,7 @@ class Connections(Server):
         self._open: dict[Connection, None] = {}  # the oldest first
         self._heads_size = 0
         self._sweeping: asyncio.TimerHandle | None = None
+        self._unmade = 0  # protocols whose connections were not made, or not yet
         self.era = 0
 
     def renew(self) -> None:
@@ -145,6 +149,7 @@ class Connections(Server):
 
     def opened(self, newest: Connection) -> None:
         """Note a connection, and close one if there are too many: the oldest that is idle, or else the newest."""
+        self._unmade = max(self._unmade - 1, 0)
         self._open[newest] = None
         if self._sweeping is None:
             self._sweeping = self._loop.call_later(SWEEP_S, self._sweep)
@@ -183,6 +188,12 @@ class Connections(Server):
         self._sweeping = self._loop.call_later(SWEEP_S, self._sweep) if self._open else None
 
     def __call__(self) -> Connection:
+        self._unmade += 1
+        if self._unmade >= UNMADE_LIMIT:
+            # A failed handshake leaves asyncio's buffer in a cycle with its error. What scans ports or only looks
+            # whether one is open leaves many, and nothing else here makes enough garbage to have them collected.
+            gc.collect()
+            self._unmade = 0
         return Connection(self, loop=self._loop, **self._kwargs)
 
 

@@ -1,9 +1,12 @@
 """TLS by files: served, taken up anew when they change, and certificates of clients."""
 
 import asyncio
+import contextlib
+import gc
 import shutil
 import socket
 import ssl
+from asyncio.sslproto import SSLProtocol
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -289,3 +292,25 @@ async def test_a_client_that_never_finishes_its_hello_costs_nothing_to_others(
     with socket.create_connection((host, int(port))) as silent:
         silent.send(b"\x16\x03\x01")
         assert await shown(running.url, trusting(authority))
+
+
+async def test_handshakes_that_fail_leave_little_behind(
+    serve: Callable[..., Any], settings: Settings, tls: Tls, authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scow.registry.connections.UNMADE_LIMIT", 20)
+    running = await serve(settings, tls=tls)
+    host, port = running.url.removeprefix("https://").split(":")
+    gc.collect()
+    gc.disable()  # as where little else makes garbage
+    try:
+        for _ in range(50):
+            reader, writer = await asyncio.open_connection(host, int(port))
+            writer.write(b"GET /v2/ HTTP/1.1\r\n\r\n")  # in plain HTTP
+            with contextlib.suppress(ConnectionError):
+                await reader.read()
+            writer.close()
+        left = sum(isinstance(each, SSLProtocol) for each in gc.get_objects())
+    finally:
+        gc.enable()
+    assert left <= 25
+    assert await shown(running.url, trusting(authority))
