@@ -25,7 +25,7 @@ def test_a_commit_that_fails_lets_the_container_go_on(own_engine: Daemon) -> Non
     failed = own_engine.docker("commit", box, check=False)
     own_engine.go_on()
     assert failed.returncode == 1
-    assert "No space left on device" in failed.stderr
+    assert "no space left on device" in failed.stderr
     assert state(own_engine, box)["Status"] == "running"
     assert own_engine.docker("exec", box, "echo", "on").stdout == "on\n"
 

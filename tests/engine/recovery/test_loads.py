@@ -49,7 +49,7 @@ def test_a_full_disk_is_told_and_nothing_stays(own_engine: Daemon, archive: str)
     own_engine.at("load.brought", "fail")
     failed = own_engine.scow("load", "-i", archive, check=False)
     own_engine.go_on()
-    assert (failed.returncode, "No space left on device" in failed.stderr) == (1, True)
+    assert (failed.returncode, "no space left on device" in failed.stderr) == (1, True)
     assert_nothing_came(own_engine)
     loads(own_engine, archive)
 
