@@ -41,17 +41,14 @@ class SqlUploads(SqlNames):
 
     async def append_small(self, upload: Upload, fresh: bool, start: int | None, data: bytes, limit: int) -> int | None:
         async def append(session: Session) -> int | None:
-            while True:
-                record = await _held(session, upload.upload_id)
-                before = _few(record, fresh, upload, start)
-                if before is None or len(before) + len(data) > limit:
-                    return None
-                if record is not None:
+            while (joined := await _join(session, upload, fresh, start, data, limit)) is not None:
+                if joined.is_recorded:
                     statement = "UPDATE upload SET data = ?, begun_at = ? WHERE id = ?"
-                    await session.run(statement, before + data, time.time(), upload.upload_id)
+                    await session.run(statement, joined.data, time.time(), upload.upload_id)
                 elif not await _insert(session, upload, data=data):
                     continue  # somebody was quicker
-                return len(before) + len(data)
+                return len(joined.data)
+            return None
 
         return await self._db.write(append, durable=False)
 
@@ -87,16 +84,13 @@ class SqlUploads(SqlNames):
         self, session: Session, upload: Upload, fresh: bool, start: int | None, data: bytes, limit: int
     ) -> bytes | None:
         """End an upload; all its bytes. None if they are in a stage, or too many: then it goes on."""
-        while True:
-            record = await _held(session, upload.upload_id)
-            before = _few(record, fresh, upload, start)
-            if before is None or len(before) + len(data) > limit:
-                return None
-            if record is not None:
+        while (joined := await _join(session, upload, fresh, start, data, limit)) is not None:
+            if joined.is_recorded:
                 await session.run(_END, time.time(), upload.upload_id)
             elif not await _insert(session, upload, ended_at=time.time()):
                 continue  # somebody was quicker
-            return before + data
+            return joined.data
+        return None
 
     async def end_upload(self, upload_id: str) -> None:
         async def end(session: Session) -> None:
@@ -204,11 +198,26 @@ async def _insert(
     return await session.run(statement, *values) > 0
 
 
-def _few(record: _Record | None, fresh: bool, upload: Upload, start: int | None) -> bytes | None:
-    """The bytes that a record has, None if they are in a stage. Raises UploadUnknown and Misplaced."""
+class _Joined(msgspec.Struct, frozen=True):
+    """All bytes of an upload, and whether it has a record."""
+
+    data: bytes
+    is_recorded: bool
+
+
+async def _join(
+    session: Session, upload: Upload, fresh: bool, start: int | None, data: bytes, limit: int
+) -> _Joined | None:
+    """Hold an upload's record and put `data` behind its bytes; None if they are in a stage, or would be too many.
+
+    Arguments and exceptions are those of `append_small`.
+    """
+    record = await _held(session, upload.upload_id)
     if record.has_ended if record is not None else not fresh:
         raise UploadUnknown(upload.upload_id)
     before = record.data if record is not None else b""
     if before is not None and start not in (None, len(before)):
         raise Misplaced(len(before))
-    return before
+    if before is None or len(before) + len(data) > limit:
+        return None
+    return _Joined(before + data, record is not None)

@@ -24,6 +24,14 @@ from scow.registry.settings import Auth, Gc, Limits, Rule, Settings, SettingsInv
 from .conftest import Client, Running, digest_of
 
 
+def count_checks(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What bcrypt is given to check from now on."""
+    checks: list[Any] = []
+    check = bcrypt.checkpw
+    monkeypatch.setattr("bcrypt.checkpw", lambda *given: checks.append(given) or check(*given))
+    return checks
+
+
 def basic(name: str, password: str) -> str:
     return "Basic " + base64.b64encode(f"{name}:{password}".encode()).decode()
 
@@ -178,9 +186,7 @@ class TestGuessing:
         self, client: Client, running: Running, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         await running.registry.accounts.put("ann", Account(hash_password("secret")))
-        checks = []
-        check = bcrypt.checkpw
-        monkeypatch.setattr("bcrypt.checkpw", lambda *given: checks.append(given) or check(*given))
+        checks = count_checks(monkeypatch)
         asked = [client("GET", "/v2/", Authorization=basic("ann", "secret")) for _ in range(30)]
         assert {answer.status for answer in await asyncio.gather(*asked)} == {200}
         assert len(checks) == 1
@@ -217,9 +223,7 @@ class TestGuessing:
         self, client: Client, running: Running, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         await running.registry.accounts.put("ann", Account(hash_password("secret")))
-        checks = []
-        check = bcrypt.checkpw
-        monkeypatch.setattr("bcrypt.checkpw", lambda *given: checks.append(given) or check(*given))
+        checks = count_checks(monkeypatch)
         for _ in range(5):
             assert (await client("GET", "/v2/", Authorization=basic("ann", "secret"))).status == 200
         assert len(checks) == 1

@@ -113,63 +113,61 @@ def test_a_data_root_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     assert "Not a directory" in refused(tmp_path, "--data-root", str(tmp_path / "file/data"))
 
 
+@contextlib.contextmanager
+def on_small_disk(registry: Registry, size: str) -> Iterator[tuple[Daemon, Path]]:
+    """An engine whose data root is a file system of `size`, which mount(8) reads; with that folder."""
+    with folder() as path:
+        data = path / "data"
+        data.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", data], check=True)
+        daemon = Daemon(path, "--registry-mirror", f"http://{registry.address}").start()
+        try:
+            yield daemon, data
+        finally:
+            daemon.stop()
+            subprocess.run(["umount", "-l", data], check=True)
+        assert not traces(path)
+
+
 def test_a_full_disk_is_told_and_nothing_breaks(registry: Registry) -> None:
     big = images.build([images.tar({**images.busybox_files(), "big": os.urandom(24 << 20)})])
     images.push(registry.address, "library/big", big)
-    with folder() as path:
-        data = path / "data"
-        data.mkdir()
-        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", data], check=True)
-        daemon = Daemon(path, "--registry-mirror", f"http://{registry.address}").start()
-        try:
-            pull = daemon.docker("pull", "big", check=False)
-            assert pull.returncode == 1
-            assert "no space left on device" in pull.stderr
-            daemon.docker("pull", "-q", "busybox")
-            id = run(daemon, "dd if=/dev/zero of=/fill bs=1M; sleep 60")
-            eventually(lambda: os.statvfs(data).f_bavail == 0)
-            assert state(daemon, id)["Status"] == "running"
-            daemon.json("DELETE", f"/containers/{id}?force=1&v=1")  # which is what frees the disk
-            eventually(lambda: os.statvfs(data).f_bavail > 0)
-            assert daemon.docker("run", "--rm", "busybox", "echo", "works").stdout == "works\n"
-            daemon.kill()
-            daemon.start()
-            assert daemon.docker("run", "--rm", "busybox", "echo", "again").stdout == "again\n"
-            daemon.clean()
-        finally:
-            daemon.stop()
-            subprocess.run(["umount", "-l", data], check=True)
-        assert not traces(path)
+    with on_small_disk(registry, "16m") as (daemon, data):
+        pull = daemon.docker("pull", "big", check=False)
+        assert pull.returncode == 1
+        assert "no space left on device" in pull.stderr
+        daemon.docker("pull", "-q", "busybox")
+        id = run(daemon, "dd if=/dev/zero of=/fill bs=1M; sleep 60")
+        eventually(lambda: os.statvfs(data).f_bavail == 0)
+        assert state(daemon, id)["Status"] == "running"
+        daemon.json("DELETE", f"/containers/{id}?force=1&v=1")  # which is what frees the disk
+        eventually(lambda: os.statvfs(data).f_bavail > 0)
+        assert daemon.docker("run", "--rm", "busybox", "echo", "works").stdout == "works\n"
+        daemon.kill()
+        daemon.start()
+        assert daemon.docker("run", "--rm", "busybox", "echo", "again").stdout == "again\n"
+        daemon.clean()
 
 
 def test_an_engine_starts_on_a_full_disk_so_that_it_can_free_some(registry: Registry) -> None:
-    with folder() as path:
-        data = path / "data"
-        data.mkdir()
-        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", data], check=True)
-        daemon = Daemon(path, "--registry-mirror", f"http://{registry.address}").start()
-        try:
-            daemon.docker("pull", "-q", "busybox")
-            id = run(daemon, "dd if=/dev/urandom of=/big bs=1M count=8", "fat")
-            daemon.docker("wait", "fat")
-            eventually((data / "reserve").exists)
-            daemon.stop()
-            fill(data / "fill")
-            assert os.statvfs(data).f_bfree == 0
-            daemon.start()
-            assert f"{data} is full" in daemon.log
-            assert state(daemon, id)["Status"] == "exited"
-            daemon.docker("rm", "fat")
-            eventually(lambda: os.statvfs(data).f_bfree << 12 > 8 << 20)
-            assert daemon.docker("run", "--rm", "busybox", "echo", "works").stdout == "works\n"
-            (data / "fill").unlink()
-            daemon.stop()
-            daemon.start()
-            eventually((data / "reserve").exists)
-        finally:
-            daemon.stop()
-            subprocess.run(["umount", "-l", data], check=True)
-        assert not traces(path)
+    with on_small_disk(registry, "64m") as (daemon, data):
+        daemon.docker("pull", "-q", "busybox")
+        id = run(daemon, "dd if=/dev/urandom of=/big bs=1M count=8", "fat")
+        daemon.docker("wait", "fat")
+        eventually((data / "reserve").exists)
+        daemon.stop()
+        fill(data / "fill")
+        assert os.statvfs(data).f_bfree == 0
+        daemon.start()
+        assert f"{data} is full" in daemon.log
+        assert state(daemon, id)["Status"] == "exited"
+        daemon.docker("rm", "fat")
+        eventually(lambda: os.statvfs(data).f_bfree << 12 > 8 << 20)
+        assert daemon.docker("run", "--rm", "busybox", "echo", "works").stdout == "works\n"
+        (data / "fill").unlink()
+        daemon.stop()
+        daemon.start()
+        eventually((data / "reserve").exists)
 
 
 def fill(file: Path) -> None:
