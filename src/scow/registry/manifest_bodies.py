@@ -64,7 +64,7 @@ class ManifestBodies:
                 if size > limit:
                     raise refusal
                 if unwritten > (INLINE_SIZE if file is None else BATCH_SIZE):
-                    file = file or stack.enter_context(self._open())
+                    file = file or stack.enter_context(await _in_thread(self._open))
                     await _in_thread(_write, file, pieces)
                     pieces, unwritten = [], 0
                 piece = b""  # or it would be kept until more comes
@@ -121,7 +121,7 @@ class ManifestBodies:
         return tempfile.TemporaryFile(dir=self._folder, buffering=0)
 
     async def _spool(self, data: bytes) -> IO[bytes]:
-        file = self._open()
+        file = await _in_thread(self._open)
         try:
             await _in_thread(_write, file, [data])
         except BaseException:

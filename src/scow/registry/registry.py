@@ -202,7 +202,7 @@ class Registry:
         try:
             uses = await self.metadata.quota_uses(call.repository)
         except Exception:
-            # As above.
+            # Here too what was done is done.
             log.exception("request %s: the use of quotas could not be told", call.request_id)
             return
         if uses:
