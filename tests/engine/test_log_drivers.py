@@ -43,6 +43,11 @@ class Server:
             assert self.changed.wait_for(lambda: any(text in message for message in self.messages), TIMEOUT_S)
             return list(self.messages)
 
+    def texts_until(self, text: str) -> list[str]:
+        """The texts up to one with `text`, each once: the last lines before a kill may come once more."""
+        found = [message.partition("]: ")[2] for message in self.wait_for(text)]
+        return list(dict.fromkeys(found))
+
     def close(self) -> None:
         self._server.shutdown()
         self._server.server_close()
@@ -85,9 +90,7 @@ def test_nothing_is_lost_while_the_engine_is_killed(own_engine: Daemon, server: 
     own_engine.kill()
     own_engine.start()
     own_engine.docker("attach", "box", input=b"go\n", check=False)
-    found = [message.partition("]: ")[2] for message in server.wait_for(" end")]
-    wanted = [*(f"line {number}" for number in range(1, 401)), "end"]
-    assert [line for index, line in enumerate(found) if line not in found[:index]] == wanted
+    assert server.texts_until(" end") == [*(f"line {number}" for number in range(1, 401)), "end"]
 
 
 def test_what_was_written_while_no_engine_ran_is_sent_by_the_next(own_engine: Daemon, server: Server) -> None:
@@ -103,7 +106,7 @@ def test_what_was_written_while_no_engine_ran_is_sent_by_the_next(own_engine: Da
     assert select.select([process], [], [], TIMEOUT_S)[0]
     os.close(process)
     own_engine.start()
-    assert [message.partition("]: ")[2] for message in server.wait_for("second")] == ["first", "second"]
+    assert server.texts_until("second") == ["first", "second"]
 
 
 def test_a_server_that_is_not_there_fails_the_start(engine: Daemon) -> None:
