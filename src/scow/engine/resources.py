@@ -419,7 +419,12 @@ class Resources:
         record = container.record
         self.expect_processes()
         rootfs = self._store.snapshots.mount_point(record.id)
-        user = await asyncio.to_thread(resolve_user, rootfs, request.user or record.config.user, [])
+        try:
+            user = await asyncio.to_thread(resolve_user, rootfs, request.user or record.config.user, [])
+        except ScowError as error:
+            if self._monitors.is_ending(record.id):  # its file system may be gone
+                raise NoSuchRun(record.id) from error
+            raise
         return await start_exec(
             self._monitors,
             record.id,

@@ -15,7 +15,9 @@ from typing import Final
 import msgspec
 
 _STATE: Final = 0  # fields of /proc/PID/stat counted from the one after the command's name
+_FLAGS: Final = 6
 _STARTED: Final = 19
+_EXITING: Final = 0x4  # PF_EXITING of the kernel's sched.h
 
 
 class ProcessIdentity(msgspec.Struct, frozen=True):
@@ -115,6 +117,14 @@ def identify(pid: int) -> ProcessIdentity | None:
 def is_alive(identity: ProcessIdentity) -> bool:
     """Whether that very process runs (a zombie doesn't)."""
     return identify(identity.pid) == identity
+
+
+def is_ending(identity: ProcessIdentity) -> bool:
+    """Whether that very process has ended or is about to: its namespaces may be left already, with no zombie yet."""
+    fields = _stat_fields(identity.pid)
+    if fields is None or fields[_STATE] in (b"Z", b"X") or int(fields[_STARTED]) != identity.started:
+        return True
+    return bool(int(fields[_FLAGS]) & _EXITING)
 
 
 def send_signal(identity: ProcessIdentity, number: int) -> bool:

@@ -36,7 +36,7 @@ from scow.runtime.capabilities import bounding_set, container_capabilities
 from scow.runtime.environment import environment
 from scow.runtime.failures import RuntimeFailed, start_error
 from scow.runtime.limits import rlimits
-from scow.runtime.monitor import Monitors
+from scow.runtime.monitor import Monitors, NoSuchRun
 from scow.runtime.oci_runtime import ENVIRONMENT
 from scow.runtime.streams import ProcessStreams
 from scow.runtime.user import ProcessUser
@@ -146,6 +146,12 @@ async def start_exec(monitors: Monitors, id: str, spec: ExecSpec) -> ExecProcess
             said = await asyncio.to_thread(_read_text, folder / _LOG)
             raise start_error(said, runtime=program.name, args=tuple(spec.args), exec=True)
         return ExecProcess(child, pid, stdio)
+    except (RuntimeFailed, FileNotFoundError) as error:
+        await stdio.streams.aclose()
+        # In a container that is just ending, runtimes fail in a dozen ways, and the bundle may be gone.
+        if monitors.is_ending(id):
+            raise NoSuchRun(id) from error
+        raise
     except BaseException:
         await stdio.streams.aclose()
         raise

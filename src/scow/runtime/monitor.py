@@ -29,7 +29,7 @@ from scow.errors import Conflict, Internal
 from scow.linux import cgroup
 from scow.linux.inotify import IN_CLOSE_WRITE, IN_MOVED_TO, IN_ONLYDIR, IN_Q_OVERFLOW, Change, Inotify
 from scow.linux.mount import MS_NODEV, MS_NOEXEC, MS_NOSUID, ensure_unmounted, mount
-from scow.linux.process import ProcessIdentity, identify, is_alive, send_signal
+from scow.linux.process import ProcessIdentity, identify, is_alive, is_ending, send_signal
 from scow.linux.unix_diag import waiting_connections
 from scow.runtime import conmon, controllers, record
 from scow.runtime.attach import AttachStream, connect
@@ -161,6 +161,11 @@ class Monitors:
     def pid(self, id: str) -> int:
         """The pid of a run's first process. Raises NoSuchRun."""
         return self._get(id).container.pid
+
+    def is_ending(self, id: str) -> bool:
+        """Whether a run's first process has ended or is about to, seen before its exit is reported."""
+        run = self._runs.get(id)
+        return run is None or run.exited or is_ending(run.container)
 
     async def create(
         self,

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import select
 import signal
 
 import pytest
@@ -145,6 +146,17 @@ async def test_what_it_leaves_behind_does_not_hold_its_output_open(machine: Mach
 async def test_only_running_containers(machine: Machine) -> None:
     with pytest.raises(NoSuchRun):
         await machine.exec("f" * 64, "true")
+
+
+async def test_a_container_that_is_just_ending_is_not_running(machine: Machine, box: str) -> None:
+    pid = machine.monitors.pid(box)
+    ended = os.pidfd_open(pid)
+    os.kill(pid, signal.SIGKILL)
+    # Without the event loop, so that nobody has been told of the end when the command is to start.
+    select.select([ended], [], [], 10)
+    os.close(ended)
+    with pytest.raises(NoSuchRun, match=f"container {box} is not running"):
+        await machine.exec(box, "true")
 
 
 async def test_the_end_of_the_container_ends_it(machine: Machine, box: str) -> None:
