@@ -22,6 +22,7 @@ from scow.runtime import controllers
 from scow.runtime.capabilities import bounding_set
 from scow.runtime.conmon import PROGRAM as CONMON
 from scow.runtime.init import find_init
+from scow.runtime.room import NoRoom
 from scow.runtime.seccomp import NoDefaultProfile, default_profile_path
 from scow.runtime.selection import find_runtimes, self_check
 from scow.store.layer_mounts import MountMode, probe
@@ -147,6 +148,8 @@ async def _try_runtimes() -> dict[str, str | None]:
     try:
         await asyncio.to_thread(controllers.settle)
         return {name: await self_check(runtime, folder) for name, runtime in find_runtimes({}).items()}
+    except NoRoom as error:
+        return dict.fromkeys(find_runtimes({}), str(error))
     finally:
         await asyncio.to_thread(controllers.release)
         await asyncio.to_thread(shutil.rmtree, folder, True)

@@ -38,6 +38,7 @@ from scow.runtime.failures import RuntimeFailed, start_error
 from scow.runtime.limits import rlimits
 from scow.runtime.monitor import Monitors, NoSuchRun
 from scow.runtime.oci_runtime import ENVIRONMENT
+from scow.runtime.room import needing_room
 from scow.runtime.streams import ProcessStreams
 from scow.runtime.user import ProcessUser
 from scow.wire.container import ContainerConfig
@@ -128,8 +129,9 @@ async def start_exec(monitors: Monitors, id: str, spec: ExecSpec) -> ExecProcess
     hands_over = spec.tty and program.name.startswith("crun")
     stdio = _nothing() if hands_over else _terminal(spec) if spec.tty else _pipes(spec)
     try:
-        await asyncio.to_thread(_prepare, folder, spec)
         with contextlib.ExitStack() as stack:
+            stack.enter_context(needing_room(monitors.root))
+            await asyncio.to_thread(_prepare, folder, spec)
             console = stack.enter_context(_Console(folder)) if hands_over else None
             command: list[str | Path] = [
                 *(program, "--root", state, "--log", folder / _LOG, "--log-format", "json"),
@@ -142,9 +144,9 @@ async def start_exec(monitors: Monitors, id: str, spec: ExecSpec) -> ExecProcess
             pid = await _started(child, folder / _PID, changed)
             if pid and console is not None:
                 stdio.take(await _handed_over(child, console), spec)
-        if not pid:
-            said = await asyncio.to_thread(_read_text, folder / _LOG)
-            raise start_error(said, runtime=program.name, args=tuple(spec.args), exec=True)
+            if not pid:
+                said = await asyncio.to_thread(_read_text, folder / _LOG)
+                raise start_error(said, runtime=program.name, args=tuple(spec.args), exec=True)
         return ExecProcess(child, pid, stdio)
     except (RuntimeFailed, FileNotFoundError) as error:
         await stdio.streams.aclose()

@@ -37,6 +37,7 @@ from scow.runtime.failures import RuntimeFailed
 from scow.runtime.filters import Filters
 from scow.runtime.oci_runtime import OciRuntime
 from scow.runtime.record import MonitorRecord
+from scow.runtime.room import has_room, needing_room
 
 log = logging.getLogger(__name__)
 
@@ -118,7 +119,7 @@ class Monitors:
     """All monitors of one engine. `open` before use, `aclose` at the end; containers run on."""
 
     def __init__(self, exec_root: Path, runtime: OciRuntime, on_exit: Callable[[Exit], None]) -> None:
-        self._root = exec_root
+        self.root = exec_root
         self._bundles = exec_root / "containers"
         self._exits = exec_root / "exits"
         self._state = exec_root / "oci"
@@ -234,7 +235,8 @@ class Monitors:
             if monitor is None or container is None:
                 raise Internal(f"container {plan.id} ended before it was started")
             run.record = msgspec.structs.replace(begun, monitor=monitor, container=container)
-            record.write(plan.bundle, run.record)
+            with needing_room(self.root):
+                record.write(plan.bundle, run.record)
         except BaseException:
             self._runs[plan.id] = run
             await self.delete(plan.id)
@@ -245,9 +247,10 @@ class Monitors:
 
     async def _begin(self, plan: conmon.Plan, begun: MonitorRecord, spec: bytes) -> conmon.Pids:
         spec, unknown = self._filters.annotate(spec, plan.runtime)
-        launched = await asyncio.to_thread(_launch, plan, begun, spec)
-        await points.at("monitor.launched")
-        pids = await conmon.handshake(plan, launched)
+        with needing_room(self.root):
+            launched = await asyncio.to_thread(_launch, plan, begun, spec)
+            await points.at("monitor.launched")
+            pids = await conmon.handshake(plan, launched)
         if unknown is not None:
             await asyncio.to_thread(self._filters.learn, unknown, plan.runtime, self._state / plan.id)
         return pids
@@ -303,7 +306,8 @@ class Monitors:
     async def update(self, id: str, resources: Mapping[str, object]) -> None:
         """Change limits while the container runs: linux.resources of the runtime-spec. Raises RuntimeFailed."""
         file = self.bundle(id) / "resources.json"
-        await asyncio.to_thread(file.write_bytes, msgspec.json.encode(resources))
+        with needing_room(self.root):
+            await asyncio.to_thread(file.write_bytes, msgspec.json.encode(resources))
         await self._runtime_of(id).call(self._state, "update", "--resources", str(file), id)
 
     async def resize(self, id: str, height: int, width: int) -> None:
@@ -544,6 +548,8 @@ class Monitors:
             log.error("the monitor of container %s ended before the container; ending it", id)
             send_signal(run.container, signal.SIGKILL)
             reason = "the container's monitor (conmon) was killed, and the container had to be ended"
+            if not has_room(self._exits):
+                reason = f"the exit code is lost: {self._exits}: no space left on device"
             self._report(run, Exit(id=id, exit_code=LOST_EXIT_CODE, oom_killed=False, at=time.time_ns(), error=reason))
 
     def _forget_monitor(self, run: Run) -> None:

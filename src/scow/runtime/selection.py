@@ -22,6 +22,7 @@ from scow.runtime.bundle import BundleContext, make_spec
 from scow.runtime.failures import CommandNotFound
 from scow.runtime.monitor import Monitors
 from scow.runtime.oci_runtime import OciRuntime
+from scow.runtime.room import NoRoom, needing_room
 from scow.runtime.user import ProcessUser
 from scow.wire.container import ContainerConfig
 from scow.wire.host_config import HostConfig
@@ -62,7 +63,7 @@ async def choose_runtimes(
     """Return all installed runtimes by name, and the name of the default: `preferred` (if not ""), crun or runc.
 
     Controllers that keep crun from working are mounted first (see `controllers`). Raises NoRuntime if
-    none passes; a preferred one that doesn't is not replaced.
+    none passes, and NoRoom if none can be tried; a preferred one that doesn't pass is not replaced.
     """
     runtimes = find_runtimes(configured)
     if any(runtime.path.name == "crun" for runtime in runtimes.values()):
@@ -83,8 +84,21 @@ async def choose_runtimes(
 
 
 async def self_check(runtime: OciRuntime, exec_root: Path) -> str | None:
-    """Have a runtime make a container; None if it can, else why not."""
-    folder = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix=_CHECKS, dir=_existing(exec_root)))
+    """Have a runtime make a container; None if it can, else why not. Raises NoRoom, of which no runtime is to blame."""
+    try:
+        with needing_room(exec_root):
+            folder = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix=_CHECKS, dir=_existing(exec_root)))
+            try:
+                return await _check(runtime, folder)
+            finally:
+                await asyncio.to_thread(shutil.rmtree, folder, True)
+    except NoRoom as error:
+        raise NoRoom(exec_root) from error
+    except (ScowError, OSError, msgspec.MsgspecError) as error:
+        return str(error)
+
+
+async def _check(runtime: OciRuntime, folder: Path) -> str | None:
     id = f"scow-check-{secrets.token_hex(8)}"
     monitors = Monitors(folder, runtime, lambda ended: None)
     try:
@@ -106,14 +120,11 @@ async def self_check(runtime: OciRuntime, exec_root: Path) -> str | None:
         await monitors.create(id, spec, terminal=False, open_stdin=False)
     except CommandNotFound:
         return None
-    except (ScowError, OSError, msgspec.MsgspecError) as error:
-        return str(error)
     else:
         await monitors.delete(id)
         return f"it created a container for {MISSING_COMMAND}, which doesn't exist"
     finally:
         await monitors.aclose()
-        await asyncio.to_thread(shutil.rmtree, folder, True)
 
 
 def clear_checks(exec_root: Path) -> None:

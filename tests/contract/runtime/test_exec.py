@@ -129,9 +129,8 @@ async def test_a_detached_command_with_a_terminal_is_not_held_up(machine: Machin
 
 async def test_its_pid_can_be_signalled(machine: Machine, box: str) -> None:
     process = await machine.exec(box, "sleep", "60")
-    os.kill(process.pid, signal.SIGTERM)
     os.kill(process.pid, signal.SIGKILL)
-    assert await process.wait() in (137, 143)
+    assert await process.wait() == 137
     await process.aclose()
 
 
