@@ -15,7 +15,8 @@ from scow.oci.image_config import ImageConfig, decode_config
 from scow.oci.manifest import Index, Manifest, decode
 from scow.oci.platform import Platform, host_platform, satisfies, select
 from scow.oci.reference import InvalidReference, Reference, parse_reference
-from scow.store.images import Image
+from scow.store.content import NoSuchContent
+from scow.store.images import Image, NoSuchImageID
 from scow.store.store import Store
 from scow.transfer.credentials import Credentials, decode_registry_auth
 from scow.transfer.pull import parse_created, pull, resolve
@@ -44,23 +45,40 @@ class ImageBases:
         self._several = several
         self.materials: list[Material] = []
         """What was found so far."""
-        self._found: dict[tuple[str, str], asyncio.Task[Image]] = {}
+        self._found: dict[tuple[str, str], asyncio.Task[tuple[Image, ImageConfig]]] = {}
 
     async def find(self, reference: str, platform: Platform | None, emit: Emit) -> tuple[Image, ImageConfig]:
-        """As Bases.find; what several stages name is looked for once."""
+        """As Bases.find; what several stages name is looked for once, and stays for the build if it is removed."""
         key = reference, str(platform or "")
         task = self._found.get(key)
         if task is None:
-            task = self._found[key] = asyncio.ensure_future(self._get(reference, platform, emit))
-        image = await asyncio.shield(task)
+            task = self._found[key] = asyncio.ensure_future(self._hold(reference, platform, emit))
+        image, config = await asyncio.shield(task)
         self.materials.append(_material(reference, image))
-        return image, await self._store.images.config(image.id)
+        return image, config
 
     async def aclose(self) -> None:
         """End what still runs."""
         for task in self._found.values():
             task.cancel()
         await asyncio.gather(*self._found.values(), return_exceptions=True)
+
+    async def _hold(self, reference: str, platform: Platform | None, emit: Emit) -> tuple[Image, ImageConfig]:
+        """Find an image and have the build's lease keep what it needs, although it may be removed meanwhile."""
+        images = self._store.images
+        for is_last in (False, True):
+            image = await self._get(reference, platform, emit)
+            self._store.content.has(image.id)  # it and its layers are held as they are found
+            missing = [diff_id for diff_id in image.diff_ids if self._store.layers.find(diff_id) is None]
+            try:
+                config = await images.config(image.id)
+            except (NoSuchImageID, NoSuchContent):
+                if is_last or images.find(image.id) is not None:
+                    raise
+                continue  # removed a moment ago: without it, it is looked for elsewhere
+            if is_last or not missing or images.find(image.id) is not None:
+                break
+        return image, config
 
     async def _get(self, reference: str, platform: Platform | None, emit: Emit) -> Image:
         store = self._store
@@ -80,8 +98,6 @@ class ImageBases:
                 credentials=self.credentials_for(parsed),
                 platform=platform,
             )
-        for diff_id in image.diff_ids:
-            store.layers.find(diff_id)  # so that the build's lease has them
         return image
 
     async def _resolved(self, reference: Reference, platform: Platform) -> Reference:

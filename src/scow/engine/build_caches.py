@@ -1,5 +1,6 @@
 """What `cachefrom` and `cacheto` of a build ask for, in docker's words: `IMAGE`, or `type=registry,ref=IMAGE`."""
 
+import contextlib
 import csv
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
@@ -16,6 +17,7 @@ from scow.engine.image_lookup import find_image
 from scow.errors import InvalidArgument, ScowError
 from scow.oci.platform import Platform
 from scow.oci.reference import Reference, parse_reference
+from scow.store.images import NoSuchImageID
 from scow.store.store import Store
 from scow.transfer.credentials import Credentials
 from scow.transfer.registries import Registries
@@ -103,9 +105,10 @@ class BuildCaches:
             assert spec.reference is not None
             image = find_image(self._store.images, str(spec.reference)) if spec.local else None
             if image is not None:
-                config = await self._store.images.config(image.id)
-                found.append(LocalImage(self._store, spec.reference.familiar, config))
-                continue
+                with contextlib.suppress(NoSuchImageID):  # or not any more
+                    config = await self._store.images.config(image.id)
+                    found.append(LocalImage(self._store, spec.reference.familiar, config))
+                    continue
             credentials = credentials_for(spec.reference)
             found.append(RegistryCache(spec.reference, platform, self._registries, self._store, credentials))
         return found

@@ -20,7 +20,7 @@ from scow.oci.digest import Digest, sha256
 from scow.oci.platform import host_platform, satisfies
 from scow.oci.reference import Reference
 from scow.store.assembly import publish
-from scow.store.images import Image
+from scow.store.images import Image, NoSuchImageID
 from scow.store.store import Store
 
 
@@ -80,15 +80,7 @@ class Delivery:
         state = self._main.state
         if not self._is_simple(output):
             packed = await pack(self._store, self._outcomes, output, _called(names))
-            known = images.find(self._main.id)
-            image = known or Image(
-                id=self._main.id,
-                platform=self._main.platform,
-                diff_ids=state.diff_ids,
-                size=sum(self._store.layers.get(diff_id).size for diff_id in state.diff_ids),
-                created=None if state.created is None else datetime.fromisoformat(state.created),
-                stored_at=datetime.now(UTC),
-            )
+            image = images.find(self._main.id) or self._image()
             manifest = packed.manifests[list(self._outcomes).index(self._main)]
             index = packed.top.digest if packed.is_index else None
             await points.at("build.packed")
@@ -97,10 +89,29 @@ class Delivery:
             packed = None
             if state.based_on is None:
                 await self._publish_plain(state)
+        await points.at("build.published")
         for name in names:
-            await images.tag(str(name), self._main.id)
+            await self._name(name)
             self._events.emit("image", "tag", self._main.id, {"name": name.familiar})
         return None if packed is None else packed.top
+
+    async def _name(self, name: Reference) -> None:
+        """Give the image a name; again the image, too, if somebody has just removed it: it is what the build made."""
+        try:
+            await self._store.images.tag(str(name), self._main.id)
+        except NoSuchImageID:
+            await self._store.images.publish(self._image(), name=str(name))
+
+    def _image(self) -> Image:
+        state = self._main.state
+        return Image(
+            id=self._main.id,
+            platform=self._main.platform,
+            diff_ids=state.diff_ids,
+            size=sum(self._store.layers.get(diff_id).size for diff_id in state.diff_ids),
+            created=None if state.created is None else datetime.fromisoformat(state.created),
+            stored_at=datetime.now(UTC),
+        )
 
     async def _publish_plain(self, state: ImageState) -> None:
         """Publish an image without a manifest: one that it got by an earlier build, and no registry has, goes."""

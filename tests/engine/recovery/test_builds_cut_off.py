@@ -1,5 +1,6 @@
 """Builds that are cut off: by their client, or by the end of the engine."""
 
+import concurrent.futures
 import http.client
 import socket
 import time
@@ -102,3 +103,24 @@ def test_killed_before_its_image_is_there(own_engine: Daemon) -> None:
     files = [path for path in before if path.is_file()]
     assert own_engine.request("POST", "/build/prune?all=1")[0] == 200  # steps that were done may be used again
     eventually(lambda: [path for path in kept() if path.is_file()] == files)  # the rest goes soon after the start
+
+
+@pytest.mark.parametrize(
+    ("point", "dockerfile"),
+    [
+        ("build.prepared", "FROM busybox\nRUN true > /x\nCOPY --from=busybox /bin/sh /again\n"),
+        ("build.published", "FROM busybox\n"),
+        ("build.published", "FROM busybox\nRUN true > /x\n"),
+    ],
+)
+def test_what_a_build_uses_and_makes_may_be_removed_meanwhile(own_engine: Daemon, point: str, dockerfile: str) -> None:
+    own_engine.at(point, "hold")
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        building = pool.submit(build, own_engine, dockerfile, t="kept")
+        own_engine.wait_held()
+        for image in own_engine.json("GET", "/images/json?all=1"):
+            assert own_engine.request("DELETE", f"/images/{image['Id']}?force=1")[0] == 200
+        own_engine.go_on()
+        made = image_of(building.result())
+    assert own_engine.json("GET", "/images/kept/json")["Id"] == made
+    assert own_engine.docker("run", "--rm", "kept", "echo", "it runs").stdout == "it runs\n"
