@@ -17,7 +17,7 @@ from scow.engine.changes import IN_CONTAINER
 from scow.engine.config import EngineConfig
 from scow.engine.container import Container, ContainerTable
 from scow.engine.container_mounts import ContainerMounts
-from scow.engine.endpoints import check_endpoint, parse_link
+from scow.engine.endpoints import HOST_ONLY, NO_NETWORK, SHARES_NETWORK, check_endpoint, parse_link
 from scow.engine.events import Events
 from scow.engine.image_lookup import get_image
 from scow.engine.merging import arguments, merge_config
@@ -28,6 +28,7 @@ from scow.engine.user_namespaces import check_user_namespace
 from scow.engine.volumes import Volumes
 from scow.errors import InvalidArgument, NotFound
 from scow.linux.cgroup import is_unified
+from scow.network import model
 from scow.network.networks import Networks
 from scow.oci.digest import Digest
 from scow.oci.image_config import ExecConfig
@@ -240,7 +241,10 @@ class Creation:
                 await asyncio.to_thread(_make_source, mount.source)
 
     def _endpoints(self, host: HostConfig, request: CreateRequest) -> dict[str, EndpointSettings]:
-        """The attachments asked for, by network name; the network mode's own always among them."""
+        """The attachments asked for, by network name; if there are none, the network mode's.
+
+        Raises InvalidArgument for networks that can't be had together.
+        """
         asked = (request.networking_config.endpoints_config if request.networking_config else None) or {}
         endpoints = {name: settings or EndpointSettings() for name, settings in asked.items()}
         if "default" in endpoints:
@@ -248,20 +252,21 @@ class Creation:
         mode = host.network_mode
         if mode.startswith("container:"):
             self._named(mode.partition(":")[2])
+            if len(endpoints) > 1:
+                raise InvalidArgument(SHARES_NETWORK)
             return {}
         try:
             main = self._networks.get(mode).name
             endpoints = {self._networks.get(name).name: settings for name, settings in endpoints.items()}
         except NotFound as error:
             raise InvalidArgument(str(error)) from error  # clients take 404 as a missing image, and pull
-        if main not in endpoints:
-            endpoints = {main: EndpointSettings(), **endpoints}
+        endpoints = endpoints or {main: EndpointSettings()}
         for name, settings in endpoints.items():
             check_endpoint(self._networks.get(name), settings)
-        if mode == "host" and len(endpoints) > 1:
-            raise InvalidArgument(
-                "container cannot be connected to multiple networks with one of the networks in host mode"
-            )
+        if len(endpoints) > 1 and model.NONE in endpoints:
+            raise InvalidArgument(NO_NETWORK)
+        if (mode == model.HOST or model.HOST in endpoints) and (main != model.HOST or set(endpoints) != {model.HOST}):
+            raise InvalidArgument(HOST_ONLY)
         return endpoints
 
 

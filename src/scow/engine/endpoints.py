@@ -13,6 +13,11 @@ from scow.wire.network import EndpointSettings
 
 OPTION_INTERFACE: Final = "com.docker.network.endpoint.ifname"
 OPTION_SYSCTLS: Final = "com.docker.network.endpoint.sysctls"
+HOST_ONLY: Final = "container cannot be disconnected from host network or connected to host network"
+NO_NETWORK: Final = "container cannot be connected to multiple networks with one of the networks in private (none) mode"
+SHARES_NETWORK: Final = (
+    "container sharing network namespace with another container or host cannot be connected to any other network"
+)
 # docker's client writes the values of driver options in small letters.
 _SYSCTL: Final = re.compile(r"(net\.(?:ipv4|ipv6|mpls)\.\w+)\.IFNAME\.(\w+)", re.IGNORECASE)
 _INTERFACE: Final = re.compile(r"[a-zA-Z0-9_.-]+")

@@ -10,7 +10,7 @@ import msgspec
 from scow.engine import validation
 from scow.engine.config import EngineConfig, InvalidConfig
 from scow.engine.container import Container, ContainerTable, NoSuchContainer
-from scow.engine.endpoints import check_endpoint, endpoint_request
+from scow.engine.endpoints import HOST_ONLY, NO_NETWORK, SHARES_NETWORK, check_endpoint, endpoint_request
 from scow.engine.events import Events
 from scow.engine.moments import parse_moment
 from scow.engine.network_files import move_network_files, upstreams
@@ -77,9 +77,6 @@ def network_settings(config: EngineConfig) -> Settings:
 
 class ModeConflict(InvalidArgument):
     """A container whose network mode rules out what was asked. The words are docker's."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(f"conflicting options: {reason}")
 
 
 class Networks:
@@ -182,11 +179,11 @@ class Networks:
             await self._driver.forget(network.id, request.container)
             return
         async with container.lock:
-            if container.record.host_config.network_mode == model.HOST:
-                raise ModeConflict(_HOST_ONLY)
             rest = {name: asked for name, asked in container.record.endpoints.items() if name != network.name}
             if len(rest) == len(container.record.endpoints):
                 raise NotConnected(container.id, network)
+            if container.record.host_config.network_mode == model.HOST:
+                raise ModeConflict(HOST_ONLY)
             attached = self._driver.of_container(container.id)
             if container.state.live:
                 try:
@@ -262,25 +259,17 @@ class Networks:
         return True
 
 
-_HOST_ONLY: Final = "container cannot be disconnected from host network or connected to host network"
-
-
 def _check_mode(container: Container, network: model.Network, joined: Sequence[model.Network]) -> None:
     """Refuse networks that a container's network mode rules out. Raises ModeConflict, Conflict."""
     mode = container.record.host_config.network_mode
     if container.removing or container.state.status in ("dead", "removing"):
         raise Conflict("container is marked for removal and cannot be connected or disconnected to the network")
-    if mode == model.HOST or network.name == model.HOST:
-        raise ModeConflict(_HOST_ONLY)
-    if mode.startswith("container:"):
-        raise ModeConflict(
-            "container sharing network namespace with another container or host cannot be connected to any other "
-            "network"
-        )
+    if mode.startswith("container:") or (mode == model.HOST and network.name != model.HOST):
+        raise ModeConflict(SHARES_NETWORK)
+    if network.name == model.HOST:
+        raise ModeConflict(HOST_ONLY)
     if network.name == model.NONE or any(each.name == model.NONE for each in joined):
-        raise ModeConflict(
-            "container cannot be connected to multiple networks with one of the networks in private (none) mode"
-        )
+        raise ModeConflict(NO_NETWORK)
 
 
 def _request(request: NetworkCreateRequest, defaults: Mapping[str, dict[str, str]]) -> model.NetworkRequest:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 from collections.abc import Iterator
+from urllib.parse import quote
 
 import pytest
 
@@ -60,6 +61,7 @@ REFUSED = [
     ({"Name": "n", "Driver": "host"}, 403, 'only one instance of "host" network is allowed'),
     ({"Name": "n", "Driver": "nosuch"}, 404, 'could not find plugin nosuch: plugin "nosuch" not found'),
     ({"Name": ""}, 400, "name is empty"),
+    ({"Name": "a\nb"}, 400, "invalid network name: 'a\\nb': it has control characters"),
     ({"Name": "n", "EnableIPv4": False}, 400, "IPv4 or IPv6 must be enabled"),
     ({"Name": "n", "Options": {"com.docker.network.driver.mtu": "many"}}, 400, "com.docker.network.driver.mtu"),
 ]
@@ -198,7 +200,7 @@ def test_what_a_containers_mode_rules_out_is_refused(engine: Daemon) -> None:
     run(engine, "apart", "--network", "none")
     run(engine, "guest", "--network", "container:apart")
     for name, text in (
-        ("hosted", "container cannot be disconnected from host network or connected to host network"),
+        ("hosted", "container sharing network namespace with another container or host cannot be connected"),
         ("apart", "container cannot be connected to multiple networks with one of the networks in private (none) mode"),
         ("guest", "container sharing network namespace with another container or host cannot be connected"),
     ):
@@ -211,6 +213,54 @@ def test_what_a_containers_mode_rules_out_is_refused(engine: Daemon) -> None:
     )
     assert status == 400
     assert "only when connecting to networks with user configured subnets" in json.loads(answer)["message"]
+
+
+def test_a_new_container_is_on_the_networks_that_are_named_and_on_no_other(engine: Daemon) -> None:
+    engine.docker("network", "create", "plain")
+    for mode, networks in (("default", ["plain"]), ("bridge", ["none"]), ("none", ["plain", "bridge"])):
+        body = {
+            "Image": "busybox",
+            "HostConfig": {"NetworkMode": mode},
+            "Cmd": ["sleep", "60"],
+            "NetworkingConfig": {"EndpointsConfig": {name: {} for name in networks}},
+        }
+        box = engine.json("POST", "/containers/create", body)["Id"]
+        engine.json("POST", f"/containers/{box}/start")
+        assert set(engine.json("GET", f"/containers/{box}/json")["NetworkSettings"]["Networks"]) == set(networks)
+
+
+def test_a_network_may_be_called_almost_anything(engine: Daemon) -> None:
+    for name in ("two words", "team/front", "a:b", "-dash", "größe", 'q"uote', "50%", "what?", "../.."):
+        engine.json("POST", "/networks/create", {"Name": name})
+        assert engine.json("GET", f"/networks/{quote(name)}")["Name"] == name
+        body = {"Image": "busybox", "Cmd": ["sleep", "60"], "HostConfig": {"NetworkMode": name}}
+        box = engine.json("POST", "/containers/create", body)["Id"]
+        engine.json("POST", f"/containers/{box}/start")
+        for what in ("disconnect", "connect"):
+            engine.json("POST", f"/networks/{quote(name)}/{what}", {"Container": box})
+        assert list(settings(engine, box)) == [name]
+        engine.json("DELETE", f"/containers/{box}?force=1")
+        engine.json("DELETE", f"/networks/{quote(name, safe='')}")
+
+
+@pytest.mark.parametrize(
+    ("mode", "networks", "text"),
+    [
+        ("bridge", ["bridge", "none"], "one of the networks in private (none) mode"),
+        ("none", ["none", "bridge"], "one of the networks in private (none) mode"),
+        ("host", ["host", "bridge"], "disconnected from host network or connected to host network"),
+        ("bridge", ["host"], "disconnected from host network or connected to host network"),
+        ("container:base", ["bridge", "none"], "container sharing network namespace with another container"),
+    ],
+)
+def test_networks_that_cannot_be_had_together_are_refused(
+    engine: Daemon, mode: str, networks: list[str], text: str
+) -> None:
+    run(engine, "base")
+    body = {"Image": "busybox", "HostConfig": {"NetworkMode": mode}}
+    body["NetworkingConfig"] = {"EndpointsConfig": {name: {} for name in networks}}
+    status, answer = engine.request("POST", "/containers/create", body)
+    assert (status, text in json.loads(answer)["message"]) == (400, True), answer
 
 
 def test_published_ports_move_when_their_network_is_left(engine: Daemon) -> None:
