@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from scow.oci.platform import host_platform
 from support.daemon import Daemon
 
 
@@ -45,6 +46,15 @@ def test_a_base_images_variables_are_known(engine: Daemon, tmp_path: Path) -> No
     done = build(engine, tmp_path, "FROM checks/base\nWORKDIR $HOME_OF_IT\nLABEL x=$HOME_OF\n")
     assert "[Warning] UndefinedVar: Usage of undefined variable '$HOME_OF' (line 3)" in done.stdout
     assert done.stdout.count("[Warning]") == 1
+
+
+def test_a_base_for_another_platform_is_warned_of(engine: Daemon, tmp_path: Path) -> None:
+    build(engine, tmp_path, "FROM scratch\nLABEL a=b\n", "--platform", "linux/s390x", "-t", "checks/other")
+    done = build(engine, tmp_path, "FROM checks/other\nLABEL c=d\n")
+    assert [line for line in done.stdout.splitlines() if line.startswith("[Warning]")] == [
+        "[Warning] InvalidBaseImagePlatform: Base image checks/other was pulled with platform "
+        f'"linux/s390x", expected "{host_platform()}" for current build (line 1)'
+    ]
 
 
 def test_checks_alone_build_nothing(engine: Daemon, tmp_path: Path) -> None:

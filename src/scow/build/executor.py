@@ -6,7 +6,7 @@ an image.
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -22,6 +22,7 @@ from scow.build.context import Context
 from scow.build.dockerfile import Dockerfile, Stage, parse_triggers
 from scow.build.errors import DockerfileError, Lines, StepFailed
 from scow.build.image_state import ImageState, parse_created, state_of, with_path
+from scow.build.lint import KnownBase
 from scow.build.named_contexts import NamedContexts
 from scow.build.plan import SCRATCH, Plan, names_like, plan
 from scow.build.recipes import Recipes
@@ -81,8 +82,8 @@ class Execution:
         default = source_date_default(dockerfile, self._globals, self._target)
         build.options = msgspec.structs.replace(options, default_epoch=default)
         _ = build.options.epoch  # a bad one is refused before anything is done
-        self.environments: dict[int, Mapping[str, str]] = {}
-        """What the base images of the stages with these indexes brought along."""
+        self.bases: dict[int, KnownBase] = {}
+        """What the base images of the stages with these indexes turned out to be."""
         self._steps = Steps(build, context, self, ignored)
         self._recipes = Recipes(
             build, dockerfile, self._globals, self._plan, self._steps.copy_sources, self._steps.run_mounts
@@ -281,7 +282,7 @@ class Execution:
         if not state.config.on_build:
             self._tell(stage.index, number, "done", state.id)
         scope = scope.with_env(state.config.env)
-        self.environments[stage.index] = scope.env
+        self.bases[stage.index] = KnownBase(scope.env, None if base.kind == "context" else state.platform)
         return state, scope
 
     def _tell(

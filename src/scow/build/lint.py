@@ -44,20 +44,28 @@ class LintFailed(InvalidArgument):
         self.findings = tuple(findings)
 
 
+class KnownBase(msgspec.Struct, frozen=True):
+    """What the base image of a stage turned out to be."""
+
+    env: Mapping[str, str]
+    platform: Platform | None = None
+    """Which platform it is for; None if nobody asked for one."""
+
+
 def lint(
     dockerfile: Dockerfile,
     scope: Globals,
     *,
-    environments: Mapping[int, Mapping[str, str]] | None = None,
+    bases: Mapping[int, KnownBase] | None = None,
     ignore: Ignore | None = None,
 ) -> tuple[Finding, ...]:
     """What the checks find, in the order of the file.
 
-    `environments` are those of the base images of the stages with these indexes; `ignore` is what keeps files out of
-    the build context. Raises DockerfileError if the `check` directive is malformed.
+    `bases` are those of the stages with these indexes; `ignore` is what keeps files out of the build context. Raises
+    DockerfileError if the `check` directive is malformed.
     """
     selection = selection_of(dockerfile, scope)
-    found = _Linter(dockerfile, scope, environments or {}, ignore).run()
+    found = _Linter(dockerfile, scope, bases or {}, ignore).run()
     return tuple(sorted((one for one in found if selection.runs(one.rule)), key=lambda one: one.lines.start))
 
 
@@ -79,18 +87,6 @@ def refuse_findings(dockerfile: Dockerfile, scope: Globals, findings: Sequence[F
         raise LintFailed(findings)
 
 
-def base_platform_finding(image: str, expected: Platform, actual: Platform, lines: Lines) -> Finding | None:
-    """The finding about a base image that turned out to be for another platform than was asked for."""
-    if (expected.os, expected.architecture) == (actual.os, actual.architecture):
-        return None
-    return Finding(
-        rule="InvalidBaseImagePlatform",
-        message=f"Base image {image} was pulled with platform {quoted(str(actual))}, "
-        f"expected {quoted(str(expected))} for current build",
-        lines=lines,
-    )
-
-
 class _StageState(msgspec.Struct):
     """What is known at the place where the checks are."""
 
@@ -106,12 +102,12 @@ class _Linter:
         self,
         dockerfile: Dockerfile,
         scope: Globals,
-        environments: Mapping[int, Mapping[str, str]],
+        bases: Mapping[int, KnownBase],
         ignore: Ignore | None,
     ) -> None:
         self._file = dockerfile
         self._globals = scope
-        self._environments = environments
+        self._bases = bases
         self._ignore = ignore
         self._words = Words(escape=dockerfile.directives.escape)
         self._found: list[Finding] = []
@@ -229,9 +225,23 @@ class _Linter:
         for before in reversed(self._file.stages[: stage.index]):
             if before.name and before.name == image.lower():
                 return msgspec.structs.replace(self._ends[before.index])
-        env = self._environments.get(stage.index)
-        scope = Scope(globals=self._globals, env=env if env is not None else {"PATH": ""})
-        return _StageState(scope=scope, known=env is not None or image == "scratch")
+        base = self._bases.get(stage.index)
+        if base is None:
+            scope = Scope(globals=self._globals, env={"PATH": ""})
+            return _StageState(scope=scope, known=image == "scratch")
+        if base.platform is not None:
+            self._base_platform(stage.base, image, base.platform)
+        return _StageState(scope=Scope(globals=self._globals, env=base.env), known=True)
+
+    def _base_platform(self, written: From, image: str, actual: Platform) -> None:
+        try:
+            expected = parse_platform(self._expand(written.platform or "$TARGETPLATFORM", self._globals.values).text)
+        except InvalidPlatform:
+            return
+        if (expected.os, expected.architecture) != (actual.os, actual.architecture):
+            message = f"Base image {image} was pulled with platform {quoted(str(actual))}, "
+            message += f"expected {quoted(str(expected))} for current build"
+            self._add("InvalidBaseImagePlatform", message, written.lines)
 
     def _once(self, stage: Stage) -> None:
         last: dict[type[Instruction], Instruction] = {}

@@ -10,7 +10,7 @@ from scow.build.checks import Finding
 from scow.build.context import Context
 from scow.build.dockerfile import Dockerfile
 from scow.build.ignore import BadPattern, Ignore, ignore_files, read_patterns
-from scow.build.lint import lint, refuse_findings
+from scow.build.lint import KnownBase, lint, refuse_findings
 from scow.build.outline import outline_of, outline_text, targets_of, targets_text
 from scow.build.plan import context_name, plan
 from scow.build.tools import Options
@@ -33,17 +33,17 @@ class BuildChecks:
         host = host_platform()
         self._scope = global_scope(dockerfile, options.build_args, host, options.platform or host, options.target)
 
-    def find(self, environments: Mapping[int, Mapping[str, str]] | None = None) -> tuple[Finding, ...]:
-        """The findings; `environments` are the base images' by stage. Raises DockerfileError for a bad directive."""
-        return lint(self._file, self._scope, environments=environments, ignore=self._ignore)
+    def find(self, bases: Mapping[int, KnownBase] | None = None) -> tuple[Finding, ...]:
+        """The findings; `bases` are what is known of stages' bases. Raises DockerfileError for a bad directive."""
+        return lint(self._file, self._scope, bases=bases, ignore=self._ignore)
 
     def refuse(self) -> None:
         """Raise LintFailed if there are findings and the file says that these end a build."""
         refuse_findings(self._file, self._scope, self.find())
 
-    def warn(self, emit: Emit, environments: Mapping[int, Mapping[str, str]]) -> None:
+    def warn(self, emit: Emit, bases: Mapping[int, KnownBase]) -> None:
         """Tell of findings and unused arguments, a line each, as docker's classic builder tells of what it warns of."""
-        for finding in self.find(environments):
+        for finding in self.find(bases):
             emit(ProgressMessage(stream=f"[Warning] {finding}\n"))
         if unused := unused_build_args(self._file, self._options.build_args):
             emit(ProgressMessage(stream=f"[Warning] One or more build-args [{' '.join(unused)}] were not consumed\n"))

@@ -19,6 +19,7 @@ from scow.build.errors import DockerfileError
 from scow.build.executor import Execution, Result
 from scow.build.flights import Pace, at_once
 from scow.build.ignore import Ignore
+from scow.build.lint import KnownBase
 from scow.build.named_contexts import UPLOAD, NamedContexts
 from scow.build.output import Annotation, Output, decode_outputs, parse_annotation
 from scow.build.packing import Outcome
@@ -122,7 +123,7 @@ class BuildWork:
         ignore = ignore_of(context, name)
         self._keep = _ignoring(ignore, name)
         self._checks = BuildChecks(self._file, options, ignore)
-        self._environments: Mapping[int, Mapping[str, str]] = {}
+        self._bases: Mapping[int, KnownBase] = {}
         self._epoch: int | None = None
         self._provenance: dict[str, Any] = {}
         self._trace: Trace | None = None
@@ -157,7 +158,7 @@ class BuildWork:
         if not request.quiet:
             if request.squash:
                 emit(ProgressMessage(id="moby.image.id", aux={"ID": delivered.id}))
-            self._checks.warn(emit, self._environments)
+            self._checks.warn(emit, self._bases)
             if self._epoch is None and any(each.rewrite_timestamp for each in wishes.outputs):
                 emit(ProgressMessage(stream=_NO_EPOCH))
             emit(ProgressMessage(stream=f"Successfully built {delivered.id.partition(':')[2][:12]}\n"))
@@ -214,7 +215,7 @@ class BuildWork:
         finally:
             await bases.aclose()
             await asyncio.shield(asyncio.ensure_future(means.tools.cache.flush()))
-        self._environments = builds[0][1].environments
+        self._bases = builds[0][1].bases
         self._epoch = builds[0][0].options.epoch
 
         def records(mode: Mode) -> list[Record]:

@@ -5,21 +5,28 @@ import pytest
 from scow.build.arguments import global_scope
 from scow.build.checks import RULES
 from scow.build.dockerfile import parse
-from scow.build.errors import DockerfileError, Lines
+from scow.build.errors import DockerfileError
 from scow.build.ignore import Ignore
-from scow.build.lint import LintFailed, base_platform_finding, lint, refuse_findings
+from scow.build.lint import KnownBase, LintFailed, lint, refuse_findings
 from scow.oci.platform import Platform
 
 AMD = Platform(os="linux", architecture="amd64")
 ARM = Platform(os="linux", architecture="arm64")
 
 
-def found(text: str, *, ignored: str = "", env: dict[str, str] | None = None, **build_args: str) -> list[str]:
+def found(
+    text: str,
+    *,
+    ignored: str = "",
+    env: dict[str, str] | None = None,
+    platform: Platform | None = None,
+    **build_args: str,
+) -> list[str]:
     file = parse(text)
-    environments = {} if env is None else {0: env}
+    bases = {} if env is None and platform is None else {0: KnownBase(env or {}, platform)}
     ignore = Ignore([ignored]) if ignored else None
     scope = global_scope(file, build_args, AMD, AMD)
-    return [str(one) for one in lint(file, scope, environments=environments, ignore=ignore)]
+    return [str(one) for one in lint(file, scope, bases=bases, ignore=ignore)]
 
 
 @pytest.mark.parametrize(
@@ -181,12 +188,13 @@ def test_findings_end_the_build_where_the_file_says_so() -> None:
 
 
 def test_a_base_for_another_platform_is_told() -> None:
-    finding = base_platform_finding("alpine", AMD, ARM, Lines(1, 1))
-    assert finding is not None
-    assert finding.message == (
-        'Base image alpine was pulled with platform "linux/arm64", expected "linux/amd64" for current build'
+    said = (
+        "InvalidBaseImagePlatform: Base image alpine was pulled with platform "
+        '"linux/arm64", expected "linux/amd64" for current build (line 1)'
     )
-    assert base_platform_finding("alpine", AMD, AMD, Lines(1, 1)) is None
+    assert found("FROM alpine", platform=ARM) == [said]
+    assert found("FROM alpine", platform=AMD) == []
+    assert found("ARG OTHER=linux/arm64\nFROM --platform=$OTHER alpine", platform=ARM) == []
 
 
 def test_a_finding_is_printed_with_its_place_and_documentation() -> None:
