@@ -148,14 +148,6 @@ class Scope(msgspec.Struct, frozen=True, kw_only=True):
         }
 
     @property
-    def run_environment(self) -> list[str]:
-        """A RUN's environment as `NAME=value`: the config's, then arguments, then proxies.
-
-        What goes into a cache key or the history is `env` and `effective_arguments`, never this.
-        """
-        return [f"{name}={value}" for name, value in {**self.env, **self.effective_arguments, **self.proxies}.items()]
-
-    @property
     def history_arguments(self) -> list[str]:
         """What the history says in front of a RUN's command: `|2`, `a=1`, `b=2`; nothing without arguments."""
         given = [f"{name}={value}" for name, value in self.effective_arguments.items()]

@@ -49,11 +49,6 @@ def expand(text: str, env: Mapping[str, str], *, escape: str = "\\") -> str:
     return Words(escape=escape).expand(text, env).text
 
 
-def expand_words(text: str, env: Mapping[str, str], *, escape: str = "\\") -> tuple[str, ...]:
-    """The same split at spaces outside quotes; a variable's value is split as well. Raises WordError."""
-    return Words(escape=escape).expand(text, env).words
-
-
 class Words:
     """One way of reading words: which escape character, and what of the notation stays in the result."""
 

@@ -1,6 +1,5 @@
 """The pieces that instructions are written with: flags, words, key-value pairs, arrays."""
 
-import json
 import re
 from collections.abc import Mapping
 from typing import Final, Literal
@@ -202,8 +201,3 @@ def parse_list(rest: str) -> tuple[str, ...]:
     """An array, or words between spaces. Raises DockerfileError."""
     array = parse_array(rest)
     return split_gaps(rest) if array is None else array
-
-
-def as_array(items: tuple[str, ...]) -> str:
-    """The exec form of a list."""
-    return json.dumps(list(items), ensure_ascii=False)

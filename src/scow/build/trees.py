@@ -186,7 +186,6 @@ class DirectoryTree:
     def __init__(self, top: Path) -> None:
         self._top = os.fsencode(top)
         self._root = _node(self._top, os.lstat(self._top))
-        self._identities: dict[int, object] = {}
 
     @property
     def root(self) -> Node:

@@ -92,10 +92,6 @@ def parse_rate(text: str) -> dict[str, object]:
     return {"Path": path, "Rate": parse_size(rate)}
 
 
-def parse_memory_swap(text: str) -> int:
-    return parse_bytes(text)
-
-
 def _many(name: str, kind: str, about: str, convert: object, shown: str = "") -> Flag:
     return Flag(name, "", kind, about, convert=convert, many=True, shown=shown)  # type: ignore[arg-type]  # one of the parsers above
 

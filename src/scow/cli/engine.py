@@ -36,7 +36,6 @@ class Engine:
             except ValueError:
                 raise CliError(f"invalid API version: {version}") from None
         self._idle: list[Connection] = []
-        self.ping_headers: dict[str, str] = {}
 
     @property
     def version(self) -> tuple[int, int]:
@@ -47,7 +46,6 @@ class Engine:
                 self._recycle(response)
                 response = self._send("GET", "/_ping", {}, None)
                 response.read()
-            self.ping_headers = response.headers
             self._recycle(response)
             try:
                 offered = parse_version(response.headers.get("api-version", ""))

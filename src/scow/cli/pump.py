@@ -29,14 +29,6 @@ FATAL = (_signal.SIGHUP, _signal.SIGINT, _signal.SIGQUIT, _signal.SIGTERM)
 SIGWINCH = _signal.SIGWINCH
 
 
-class Interrupted(Exception):
-    """A signal ends the client."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = number
-
-
 class Signals:
     """Catches signals as long as the context lasts, and hands them to `handle` when `dispatch()` is called."""
 

@@ -31,11 +31,6 @@ def parse_rfc3339(text: str) -> float:
     return days_from_civil(year, month, date) * 86400 + int(hour) * 3600 + int(minute) * 60 + float(second) - offset
 
 
-def is_zero(text: str) -> bool:
-    """Whether a time from the wire stands for "never"."""
-    return not text or text.startswith("0001-01-01T00:00:00")
-
-
 def local_time(seconds: float) -> str:
     """Write a time as Go's Time.String does: "2024-05-01 10:00:00 +0200 CEST"."""
     return time.strftime("%Y-%m-%d %H:%M:%S %z %Z", time.localtime(seconds))

@@ -95,18 +95,3 @@ def parse_duration(text: str) -> int:
         raise ValueError(f'time: invalid duration "{text}"')
     nanoseconds = round(total * 1e9)
     return -nanoseconds if text.startswith("-") else nanoseconds
-
-
-def format_duration(nanoseconds: int) -> str:
-    """Write a duration as Go prints it: "1m30s"."""
-    if nanoseconds == 0:
-        return "0s"
-    sign, rest = ("-", -nanoseconds) if nanoseconds < 0 else ("", nanoseconds)
-    if rest < 10**9:
-        for unit, size in (("ns", 1), ("µs", 10**3), ("ms", 10**6)):
-            if rest < size * 1000:
-                return f"{sign}{rest / size:.9g}{unit}"
-    minutes, nano = divmod(rest, 60 * 10**9)
-    hours, minutes = divmod(minutes, 60)
-    seconds = f"{nano / 10**9:.9f}".rstrip("0").rstrip(".") + "s"
-    return sign + (f"{hours}h{minutes}m" if hours else f"{minutes}m" if minutes else "") + seconds

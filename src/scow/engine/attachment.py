@@ -80,11 +80,6 @@ class Attachment:
         """Whether the client's input goes to the process."""
         return self._stdin
 
-    @property
-    def connected(self) -> bool:
-        """Whether it has a process's side, or knows that there will be none."""
-        return self._stream.done()
-
     async def run(self, client: Duplex) -> None:
         """Pump until the end. Whatever happens, both sides are let go of."""
         try:

@@ -147,11 +147,6 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
         """
         return hashlib.sha256(str(self.data_root.resolve()).encode()).hexdigest()[:8]
 
-    @property
-    def is_default(self) -> bool:
-        """Whether this is the machine's main engine, at the default data root."""
-        return self.data_root == DATA_ROOT
-
 
 KEYS = {field.replace("_", "-"): field for field in EngineConfig.__struct_fields__}
 

@@ -11,7 +11,7 @@ import contextlib
 import ctypes
 import errno as errnos
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Final, NamedTuple, Self
 
@@ -67,7 +67,6 @@ _FSOPEN_CLOEXEC: Final = 1
 _FSMOUNT_CLOEXEC: Final = 1
 _FSCONFIG_SET_FLAG: Final = 0
 _FSCONFIG_SET_STRING: Final = 1
-_FSCONFIG_SET_FD: Final = 5
 _FSCONFIG_CMD_CREATE: Final = 6
 _OPEN_TREE_CLONE: Final = 1
 _OPEN_TREE_CLOEXEC: Final = os.O_CLOEXEC
@@ -150,11 +149,6 @@ def bind(source: StrPath, target: StrPath, *, recursive: bool = False, read_only
             raise
 
 
-def make_private(target: StrPath, *, recursive: bool = False) -> None:
-    """Keep mounts beneath `target` from propagating to other mount namespaces, and theirs from coming here."""
-    mount(None, target, flags=MS_PRIVATE | (MS_REC if recursive else 0))
-
-
 def unmount(target: StrPath, *, lazy: bool = False) -> None:
     """Unmount what is at `target`, never following a symlink. `lazy` detaches it now and lets users finish. Raises
     UnmountFailed, with errno EINVAL if nothing is mounted there and EBUSY if it is in use."""
@@ -191,10 +185,6 @@ class FsContext:
     def set(self, key: str, value: StrPath) -> None:
         """Give an option its value, at most STRING_LIMIT bytes."""
         self._config(_FSCONFIG_SET_STRING, key.encode(), os.fsencode(value), 0)
-
-    def set_fd(self, key: str, fd: int) -> None:
-        """Give an option an open file as its value, for file systems that take one."""
-        self._config(_FSCONFIG_SET_FD, key.encode(), None, fd)
 
     def flag(self, key: str) -> None:
         """Switch on an option that takes no value; "ro" makes the file system itself read-only."""
@@ -249,27 +239,6 @@ class FsContext:
                 # "e overlay: No changes allowed": the letter tells errors, warnings and informations apart
                 messages.append(said.decode(errors="replace").strip()[2:])
         return MountFailed(number, self.fs_type, "", messages)
-
-
-def mount_with(
-    fs_type: str,
-    target: StrPath,
-    options: Mapping[str, str] | Sequence[tuple[str, str]],
-    *,
-    read_only: bool = False,
-    attributes: int = 0,
-) -> None:
-    """Mount by the new calls: options in order, no limit to their sum, an option may repeat. Raises MountFailed."""
-    pairs = options.items() if isinstance(options, Mapping) else options
-    with FsContext(fs_type) as context:
-        try:
-            for key, value in pairs:
-                context.set(key, value)
-            if read_only:
-                context.flag("ro")
-        except MountFailed as error:
-            raise MountFailed(error.errno, fs_type, os.fspath(target), error.messages) from None
-        context.mounted_at(target, attributes | (MOUNT_ATTR_RDONLY if read_only else 0))
 
 
 def move_mount(fd: int, target: StrPath, *, follow: bool = False) -> None:

@@ -158,10 +158,6 @@ class Sandboxes:
         """List the containers for which there is a file in the folder, pinned or left over."""
         return await self._threads(lambda: sorted(os.listdir(self._folder)) if self._folder.is_dir() else [])
 
-    def spare_links(self) -> set[str]:
-        """Name the outer links of the spare sandboxes, and of those taken but not connected yet."""
-        return {inside.link for inside in (*self._ready, *self._taken.values()) if inside.link}
-
     async def aclose(self) -> set[str]:
         """Let go of the spare sandboxes, and return the links that go with them, some milliseconds later."""
         self._bridge = None

@@ -216,11 +216,6 @@ class Call:
         found: dict[str, Any] | None = transport.get_extra_info("peercert") if transport is not None else None
         return found
 
-    @property
-    def body_is_read(self) -> bool:
-        """Whether nothing of the body is left, so that the connection can go on."""
-        return not self._request.body_exists or self._request.content.is_eof()
-
 
 def _parse_query(text: str) -> dict[str, list[str]]:
     try:

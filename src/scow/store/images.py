@@ -210,14 +210,6 @@ class Images:
 
         return await self._db.write(change, then=self._changing(lambda _: self._unpoint(name)))
 
-    async def add_digest(self, repository: str, manifest: Digest, id: Digest) -> None:
-        """Note that `repository` (canonical name) has the image as `manifest`. Raises NoSuchImageID."""
-        await self.tag(f"{repository}@{manifest}", id)
-
-    async def remove_digest(self, repository: str, manifest: Digest) -> None:
-        """Take back what `add_digest` noted. Idempotent."""
-        await self.untag(f"{repository}@{manifest}")
-
     # the view in memory
 
     def _load(self, connection: sqlite3.Connection) -> None:

@@ -56,7 +56,6 @@ class OutputFile:
         self._hash = None if digest_algorithm is None else hashlib.new(digest_algorithm)
         self._algorithm = digest_algorithm
         self._behind = 0
-        self._flusher: threading.Thread | None = None
 
     def write(self, data: bytes) -> None:
         if self.fd >= 0:

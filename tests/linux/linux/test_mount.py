@@ -31,14 +31,17 @@ def test_a_tmpfs_is_mounted_and_unmounted(here: Path) -> None:
 
 
 def test_the_new_calls_mount_too(here: Path) -> None:
-    mount.mount_with("tmpfs", here, {"size": "64k"}, read_only=True)
+    with mount.FsContext("tmpfs") as context:
+        context.set("size", "64k")
+        context.flag("ro")
+        context.mounted_at(here)
     with pytest.raises(OSError, match="Read-only"):
         (here / "file").touch()
 
 
 def test_what_the_file_system_says_is_in_the_error(here: Path) -> None:
-    with pytest.raises(mount.MountFailed, match=r"cannot mount overlay at .*nonsense") as failure:
-        mount.mount_with("overlay", here, {"nonsense": "1"})
+    with mount.FsContext("overlay") as context, pytest.raises(mount.MountFailed, match="nonsense") as failure:
+        context.set("nonsense", "1")
     assert failure.value.errno == errno.EINVAL
     assert failure.value.messages
 
@@ -131,8 +134,9 @@ def test_beneath_refuses_what_would_escape(tmp_path: Path) -> None:
 def test_no_descriptor_is_left_behind(here: Path) -> None:
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(3):
-        mount.mount_with("tmpfs", here, {"size": "64k"})
+        with mount.FsContext("tmpfs") as context:
+            context.mounted_at(here)
         mount.unmount(here)
-        with pytest.raises(mount.MountFailed):
-            mount.mount_with("overlay", here, {"nonsense": "1"})
+        with mount.FsContext("overlay") as context, pytest.raises(mount.MountFailed):
+            context.mounted_at(here)  # without the layers that it needs
     assert len(os.listdir("/proc/self/fd")) == before

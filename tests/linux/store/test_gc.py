@@ -265,7 +265,7 @@ async def test_a_manifest_of_another_platform_that_is_here_stays_with_its_index(
         )
     )
     one = await yard.add("one", ["base"], "docker.io/library/one:latest")
-    await yard.images.add_digest("docker.io/library/one", index, one.id)
+    await yard.images.tag(f"docker.io/library/one@{index}", one.id)
     await yard.collector.collect()
     assert yard.content.has(index)
     assert yard.content.has(Digest(other.manifest))
@@ -292,7 +292,7 @@ async def test_compressed_forms_stay_when_their_layers_go(yard: Yard) -> None:
         msgspec.json.encode({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [manifest]})
     )
     one = await yard.add("one", ["base"], "docker.io/library/one:latest")
-    await yard.images.add_digest("docker.io/library/one", index, one.id)
+    await yard.images.tag(f"docker.io/library/one@{index}", one.id)
     (blob,) = yard.layers.known[other.diff_ids[0]]
     spare = Collector(yard.content, yard.layers, yard.images, yard.snapshots, yard.leases, keep_compressed=False)
     assert (await spare.collect()).layers == other.diff_ids

@@ -64,7 +64,7 @@ def test_env_beats_arg_whichever_comes_first() -> None:
         scope = scope_after(text, V="given")
         assert scope.expand("$V") == "e"
         assert scope.effective_arguments == {}
-        assert scope.run_environment == ["V=e"]
+        assert scope.env == {"V": "e"}
 
 
 def test_arguments_of_one_instruction_see_those_before_them() -> None:
@@ -80,17 +80,17 @@ def test_an_argument_without_value_is_declared_but_unset() -> None:
 
 def test_a_run_sees_its_arguments_and_its_key_knows_them() -> None:
     scope = scope_after("ARG A=1\nARG B\nARG C=3", env={"PATH": "/bin", "C": "e"})
-    assert scope.run_environment == ["PATH=/bin", "C=e", "A=1"]
+    assert scope.variables == {"PATH": "/bin", "C": "e", "A": "1"}
     assert scope.effective_arguments == {"A": "1"}
     assert scope.history_arguments == ["|1", "A=1"]
 
 
 def test_proxies_are_seen_by_run_and_by_nothing_else() -> None:
     scope = scope_after("ARG no_proxy", HTTP_PROXY="http://user:secret@p", no_proxy="x", other="y")
-    assert scope.run_environment == ["no_proxy=x", "HTTP_PROXY=http://user:secret@p"]
+    assert scope.proxies == {"HTTP_PROXY": "http://user:secret@p"}
     assert scope.effective_arguments == {"no_proxy": "x"}
     assert "HTTP_PROXY" not in scope.variables
-    assert scope_after("ENV HTTP_PROXY=mine", HTTP_PROXY="given").run_environment == ["HTTP_PROXY=mine"]
+    assert scope_after("ENV HTTP_PROXY=mine", HTTP_PROXY="given").proxies == {}
 
 
 def copy_of(text: str, scope: Scope) -> kinds.Copy:

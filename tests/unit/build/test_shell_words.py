@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scow.build.shell_words import LONGEST, WordError, Words, expand, expand_words
+from scow.build.shell_words import LONGEST, WordError, Words, expand
 
 ENV = {"str": "foobarbaz", "e": "", "FOO": "/bar", "sp": "a b", "x": "1", "path": "/usr/local/bin", "star": "a*b?c"}
 
@@ -109,7 +109,7 @@ def test_a_bad_word_is_refused(text: str, why: str) -> None:
     ],
 )
 def test_words_are_split_at_spaces_outside_quotes(text: str, words: tuple[str, ...]) -> None:
-    assert expand_words(text, ENV) == words
+    assert Words().expand(text, ENV).words == words
 
 
 def test_a_backtick_escapes_where_the_directive_says_so() -> None:

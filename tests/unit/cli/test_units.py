@@ -3,7 +3,7 @@
 import pytest
 
 from scow.cli.timestamps import parse_point, parse_rfc3339
-from scow.cli.units import bytes_size, format_duration, human_duration, human_size, parse_duration, parse_size
+from scow.cli.units import bytes_size, human_duration, human_size, parse_duration, parse_size
 
 
 @pytest.mark.parametrize(
@@ -83,12 +83,6 @@ def test_durations_are_those_of_go(text: str, nanoseconds: int) -> None:
 def test_other_durations_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match="duration"):
         parse_duration(text)
-
-
-def test_durations_are_printed_as_go_does() -> None:
-    assert format_duration(90 * 10**9) == "1m30s"
-    assert format_duration(10**8) == "100ms"
-    assert format_duration(3600 * 10**9) == "1h0m0s"
 
 
 def test_times_of_the_wire_are_understood() -> None:

@@ -101,10 +101,10 @@ async def test_a_tag_moves_and_tells_what_it_named_before(images: Images) -> Non
 async def test_repository_digests_come_and_go(images: Images) -> None:
     one = image(1)
     await images.put(one)
-    await images.add_digest("docker.io/library/x", sha256(b"manifest"), one.id)
+    await images.tag(REPO_DIGEST, one.id)
     assert images.digests(one.id) == [REPO_DIGEST]
-    await images.remove_digest("docker.io/library/x", sha256(b"manifest"))
-    await images.remove_digest("docker.io/library/x", sha256(b"manifest"))
+    assert await images.untag(REPO_DIGEST) == one.id
+    assert await images.untag(REPO_DIGEST) is None
     assert images.digests(one.id) == []
 
 
