@@ -158,9 +158,9 @@ class Access:
         """Somebody who has just logged in, on a page or at the token endpoint."""
         return Caller(who, self.rules, session=session)
 
-    async def exists(self, name: str) -> bool:
-        """Whether an account is still there."""
-        return await self._passwords.exists(name)
+    async def secret(self, name: str) -> str | None:
+        """What is kept of an account's password, as of now; None if the account is not there."""
+        return await self._passwords.secret(name, fresh=True)
 
     async def log_in(self, call: Call, name: str, password: str) -> Identity | None:
         """Who has this name and password; None if nobody has. Raises TooManyRequests and IssuerUnreachable.

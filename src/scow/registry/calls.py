@@ -9,7 +9,7 @@ import msgspec
 from aiohttp.web_protocol import RequestPayloadError
 from aiohttp.web_request import BaseRequest
 
-from scow.registry.errors import BlobUploadInvalid, PageUnknown, QueryInvalid, TimedOut
+from scow.registry.errors import BlobUploadInvalid, CodingUnsupported, PageUnknown, QueryInvalid, TimedOut
 from scow.registry.proxies import Origin, is_host
 
 if TYPE_CHECKING:
@@ -156,11 +156,17 @@ class Call:
         return self._request.body_exists
 
     async def body(self) -> AsyncIterator[bytes]:
-        """The body as it arrives. Raises TimedOut for a stalled client, ConnectionError for one that has gone."""
+        """The body as it arrives.
+
+        Raises TimedOut for a stalled client, ConnectionError for one that has gone, and CodingUnsupported.
+        """
         request = self._request
         if not request.body_exists:
             return
-        if self.headers.get("Expect", "").lower() == "100-continue" and request.transport is not None:
+        if (coding := self.headers.get("Transfer-Encoding", "chunked")).strip().lower() != "chunked":
+            raise CodingUnsupported(coding)  # only the last one, which is chunked, was undone
+        expects = self.headers.get("Expect", "").lower() == "100-continue" and request.version >= (1, 1)
+        if expects and request.transport is not None:
             request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         content = request.content
         while True:

@@ -41,13 +41,13 @@ NO_CONDITIONS: Final = Conditions()
 
 def conditions_of(call: "Call") -> Conditions:
     """What a request's headers say."""
-    match, none_match = call.headers.get("If-Match"), call.headers.get("If-None-Match")
+    match, none_match = _field(call, "If-Match"), _field(call, "If-None-Match")
     if match is None and none_match is None:
         return NO_CONDITIONS
     # A weak tag never matches where it matters that every byte is the same, and does where it is about a copy.
     return Conditions(
-        None if match is None else frozenset(tag for tag in _tags(match) if not tag.startswith("W/")),
-        None if none_match is None else frozenset(tag.removeprefix("W/").strip('"') for tag in _tags(none_match)),
+        None if match is None else frozenset(_plain(tag) for tag in match if not tag.startswith("W/")),
+        None if none_match is None else frozenset(_plain(tag.removeprefix("W/")) for tag in none_match),
     )
 
 
@@ -59,5 +59,12 @@ def is_unmodified(call: "Call", digest: str) -> bool:
     return conditions.rule_out(digest)
 
 
-def _tags(text: str) -> list[str]:
-    return [tag.strip().strip('"') for tag in text.split(",")]
+def _field(call: "Call", name: str) -> list[str] | None:
+    """The tags of a header, which may come in several lines; None without it."""
+    lines = call.headers.getall(name, None)
+    return None if lines is None else [tag.strip() for line in lines for tag in line.split(",")]
+
+
+def _plain(tag: str) -> str:
+    # In quotation marks a star is a tag like others, which nothing here has.
+    return tag if tag == '"*"' else tag.strip('"')

@@ -14,16 +14,21 @@ import errno
 import gc
 import logging
 import resource
+import secrets
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 # Not from aiohttp.web, which would import applications, routes and WebSockets with it: a MiB of memory.
+from aiohttp.http_exceptions import LineTooLong
 from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestHandler
 from aiohttp.web_request import BaseRequest
 from aiohttp.web_response import StreamResponse
 from aiohttp.web_server import Server
+
+from scow.registry.errors import HeadTooLarge, RequestMalformed
+from scow.registry.replies import HttpReply, refusal_reply
 
 RESERVE: Final = 200
 """Descriptors for all but connections and their uploads: open blobs, databases, sockets."""
@@ -87,6 +92,17 @@ class Connection(RequestHandler):
                 self._connections.head_came(self)
         else:
             self._connections.head_grew(self, len(data))
+
+    def handle_error(
+        self, request: BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
+    ) -> StreamResponse:
+        """Answer what could not be read as a request, in the API's form and without naming libraries, and end."""
+        super().handle_error(request, status, exc, message)  # logs, and raises if an answer has begun
+        if isinstance(exc, LineTooLong):
+            refusal: RequestMalformed = HeadTooLarge("a line of the request's head is too long")
+        else:  # behind the first words are bytes of the request
+            refusal = RequestMalformed(f"malformed request: {(message or '').partition(chr(10))[0].rstrip(':')}")
+        return HttpReply(refusal_reply(refusal), keep_alive=False, done=self.end, request_id=secrets.token_hex(8))
 
     def refuse_head(self) -> None:
         """Say that a request's head is too large, and end."""

@@ -181,6 +181,27 @@ class MethodUnsupported(Refusal, NotSupported):
         super().__init__(f"{method} is not supported here", headers=(("Allow", ", ".join(allowed)),))
 
 
+class RequestMalformed(Refusal, InvalidArgument):
+    """It is no HTTP, or could be read in two ways."""
+
+    code, status = "UNSUPPORTED", HTTPStatus.BAD_REQUEST
+
+
+class HeadTooLarge(RequestMalformed):
+    """A line of the request's head is longer than it may be, or there are too many."""
+
+    status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+
+
+class CodingUnsupported(Refusal, NotSupported):
+    """The body is compressed for its transfer. RFC 9112 section 6.1."""
+
+    code, status = "UNSUPPORTED", HTTPStatus.NOT_IMPLEMENTED
+
+    def __init__(self, coding: str) -> None:
+        super().__init__("the only transfer coding that is supported is chunked", {"coding": coding[:100]})
+
+
 class AuthenticationRequired(Refusal, Unauthorized):
     """Credentials are missing or wrong."""
 

@@ -18,6 +18,9 @@ from scow.registry.names import parse_reference, parse_tag
 from scow.registry.replies import Reply
 
 TAGS_LIMIT: Final = 100
+# Whoever may push chooses the media type, text/html for one: it must not run as a page of ours, where others are
+# logged in.
+_FOR_BROWSERS: Final = (("Content-Security-Policy", "sandbox"), ("X-Content-Type-Options", "nosniff"))
 
 
 class TooManyTags(QueryInvalid):
@@ -111,4 +114,5 @@ def manifest_headers(media_type: str, digest: Digest) -> tuple[tuple[str, str], 
         ("Content-Type", media_type),
         ("Docker-Content-Digest", digest),
         ("ETag", f'"{digest}"'),
+        *_FOR_BROWSERS,
     )

@@ -13,7 +13,7 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Final
 
@@ -32,11 +32,16 @@ PASSWORD_LIMIT: Final = 72
 FRESH_S: Final = 1.0
 CHECKS: Final = 4
 """bcrypt checks that run at once: a crowd of guesses does not take the threads of everybody else."""
+GUESSES: Final = 2
+"""The same for addresses that have guessed wrong, so that nobody else stands in a row behind a crowd of them."""
 FREE_TRIES: Final = 3
 FIRST_DELAY_S: Final = 0.5
 LAST_DELAY_S: Final = 8.0
 FORGET_S: Final = 600.0
 WAITING_LIMIT: Final = 100
+"""Tries of addresses that have guessed wrong that wait at once."""
+OTHERS_LIMIT: Final = 1000
+"""The same of other addresses: who guesses somebody's password elsewhere does not shut them out."""
 TRIES_AT_ONCE: Final = 64
 """Different passwords of one address that are looked at together: guesses in a crowd keep nobody else waiting."""
 TRIES_OF_NAME: Final = 8
@@ -66,7 +71,6 @@ class Delays:
 
     def __init__(self, failures: SharedTable | None = None) -> None:
         self._failures = failures or SharedTable()  # until when they are remembered (monotonic), and how many
-        self.waiting = 0
 
     def delay_s(self, *keys: str) -> float:
         """Seconds to wait before the next check."""
@@ -109,6 +113,8 @@ class Passwords:
         self._remembered: dict[bytes, float] = {}
         self._delays = Delays(failures)
         self._checks = asyncio.Semaphore(CHECKS)
+        self._guesses = asyncio.Semaphore(GUESSES)
+        self._waiting = {True: 0, False: 0}  # by whether their address has guessed wrong
         self._tries: Counter[str] = Counter()  # that go on, by address and by name at an address
         self._asked: dict[bytes, asyncio.Task[bool]] = {}  # the same, by what would be remembered of them
 
@@ -130,13 +136,12 @@ class Passwords:
         """Read the accounts anew for the next request."""
         self._read_at = -FRESH_S
 
-    async def exists(self, name: str) -> bool:
-        """Whether the account is there and has not expired."""
-        return await self._stored(name, fresh=True) is not None
+    async def secret(self, name: str, *, fresh: bool = False) -> str | None:
+        """What is kept of an account's password, which changes with it; None without an account that has not expired.
 
-    async def secret(self, name: str) -> str | None:
-        """What is kept of an account's password, which changes with it; None without such an account."""
-        return await self._stored(name)
+        As of a second ago or, if it has to be `fresh`, of now.
+        """
+        return await self._stored(name, fresh=fresh)
 
     async def check(self, name: str, password: str, remote: str) -> bool:
         """Whether it is the password of an account. Waits after wrong ones. Raises TooManyRequests."""
@@ -161,8 +166,10 @@ class Passwords:
     async def _check(self, name: str, stored: str | None, password: str, client: bytes, proof: bytes) -> bool:
         keys = (f"address {client!r}", f"name {name}")
         with self._place(keys[0], f"{keys[0]} {keys[1]}"):
-            await self._wait(keys)
-            return await self._try(name, stored, password, keys, proof)
+            suspect = self._delays.delay_s(keys[0]) > 0
+            await self._wait(self._delays.delay_s(*keys), suspect)
+            async with self._guesses if suspect else nullcontext():
+                return await self._try(name, stored, password, keys, proof)
 
     @contextmanager
     def _place(self, address: str, name: str) -> Iterator[None]:
@@ -195,17 +202,16 @@ class Passwords:
         account = (await self.known(fresh=fresh)).get(name)
         return account.secret if account is not None and not _is_expired(account) else None
 
-    async def _wait(self, keys: tuple[str, str]) -> None:
-        delay_s = self._delays.delay_s(*keys)
+    async def _wait(self, delay_s: float, suspect: bool) -> None:
         if not delay_s:
             return
-        if self._delays.waiting >= WAITING_LIMIT:
+        if self._waiting[suspect] >= (WAITING_LIMIT if suspect else OTHERS_LIMIT):
             raise TooManyRequests(delay_s)
-        self._delays.waiting += 1
+        self._waiting[suspect] += 1
         try:
             await asyncio.sleep(delay_s)
         finally:
-            self._delays.waiting -= 1
+            self._waiting[suspect] -= 1
 
     async def _verify(self, name: str, stored: str | None, password: bytes) -> bool:
         wanted = stored if stored is not None else self._stand_in(name)

@@ -12,7 +12,7 @@ from scow.registry.metrics import Metrics
 from scow.registry.replies import Reply, json_reply
 from scow.registry.rules import Identity
 from scow.registry.settings import Token
-from scow.registry.tokens import Tokens
+from scow.registry.tokens import Tokens, is_of_password
 
 FORM_LIMIT: Final = 64 << 10
 SCOPES_LIMIT: Final = 100
@@ -71,7 +71,8 @@ class TokenRequests:
             case "refresh_token":
                 text = form.get("refresh_token", [""])[0]
                 user = await tokens.verify_refresh(text)
-                if user is None or not await self._access.exists(user):
+                secret = await self._access.secret(user) if user is not None else None
+                if user is None or secret is None or not is_of_password(text, secret):
                     raise self._access.challenge(call)
                 call.caller = self._access.caller(Identity(user), session=False)
                 return await self._issue(tokens, Identity(user), scopes, None, text)
@@ -97,7 +98,9 @@ class TokenRequests:
             raise QueryInvalid(f"at most {SCOPES_LIMIT} scopes in one request")
         text, made_at = await tokens.issue(who.name if who else "", await self._access.granted(who, asked))
         if refresh_for is not None and who is not None and who.local:
-            refresh = await tokens.issue_refresh(who.name, refresh_for)
+            secret = await self._access.secret(who.name)
+            if secret is not None:  # a certificate does not need an account
+                refresh = await tokens.issue_refresh(who.name, secret, refresh_for)
         self._metrics.count("tokens_issued")
         document = {
             "token": text,

@@ -4,6 +4,7 @@ Claims are those of docker's token specification (distribution's docs, spec/auth
 """
 
 import hashlib
+import hmac
 import secrets
 import time
 from typing import Any, Final, Protocol
@@ -126,9 +127,10 @@ class Tokens:
 
     # Refresh tokens are random and kept as hashes: what is read from the database logs nobody in.
 
-    async def issue_refresh(self, user: str, client: str) -> str:
-        """A refresh token for an account."""
-        text = secrets.token_urlsafe(32)
+    async def issue_refresh(self, user: str, secret: str, client: str) -> str:
+        """A refresh token for an account; `secret` is what is kept of the password that it ends with."""
+        chance = secrets.token_urlsafe(32)
+        text = f"{chance}.{_proof(chance, secret)}"
         token = RefreshToken(user, client[:200], time.time() + self._settings.refresh_life_s)
         await self._accounts.put_refresh_token(_hashed(text), token)
         return text
@@ -137,6 +139,16 @@ class Tokens:
         """The account of a refresh token; None if it is unknown, revoked or expired."""
         found = await self._accounts.refresh_token(_hashed(text))
         return found.user if found is not None else None
+
+
+def is_of_password(refresh: str, secret: str) -> bool:
+    """Whether an account still has the password for which it was given a refresh token.
+
+    The database forgets the tokens of a password that is changed there; an htpasswd file is somebody else's. Tokens of
+    earlier versions don't tell.
+    """
+    chance, told, proof = refresh.partition(".")
+    return not told or hmac.compare_digest(proof, _proof(chance, secret))
 
 
 def read_claims(said: dict[str, Any], issuer: str, service: str) -> Claims | None:
@@ -155,6 +167,10 @@ def read_claims(said: dict[str, Any], issuer: str, service: str) -> Claims | Non
         return Claims(str(said["sub"]), float(said["exp"]), repositories, catalog)
     except (ValueError, KeyError, TypeError):
         return None
+
+
+def _proof(chance: str, secret: str) -> str:
+    return hmac.new(chance.encode(), secret.encode(), hashlib.sha256).hexdigest()[:32]
 
 
 def _hashed(text: str) -> bytes:

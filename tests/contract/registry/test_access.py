@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,8 +18,9 @@ import pytest
 
 from scow.errors import InvalidArgument
 from scow.registry.accounts import Account
+from scow.registry.errors import TooManyRequests
 from scow.registry.htpasswd import HtpasswdInvalid, read_htpasswd
-from scow.registry.passwords import TRIES_OF_NAME, Delays, hash_password
+from scow.registry.passwords import CHECKS, TRIES_OF_NAME, Delays, hash_password
 from scow.registry.settings import Auth, Gc, Limits, Rule, Settings, SettingsInvalid, Token
 
 from .conftest import Client, Running, digest_of
@@ -206,6 +208,46 @@ class TestGuessing:
         assert next(answer for answer in asked if answer.status == 429).headers["Retry-After"] == "1"
         assert asked[-1].status == 200
         assert len(checks) == TRIES_OF_NAME + 1
+
+    async def test_whose_password_is_guessed_elsewhere_is_not_shut_out(
+        self, running: Running, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("scow.registry.passwords.WAITING_LIMIT", 5)
+        await running.registry.accounts.put("ann", Account(hash_password("secret")))
+        check = running.registry.passwords.check
+        for number in range(3):
+            assert not await check("ann", f"wrong {number}", "192.0.2.1")
+        guesses = [asyncio.create_task(check("ann", f"guess {number}", "192.0.2.1")) for number in range(8)]
+        await asyncio.sleep(0)
+        assert await check("ann", "secret", "192.0.2.2")
+        results = await asyncio.gather(*guesses, return_exceptions=True)
+        assert [type(result) for result in results] == [bool] * 5 + [TooManyRequests] * 3
+
+    async def test_a_crowd_of_guesses_is_no_row_to_stand_in(
+        self, running: Running, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("scow.registry.passwords.FIRST_DELAY_S", 0.001)
+        await running.registry.accounts.put("ann", Account(hash_password("secret")))
+        passwords = running.registry.passwords
+        for number in range(3):
+            assert not await passwords.check("bob", f"wrong {number}", "192.0.2.1")
+        begun, going_on, verify = threading.Semaphore(0), threading.Event(), bcrypt.checkpw
+
+        def check(password: bytes, wanted: bytes) -> bool:
+            if password != b"secret":
+                begun.release()
+                assert going_on.wait(20)
+            return verify(password, wanted)
+
+        monkeypatch.setattr("bcrypt.checkpw", check)
+        guesses = [
+            asyncio.create_task(passwords.check(f"name {number}", "guess", "192.0.2.1")) for number in range(CHECKS * 2)
+        ]
+        assert await asyncio.to_thread(begun.acquire, timeout=20)
+        async with asyncio.timeout(20):
+            assert await passwords.check("ann", "secret", "192.0.2.2")
+        going_on.set()
+        assert not any(await asyncio.gather(*guesses))
 
     def test_the_delay_grows_to_a_limit_and_ends_with_success(self) -> None:
         delays = Delays()

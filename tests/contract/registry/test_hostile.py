@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from scow.registry import replies
+from scow.registry.server import LINE_LIMIT
 from scow.registry.settings import Settings
 from scow.registry.uploads import HELD_LIMIT, SMALL_BATCH_SIZE
 
@@ -214,6 +215,63 @@ class TestConnections:
     @pytest.mark.parametrize("data", [b"hello\r\n\r\n", b"GET\r\n\r\n", b"\x00" * 100 + b"\r\n\r\n"])
     async def test_what_is_no_http_gets_400_and_the_end(self, running: Running, data: bytes) -> None:
         assert (await self.exchange(running, data)).startswith((b"HTTP/1.1 400", b"HTTP/1.0 400"))
+
+    @pytest.mark.parametrize(
+        "head",
+        [
+            "Content-Length: 4\r\nTransfer-Encoding: chunked",
+            "Transfer-Encoding: chunked\r\nContent-Length: 4",
+            "Content-Length: 4\r\nContent-Length: 4",
+            "Content-Length: 4, 4",
+            "Content-Length : 4",
+            "Content-Length: +4",
+            "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked",
+            "Transfer-Encoding: chunked, identity",
+            "Transfer-Encoding: xchunked",
+            "Transfer-Encoding:\r\n chunked",
+            "X: a\r\n b\r\nContent-Length: 4",
+            "Content-Length: 4\nX: y",
+            "Host: y\r\nContent-Length: 4",
+            "X: a\0b\r\nContent-Length: 4",
+        ],
+    )
+    async def test_what_others_might_read_in_another_way_is_refused_and_ends_the_connection(
+        self, running: Running, client: Client, head: str
+    ) -> None:
+        location = await client.begin()
+        smuggled = "GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n"
+        answer = await self.exchange(
+            running, f"PATCH {location} HTTP/1.1\r\nHost: x\r\n{head}\r\n\r\n0\r\n\r\n{smuggled}".encode()
+        )
+        said, _, body = answer.partition(b"\r\n\r\n")
+        assert said.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+        assert b"Docker-Distribution-Api-Version: registry/2.0" in said
+        assert b"\r\nServer:" not in said
+        (error,) = json.loads(body)["errors"]  # one document and no second answer
+        assert (error["code"], error["message"][:19]) == ("UNSUPPORTED", "malformed request: ")
+        assert (await client("GET", location)).headers["Range"] == "0-0"
+
+    async def test_a_body_that_is_compressed_for_its_transfer_is_refused(
+        self, running: Running, client: Client
+    ) -> None:
+        location = await client.begin()
+        head = f"PATCH {location} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip, chunked\r\nConnection: close\r\n\r\n"
+        answer = await self.exchange(running, head.encode() + b"4\r\ndata\r\n0\r\n\r\n")
+        assert answer.startswith(b"HTTP/1.1 501 Not Implemented\r\n")
+        assert (await client("GET", location)).headers["Range"] == "0-0"
+
+    @pytest.mark.parametrize("line", ["GET /v2/{}", "GET /v2/ HTTP/1.1\r\nX: {}"])
+    async def test_a_line_that_is_too_long_is_named_and_not_repeated(self, running: Running, line: str) -> None:
+        answer = await self.exchange(running, f"{line.format('x' * (LINE_LIMIT + 100))} HTTP/1.1\r\n\r\n".encode())
+        assert answer.startswith(b"HTTP/1.1 431 ")
+        assert b"xxx" not in answer
+
+    async def test_an_old_client_is_not_told_to_go_on(self, running: Running, client: Client) -> None:
+        location = await client.begin()
+        head = f"PATCH {location} HTTP/1.0\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\ndata"
+        answer = await self.exchange(running, head.encode())
+        assert answer.startswith(b"HTTP/1.1 202 Accepted\r\n")
+        assert b"\r\nConnection: close\r\n" in answer
 
     async def test_a_connection_serves_several_requests(self, running: Running) -> None:
         request = b"GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n"

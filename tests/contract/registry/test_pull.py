@@ -2,7 +2,9 @@
 
 import json
 
+import aiohttp
 import pytest
+from multidict import CIMultiDict
 
 from .conftest import INDEX, MANIFEST, Client, digest_of
 
@@ -145,6 +147,29 @@ async def test_known_content_is_not_sent_again(client: Client, form: str) -> Non
         assert (answer.status, answer.body) == (304, b"")
         assert answer.headers["ETag"] == f'"{known}"'
         assert (await client("GET", path, If_None_Match='"sha256:other"')).status == 200
+
+
+async def test_tags_of_content_may_come_in_several_lines(client: Client, session: aiohttp.ClientSession) -> None:
+    digest = await client.push_blob(b"data")
+    lines = CIMultiDict([("If-None-Match", '"x"'), ("If-None-Match", f'"y", "{digest}"')])
+    async with session.get(f"{client.url}{REPO}/blobs/{digest}", headers=lines) as answer:
+        assert answer.status == 304
+
+
+async def test_a_star_in_quotation_marks_is_no_star(client: Client) -> None:
+    digest = await client.push_blob(b"data")
+    assert (await client("GET", f"{REPO}/blobs/{digest}", If_None_Match='"*"')).status == 200
+    assert (await client("GET", f"{REPO}/blobs/{digest}", If_Match='"*"')).status == 412
+
+
+async def test_a_manifest_is_no_page_of_ours_for_a_browser(client: Client) -> None:
+    document = {"schemaVersion": 2, "mediaType": "text/html", "annotations": {"<script>alert(1)</script>": ""}}
+    _, answer = await client.push_manifest(document, "page", media_type="text/html")
+    assert answer.status == 201
+    answer = await client("GET", f"{REPO}/manifests/page")
+    assert answer.headers["Content-Type"] == "text/html"
+    assert answer.headers["Content-Security-Policy"] == "sandbox"
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
 
 
 async def test_a_moved_tag_is_seen_at_once(client: Client) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import hashlib
 import hmac
 import json
 import re
@@ -17,7 +18,7 @@ import pytest
 from joserfc import jwt
 from joserfc.jwk import ECKey, KeySet
 
-from scow.registry.accounts import Account
+from scow.registry.accounts import Account, RefreshToken
 from scow.registry.passwords import hash_password, make_secret
 from scow.registry.settings import Auth, Rule, Settings, Token
 
@@ -256,6 +257,36 @@ class TestOauth:
         await running.registry.accounts.remove("eve")
         answer = await client.form(grant_type="refresh_token", refresh_token=refresh)
         assert answer.status == 401
+
+    async def test_a_refresh_token_ends_with_a_password_that_is_changed_in_an_htpasswd_file(
+        self,
+        serve: Callable[..., Any],
+        settings: Settings,
+        session: aiohttp.ClientSession,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr("scow.registry.passwords.FRESH_S", 0)
+        path = tmp_path / "htpasswd"
+        path.write_text(f"eve:{HASHES['eve']}\n")
+        auth = msgspec.structs.replace(settings.auth, htpasswd=str(path))
+        client = TokenClient(session, (await serve(settings, auth=auth)).url)
+        refresh = (await client.token(user=EVE, offline_token="true")).json["refresh_token"]
+        again = {"grant_type": "refresh_token", "refresh_token": refresh}
+        assert (await client.form(**again)).status == 200
+        path.write_text(f"eve:{HASHES['bob']}\n")
+        assert (await client.form(**again)).status == 401
+        chance, _, proof = refresh.partition(".")
+        assert (await client.form(**again | {"refresh_token": chance})).status == 401
+        path.write_text(f"eve:{HASHES['eve']}\n")
+        assert (await client.form(**again | {"refresh_token": f"{chance}.{proof[::-1]}"})).status == 401
+
+    async def test_a_refresh_token_of_an_earlier_version_is_good_until_it_expires(
+        self, client: TokenClient, running: Running
+    ) -> None:
+        token = RefreshToken("bob", "docker", time.time() + 100)
+        await running.registry.accounts.put_refresh_token(hashlib.sha256(b"earlier").digest(), token)
+        assert (await client.form(grant_type="refresh_token", refresh_token="earlier")).status == 200
 
     @pytest.mark.parametrize(
         "fields", [{}, {"grant_type": "magic"}, {"grant_type": "refresh_token", "refresh_token": "guess"}]
