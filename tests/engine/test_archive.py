@@ -171,6 +171,31 @@ def test_archive_mode_gives_files_to_the_containers_user(engine: Daemon, docker_
         assert archive.getmembers()[0].uid == 1000
 
 
+def test_what_is_mounted_over_is_exported_as_docker_does_whether_it_ran_or_not(engine: Daemon, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    made = engine.docker("create", "-v", f"{tmp_path}/file:/deep/file", "-v", "/vol", "-w", "/w", "busybox", "sh")
+    box = made.stdout.strip()
+
+    def exported() -> dict[str, tuple[bytes, int, str]]:
+        status, data = engine.request("GET", f"/containers/{box}/export")
+        assert status == 200
+        with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+            return {each.name: (each.type, each.mode, each.linkname) for each in archive}
+
+    folder, file = (tarfile.DIRTYPE, 0o755, ""), (tarfile.REGTYPE, 0o755, "")
+    always = {
+        **dict.fromkeys(("dev", "dev/pts", "dev/shm", "etc", "proc", "sys", "w"), folder),
+        **dict.fromkeys((".dockerenv", "dev/console", "etc/hostname", "etc/hosts", "etc/resolv.conf"), file),
+        "etc/mtab": (tarfile.SYMTYPE, 0o777, "/proc/mounts"),
+    }
+    assert always.items() <= exported().items()
+    engine.json("POST", f"/containers/{box}/start")
+    engine.json("POST", f"/containers/{box}/wait")
+    assert (always | {"vol": folder, "deep": folder, "deep/file": file}).items() <= exported().items()
+    changes = engine.json("GET", f"/containers/{box}/changes")
+    assert {each["Path"] for each in changes} == {"/vol", "/deep", "/deep/file", "/w"}
+
+
 def test_export_is_the_whole_root_file_system(engine: Daemon, docker_py: docker.DockerClient) -> None:
     box = engine.docker(
         "run", "-d", "-v", "vol:/vol", "busybox", "sh", "-c", "echo hi >/made; echo v >/vol/v; sleep 60"

@@ -8,31 +8,13 @@ from pathlib import Path
 from typing import Final
 
 from scow.engine.container import ContainerTable
+from scow.engine.mount_points import IN_CONTAINER, MOUNT_POINTS, is_made
 from scow.store.snapshots import Snapshots
 from scow.wire.archive import FilesystemChange
 
 MODIFIED: Final = 0
 ADDED: Final = 1
 DELETED: Final = 2
-
-IN_CONTAINER: Final = "/.dockerenv"
-"""An empty file that every container has: programs tell by it that they run in one."""
-
-# What a runtime makes to mount things on. Docker has them in a layer of its own below the container's.
-MOUNT_POINTS: Final = frozenset(
-    {
-        *(IN_CONTAINER, "/dev", "/dev/console", "/dev/mqueue", "/dev/pts", "/dev/shm", "/proc", "/run", "/sys"),
-        *(
-            "/etc/hostname",
-            "/etc/hosts",
-            "/etc/mtab",
-            "/etc/resolv.conf",
-            "/sbin/docker-init",
-            "/sbin",
-            "/run/.containerenv",
-        ),
-    }
-)
 
 
 class Changes:
@@ -84,7 +66,7 @@ def _walk(upper: str, base: str | None, folder: str) -> Iterator[tuple[str, int]
             continue
         is_directory = stat.S_ISDIR(info.st_mode)
         if below is None:
-            if path not in MOUNT_POINTS or (not is_directory and info.st_size):
+            if not is_made(path, info, _target(upper + path) if stat.S_ISLNK(info.st_mode) else ""):
                 yield path, ADDED
         elif path != IN_CONTAINER and (
             not is_directory
@@ -115,6 +97,13 @@ def _lstat(root: str | None, path: str) -> os.stat_result | None:
         return os.lstat(root + path)
     except (FileNotFoundError, NotADirectoryError):
         return None
+
+
+def _target(path: str) -> str:
+    try:
+        return os.readlink(path)
+    except OSError:
+        return ""
 
 
 def _is_opaque(path: str) -> bool:

@@ -8,13 +8,13 @@ import msgspec
 
 from scow import points
 from scow.engine.asked_changes import with_changes
-from scow.engine.changes import MOUNT_POINTS
 from scow.engine.container import Container, ContainerTable
 from scow.engine.creation import attributes_of
 from scow.engine.events import Events
 from scow.engine.image_lookup import tag_reference
 from scow.engine.lifecycle import Lifecycle
 from scow.engine.merging import merge_config
+from scow.engine.mount_points import MOUNT_POINTS
 from scow.engine.roots import Roots
 from scow.errors import Conflict
 from scow.oci.image_config import ExecConfig, Healthcheck

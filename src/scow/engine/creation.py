@@ -13,7 +13,6 @@ import msgspec
 
 from scow import points
 from scow.engine import validation
-from scow.engine.changes import IN_CONTAINER
 from scow.engine.config import EngineConfig
 from scow.engine.container import Container, ContainerTable
 from scow.engine.container_mounts import ContainerMounts
@@ -21,6 +20,7 @@ from scow.engine.endpoints import HOST_ONLY, NO_NETWORK, SHARES_NETWORK, check_e
 from scow.engine.events import Events
 from scow.engine.image_lookup import get_image
 from scow.engine.merging import arguments, merge_config
+from scow.engine.mount_points import IN_CONTAINER
 from scow.engine.mounts import parse_volumes_from, resolve_mounts
 from scow.engine.names import check_name, random_name
 from scow.engine.record import ContainerRecord, MountRecord, now_ns

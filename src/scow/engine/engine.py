@@ -201,7 +201,7 @@ class Engine:
         self.containers = Containers(
             table, creation, lifecycle, removal, resources, inspector, events, tasks, self._image_ids
         )
-        roots = Roots(store.snapshots, volumes)
+        roots = Roots(store.snapshots, volumes, resources.prepare)
         self.changes = Changes(table, store.snapshots)
         self.updates = Updates(table, resources, events)
         self.stats = StatsReader(table, resources)

@@ -17,7 +17,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from scow import points
-from scow.engine import default_security
+from scow.engine import default_security, mount_points
 from scow.engine.config import EngineConfig
 from scow.engine.container import Container, ContainerTable
 from scow.engine.container_mounts import ContainerMounts, container_of
@@ -142,7 +142,7 @@ class Resources:
             rootfs, namespace = await _both(self._store.snapshots.mount(record.id), self._connect(container))
             await points.at("start.connected")
             groups = record.host_config.group_add or []
-            user = await asyncio.to_thread(resolve_user, rootfs, record.config.user, groups)
+            user = await asyncio.to_thread(self._look, container, rootfs, groups)
             spec = await self._spec(container, rootfs, namespace, user)
             await points.at("start.specified")
             await self.before_run(container)
@@ -173,6 +173,17 @@ class Resources:
             await points.at("start.begun")
             undo.pop_all()
         return pid
+
+    def _look(self, container: Container, rootfs: Path, groups: Sequence[str]) -> ProcessUser:
+        """Find the user in a mounted file system, in which all is ready for a run afterwards. Blocks."""
+        self.prepare(container, rootfs, runs=True)
+        return resolve_user(rootfs, container.record.config.user, groups)
+
+    def prepare(self, container: Container, rootfs: Path, *, runs: bool = False) -> None:
+        """Before the first run, make what is mounted over in a mounted file system (see `mount_points`). Blocks."""
+        # Shifted, what we make wouldn't be the container's: there it is left to the runtime.
+        if not container.state.ever_started and self._shift(container.record.host_config) is None:
+            mount_points.prepare(rootfs, container.record, runs=runs)
 
     async def release(self, container: Container) -> None:
         """Give back everything of a run that ended, or never came up. Idempotent."""

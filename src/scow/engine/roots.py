@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Final
@@ -19,7 +19,9 @@ NETWORK_FILES: Final = ("hosts", "hostname", "resolv.conf")
 class Roots:
     """Keeps roots mounted, with their volumes, for as long as somebody uses them."""
 
-    def __init__(self, snapshots: Snapshots, volumes: Volumes) -> None:
+    def __init__(self, snapshots: Snapshots, volumes: Volumes, prepare: Callable[[Container, Path], None]) -> None:
+        """`prepare` is called, in a thread, with each root that is mounted before the container's first run."""
+        self._prepare = prepare
         self._snapshots = snapshots
         self._volumes = volumes
         self._users: Counter[str] = Counter()
@@ -36,6 +38,8 @@ class Roots:
                 keep.push_async_callback(lambda: asyncio.shield(asyncio.ensure_future(self._leave(container))))
                 for name in volume_names(container.record):
                     await self._volumes.mount(name, _holder(container))
+                if not (container.state.ever_started or container.state.live):
+                    await asyncio.to_thread(self._prepare, container, path)
             yield path
 
     async def _leave(self, container: Container) -> None:

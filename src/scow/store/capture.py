@@ -173,6 +173,9 @@ class Capture:
                 else:
                     self._file(folder, name, path)
                 return None
+            if kind == stat.S_IFLNK and path in self._stubs and not self._in_base(path):
+                folder.left_out = True  # like /etc/mtab, which leads into /proc
+                return None
             self._special(folder, name, path, info)
         except OSError as error:
             if error.errno not in _GONE:
