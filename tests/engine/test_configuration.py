@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,11 +12,21 @@ from scow.linux import cgroup
 from support.calls import eventually
 from support.daemon import Daemon, Registry, folder, free_subnet
 from support.machine import traces
+from support.web import Quiet, serving
 
 PROFILE = {
     "defaultAction": "SCMP_ACT_ALLOW",
     "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 95}],
 }
+
+
+def recorder(folder: Path) -> Path:
+    """A runtime that writes down what it is called with."""
+    program = folder / "recorder"
+    runtime = shutil.which("crun") or shutil.which("runc")
+    program.write_text(f'#!/bin/sh\necho "$*" >>{folder}/calls\nexec {runtime} "$@"\n')
+    program.chmod(0o755)
+    return program
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +49,10 @@ def configured(registry: Registry) -> Iterator[Daemon]:
             "fixed-cidr-v6": "fd00:dead:beef::/64",
             "log-format": "json",
             "metrics-addr": "127.0.0.1:0",
+            "max-download-attempts": 1,
             "min-api-version": "1.44",
             "no-new-privileges": True,
+            "runtimes": {"recorded": {"path": str(recorder(path)), "runtimeArgs": ["--debug"]}},
             "seccomp-profile": str(profile),
             "userland-proxy": False,
         }
@@ -82,6 +95,31 @@ def test_commands_in_a_container_gain_no_privileges_either(configured: Daemon) -
     configured.docker("run", "-d", "--name", "box", "busybox", "sleep", "60")
     assert configured.docker("exec", "box", "grep", "NoNewPrivs", "/proc/self/status").stdout.split()[1] == "1"
     configured.docker("rm", "-f", "box")
+
+
+def test_runtimes_get_their_arguments_whatever_they_are_asked_for(configured: Daemon) -> None:
+    configured.docker("run", "-d", "--name", "box", "--runtime", "recorded", "busybox", "sleep", "60")
+    configured.docker("exec", "box", "true")
+    configured.docker("update", "--memory", "64m", "--memory-swap", "64m", "box")
+    configured.docker("rm", "-f", "box")
+    calls = (configured.folder / "calls").read_text().splitlines()
+    assert [line for line in calls if "--debug" not in line.split()] == []
+    assert {"create", "exec", "update"} <= {word for line in calls for word in line.split()}
+    assert configured.json("GET", "/info")["Runtimes"]["recorded"]["runtimeArgs"] == ["--debug"]
+
+
+def test_a_registry_is_asked_as_often_as_the_configuration_says(configured: Daemon) -> None:
+    asked: list[str] = []
+
+    class Overloaded(Quiet):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_error(503)
+
+    with serving(Overloaded) as address:
+        refused = configured.docker("pull", f"{address}/x", check=False)
+    assert refused.returncode != 0
+    assert len(asked) == 1
 
 
 def test_containers_on_the_default_bridge_are_apart_without_icc(configured: Daemon) -> None:

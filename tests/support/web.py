@@ -1,22 +1,27 @@
-"""A web server of a folder's files."""
+"""Web servers in a thread: of a folder's files, or of whatever a handler answers."""
 
 import functools
 import http.server
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 
-class _Quiet(http.server.SimpleHTTPRequestHandler):
+class Quiet(http.server.BaseHTTPRequestHandler):
+    """A handler that writes no log."""
+
     def log_message(self, *_: object) -> None:
         pass
 
 
+class _Files(Quiet, http.server.SimpleHTTPRequestHandler):
+    pass
+
+
 @contextmanager
-def web_server(folder: Path) -> Iterator[str]:
-    """Serve a folder while the block lasts; gives `host:port`."""
-    handler = functools.partial(_Quiet, directory=str(folder))
+def serving(handler: Callable[..., http.server.BaseHTTPRequestHandler]) -> Iterator[str]:
+    """Serve while the block lasts; gives `host:port`."""
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.02,))
         thread.start()
@@ -25,3 +30,8 @@ def web_server(folder: Path) -> Iterator[str]:
         finally:
             server.shutdown()
             thread.join()
+
+
+def web_server(folder: Path) -> AbstractContextManager[str]:
+    """Serve a folder while the block lasts; gives `host:port`."""
+    return serving(functools.partial(_Files, directory=str(folder)))

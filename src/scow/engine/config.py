@@ -5,7 +5,7 @@ import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -22,6 +22,8 @@ DATA_ROOT = Path("/var/lib/scow")
 EXEC_ROOT = Path("/run/scow")
 CONFIG_FILE = Path("/etc/scow/daemon.json")
 
+Count = Annotated[int, msgspec.Meta(ge=0)]
+
 
 class InvalidConfig(InvalidArgument):
     """The configuration file, or its combination with the flags, makes no sense."""
@@ -30,8 +32,8 @@ class InvalidConfig(InvalidArgument):
 class RuntimeConfig(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """A runtime that containers can ask for by name."""
 
-    path: str = ""
-    runtime_args: list[str] = []
+    path: str = ""  # its program, or the name of one in the PATH; "" is the runtime's own name
+    runtime_args: tuple[str, ...] = ()
 
 
 class ProxyConfig(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
@@ -128,9 +130,9 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     builder: BuilderConfig = BuilderConfig()
     layer_compression: Literal["gzip", "zstd"] = "gzip"  # Scow's own: of layers that were made here, when pushed
     keep_compressed_layers: bool = True  # Scow's own: without, a layer is kept as its tar alone
-    max_concurrent_downloads: int = 3
-    max_concurrent_uploads: int = 5
-    max_download_attempts: int = 5
+    max_concurrent_downloads: Count = 3  # 0 is no limit
+    max_concurrent_uploads: Count = 5  # 0 is no limit
+    max_download_attempts: Annotated[int, msgspec.Meta(ge=1)] = 5  # of uploads, too
     shutdown_timeout: int = 15  # seconds
     cdi_spec_dirs: tuple[str, ...] = SPEC_DIRS
     debug: bool = False
@@ -212,13 +214,20 @@ def make_config(
     try:
         config = msgspec.convert({**file, **flags}, EngineConfig, strict=False, dec_hook=_decode_path)
     except msgspec.ValidationError as error:
-        raise InvalidConfig(f"unable to configure the engine: {error}") from error
+        raise InvalidConfig(f"unable to configure the engine: {_of_keys(str(error))}") from error
     check_api_version(config.min_api_version)
     try:
         rules(config.builder.gc, 0)
     except InvalidArgument as error:
         raise InvalidConfig(f"unable to configure the engine: builder.gc: {error}") from error
     return msgspec.structs.replace(config, proxies=config.proxies.completed(environment or {}))
+
+
+def _of_keys(complaint: str) -> str:
+    """What msgspec says of `$.data_root`, said of the key `data-root`."""
+    what, _, place = complaint.partition(" - at `$.")
+    field, dot, inner = place.rstrip("`").partition(".")
+    return f"{field.replace('_', '-')}{dot}{inner}: {what}" if place else complaint
 
 
 def check_api_version(text: str) -> None:

@@ -59,6 +59,7 @@ from scow.store.layers import Snapshotter
 from scow.store.overlay import Shift
 from scow.store.store import Store
 from scow.transfer.hosts import HostPolicy, Proxies
+from scow.transfer.http import Patience
 from scow.transfer.registries import Registries
 
 log = logging.getLogger(__name__)
@@ -138,6 +139,7 @@ class Engine:
             policy,
             max_concurrent_downloads=config.max_concurrent_downloads,
             max_concurrent_uploads=config.max_concurrent_uploads,
+            patience=Patience(attempts=config.max_download_attempts),
         )
         self._registries = registries
         close.push_async_callback(registries.aclose)
@@ -261,6 +263,7 @@ class Engine:
             HostPolicy(mirrors=new.registry_mirrors, insecure=new.insecure_registries, proxies=policy.proxies),
             max_concurrent_downloads=new.max_concurrent_downloads,
             max_concurrent_uploads=new.max_concurrent_uploads,
+            patience=Patience(attempts=new.max_download_attempts),
         )
         changed = changed_keys(self.config, new)
         left = sorted(set(changed_keys(self.config, config)) - set(changed))

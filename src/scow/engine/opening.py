@@ -6,7 +6,6 @@ why none of those is imported here.
 """
 
 import asyncio
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scow.engine.config import EngineConfig
@@ -22,7 +21,7 @@ class HeadStart:
     """What was begun; `aclose` ends it, whether somebody came to need it or not."""
 
     def __init__(self, config: EngineConfig) -> None:
-        configured = {name: Path(runtime.path or name) for name, runtime in config.runtimes.items()}
+        configured = {name: (runtime.path or name, *runtime.runtime_args) for name, runtime in config.runtimes.items()}
         self.nftables = Nftables()
         self._tasks = (
             asyncio.create_task(choose_runtimes(config.default_runtime, configured, config.exec_root), name="runtimes"),

@@ -192,7 +192,10 @@ class System:
             name=uname.nodename,
             labels=list(self._config.labels),
             server_version=DOCKER_VERSION,
-            runtimes={name: RuntimeInfo(path=str(runtime.path)) for name, runtime in self._runtimes.items()},
+            runtimes={
+                name: RuntimeInfo(path=str(runtime.path), runtime_args=list(runtime.arguments) or None)
+                for name, runtime in self._runtimes.items()
+            },
             default_runtime=self._default_runtime,
             live_restore_enabled=True,
             init_binary="catatonit",

@@ -124,7 +124,8 @@ async def start_exec(monitors: Monitors, id: str, spec: ExecSpec) -> ExecProcess
 
     Raises NoSuchRun, CommandNotFound, CommandNotExecutable, RuntimeFailed.
     """
-    program, state = monitors.runtime_program(id)
+    runtime = monitors.runtime_of(id)
+    program = runtime.path
     folder = monitors.bundle(id) / f"exec-{secrets.token_hex(8)}"
     hands_over = spec.tty and program.name.startswith("crun")
     stdio = _nothing() if hands_over else _terminal(spec) if spec.tty else _pipes(spec)
@@ -134,7 +135,9 @@ async def start_exec(monitors: Monitors, id: str, spec: ExecSpec) -> ExecProcess
             await asyncio.to_thread(_prepare, folder, spec)
             console = stack.enter_context(_Console(folder)) if hands_over else None
             command: list[str | Path] = [
-                *(program, "--root", state, "--log", folder / _LOG, "--log-format", "json"),
+                program,
+                *runtime.arguments,
+                *("--root", monitors.state, "--log", folder / _LOG, "--log-format", "json"),
                 *("exec", "--process", folder / _PROCESS, "--pid-file", folder / _PID),
                 *(() if console is None else ("--console-socket", console.path)),
                 id,

@@ -208,6 +208,7 @@ class Monitors:
         )
         begun = MonitorRecord(
             runtime=str(chosen.path),
+            runtime_arguments=chosen.arguments,
             cgroups_path=view.linux.cgroups_path,
             terminal=terminal,
             keep_stdin=plan.keep_stdin,
@@ -264,7 +265,7 @@ class Monitors:
         """Let the created process go, when all who are attached will get its output. Raises RuntimeFailed."""
         if self._get(id).attached:
             await self._accepted(id)
-        await self._runtime_of(id).start(self._state, id)
+        await self.runtime_of(id).start(self._state, id)
 
     async def kill(self, id: str, number: int, *, all: bool = False) -> None:
         """Signal the first process, or `all` of the container's; nothing happens to a run that has ended."""
@@ -308,7 +309,7 @@ class Monitors:
         file = self.bundle(id) / "resources.json"
         with needing_room(self.root):
             await asyncio.to_thread(file.write_bytes, msgspec.json.encode(resources))
-        await self._runtime_of(id).call(self._state, "update", "--resources", str(file), id)
+        await self.runtime_of(id).call(self._state, "update", "--resources", str(file), id)
 
     async def resize(self, id: str, height: int, width: int) -> None:
         """Tell the terminal its size in characters. Raises NoSuchRun."""
@@ -464,19 +465,20 @@ class Monitors:
             raise NoSuchRun(id)
         return run
 
-    def runtime_program(self, id: str) -> tuple[Path, Path]:
-        """The runtime's program and its `--root`, for commands about this run. Raises NoSuchRun."""
-        return Path(self._get(id).record.runtime), self._state
+    def runtime_of(self, id: str) -> OciRuntime:
+        """The runtime that has made this run, and does everything else with it. Raises NoSuchRun."""
+        known = self._get(id).record
+        path = Path(known.runtime)
+        return OciRuntime(name=path.name, path=path, arguments=known.runtime_arguments)
+
+    @property
+    def state(self) -> Path:
+        """The folder that runtimes are told to keep their state in: their `--root`."""
+        return self._state
 
     def cgroups_path(self, id: str) -> str:
         """The run's group, as in its spec. Raises NoSuchRun."""
         return self._get(id).record.cgroups_path
-
-    def _runtime_of(self, id: str) -> OciRuntime:
-        path = Path(self._get(id).record.runtime)
-        if path == self._runtime.path:
-            return self._runtime
-        return OciRuntime(name=path.name, path=path)
 
     @contextlib.contextmanager
     def watched(self, folder: Path) -> Iterator[asyncio.Event]:

@@ -15,6 +15,7 @@ class MonitorRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Who watches and who is watched. Without `container` the creation didn't come to its end."""
 
     runtime: str  # path of the runtime's program
+    runtime_arguments: tuple[str, ...] = ()
     cgroups_path: str
     terminal: bool = False
     keep_stdin: bool = True  # conmon leaves standard input open when an attachment ends

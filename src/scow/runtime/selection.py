@@ -10,7 +10,7 @@ import logging
 import secrets
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -43,22 +43,27 @@ class NoRuntime(NotSupported):
         self.reasons = dict(reasons)
 
 
-def find_runtimes(configured: Mapping[str, Path]) -> dict[str, OciRuntime]:
-    """The runtimes that are installed: those known by name and those configured (`--add-runtime`), which win."""
+def find_runtimes(configured: Mapping[str, Sequence[str]]) -> dict[str, OciRuntime]:
+    """The runtimes that are installed: those known by name and those configured, which win.
+
+    `configured` has a command for each name: a program, looked for in the PATH, and its arguments.
+    """
     found = {}
     for name in KNOWN:
         path = shutil.which(name)
         if path is not None:
             found[name] = OciRuntime(name=name, path=Path(path))
-    for name, program in configured.items():
-        path = shutil.which(str(program))
+    for name, (program, *arguments) in configured.items():
+        path = shutil.which(program)
         if path is not None:
-            found[name] = OciRuntime(name=name, path=Path(path))
+            found[name] = OciRuntime(name=name, path=Path(path), arguments=tuple(arguments))
+        else:
+            log.warning("runtime %s can't be used: there is no program %s", name, program)
     return found
 
 
 async def choose_runtimes(
-    preferred: str, configured: Mapping[str, Path], exec_root: Path
+    preferred: str, configured: Mapping[str, Sequence[str]], exec_root: Path
 ) -> tuple[dict[str, OciRuntime], str]:
     """Return all installed runtimes by name, and the name of the default: `preferred` (if not ""), crun or runc.
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import sys
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
@@ -28,7 +29,8 @@ MAX_UPLOADS: Final = 5
 class Registries:
     """Lives as long as the engine; `aclose()` ends its connections.
 
-    `max_concurrent_downloads` and `max_concurrent_uploads` count layers, of all pulls and pushes together.
+    `max_concurrent_downloads` and `max_concurrent_uploads` count layers, of all pulls and pushes together; with 0
+    there is no limit.
     """
 
     def __init__(
@@ -43,8 +45,8 @@ class Registries:
         self.policy = policy
         self.patience = patience or Patience()
         self.transport = Transport(policy, read_timeout_s=read_timeout_s)
-        self.downloads = asyncio.Semaphore(max_concurrent_downloads)
-        self.uploads = asyncio.Semaphore(max_concurrent_uploads)
+        self.downloads = _slots(max_concurrent_downloads)
+        self.uploads = _slots(max_concurrent_uploads)
         self.layer_flights: Flights[Layer, ProgressMessage] = Flights()
 
     def reconfigure(
@@ -53,13 +55,15 @@ class Registries:
         *,
         max_concurrent_downloads: int | None = None,
         max_concurrent_uploads: int | None = None,
+        patience: Patience | None = None,
     ) -> None:
         """Use another policy and other limits from the next request on, as after a reload of the configuration."""
         self.policy = self.transport.policy = policy
-        if max_concurrent_downloads:
-            self.downloads = asyncio.Semaphore(max_concurrent_downloads)
-        if max_concurrent_uploads:
-            self.uploads = asyncio.Semaphore(max_concurrent_uploads)
+        if max_concurrent_downloads is not None:
+            self.downloads = _slots(max_concurrent_downloads)
+        if max_concurrent_uploads is not None:
+            self.uploads = _slots(max_concurrent_uploads)
+        self.patience = patience or self.patience
 
     async def aclose(self) -> None:
         """Close all connections."""
@@ -123,3 +127,7 @@ class Registries:
                     raise
                 log.info("%s doesn't serve %s, trying the next: %s", endpoint.url, path or "us", error)
         return await action(self.client(endpoints[-1], path, credentials, actions=actions))
+
+
+def _slots(count: int) -> asyncio.Semaphore:
+    return asyncio.Semaphore(count or sys.maxsize)

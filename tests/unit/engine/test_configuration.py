@@ -272,6 +272,19 @@ def test_keys_without_effect_are_told_of(tmp_path: Path, caplog: pytest.LogCaptu
     ]
 
 
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"max_concurrent_downloads": -1}, "engine: max-concurrent-downloads: Expected `int` >= 0"),
+        ({"max_download_attempts": 0}, "engine: max-download-attempts: Expected `int` >= 1"),
+        ({"runtimes": {"x": {"path": 1}}}, r"engine: runtimes\[...\].path: Expected `str`, got `int`"),
+    ],
+)
+def test_a_value_that_makes_no_sense_is_refused_by_its_key(keys: dict[str, object], words: str) -> None:
+    with pytest.raises(InvalidConfig, match=words):
+        make_config({}, keys)
+
+
 @pytest.mark.parametrize("version", ["1.23", "1.51", "2.0", "new", "1.", "1.4x"])
 def test_the_oldest_version_is_one_that_is_served(version: str) -> None:
     assert make_config({}, {"min_api_version": "1.44"}).min_api_version == "1.44"
