@@ -18,7 +18,7 @@ from scow.registry.rules import ACTIONS, Identity, Rules
 from scow.registry.sessions import Sessions
 from scow.registry.settings import Settings, Token
 from scow.registry.tls import peer_name
-from scow.registry.tokens import Claims, ForeignTokens, Tokens, Verifier
+from scow.registry.tokens import Claims, ForeignTokens, Grant, Tokens, Verifier
 
 REALM: Final = "scow registry"
 TOKEN_PATH: Final = "/token"
@@ -69,7 +69,8 @@ class Caller:
     def may_list(self) -> bool:
         """Whether the catalog is open to this request."""
         if self.claims is not None and not self.claims.catalog:
-            return self._rules.anonymous_may_pull
+            # Whoever has logged in may see more, and podman asks for a token that says so when it is told to.
+            return self._rules.anonymous_may_pull and self.name is None
         return self._free or self.name is not None or self._rules.anonymous_may_pull
 
 
@@ -226,10 +227,10 @@ class Access:
             return self._settings.url.rstrip("/") + TOKEN_PATH
         return call.base_url + TOKEN_PATH
 
-    async def granted(self, who: Identity | None, scopes: list[str]) -> list[dict[str, object]]:
+    async def granted(self, who: Identity | None, scopes: list[str]) -> list[Grant]:
         """What an account gets of the scopes that were asked for; the rest is left out."""
         free = not await self._is_guarded()
-        access: list[dict[str, object]] = []
+        access: list[Grant] = []
         for scope in scopes:
             kind, _, rest = scope.partition(":")
             resource, _, asked = rest.rpartition(":")

@@ -96,7 +96,8 @@ class TokenRequests:
         asked = [scope for value in scopes for scope in value.split(" ") if scope]
         if len(asked) > SCOPES_LIMIT:
             raise QueryInvalid(f"at most {SCOPES_LIMIT} scopes in one request")
-        text, made_at = await tokens.issue(who.name if who else "", await self._access.granted(who, asked))
+        granted = await self._access.granted(who, asked)
+        text, made_at = await tokens.issue(who.name if who else "", granted)
         if refresh_for is not None and who is not None and who.local:
             secret = await self._access.secret(who.name)
             if secret is not None:  # a certificate does not need an account
@@ -107,6 +108,7 @@ class TokenRequests:
             "access_token": text,
             "expires_in": self._settings.life_s,
             "issued_at": datetime.fromtimestamp(made_at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "scope": " ".join(f"{each['type']}:{each['name']}:{','.join(each['actions'])}" for each in granted),
         }
         if refresh is not None:
             document["refresh_token"] = refresh

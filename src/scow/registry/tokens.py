@@ -7,7 +7,7 @@ import hashlib
 import hmac
 import secrets
 import time
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypedDict
 
 import msgspec
 
@@ -21,6 +21,14 @@ KEPT_SIZE: Final = 4 << 20
 """Characters of verified tokens that are remembered: anybody may ask for many, and for long ones."""
 
 Grants = dict[str, frozenset[str]]
+
+
+class Grant(TypedDict):
+    """What a token grants of one thing, an entry of the claim `access`."""
+
+    type: str
+    name: str
+    actions: list[str]
 
 
 class Claims(msgspec.Struct, frozen=True):
@@ -93,7 +101,7 @@ class Tokens:
         self._keys = keys
         self._verified = KeptClaims()
 
-    async def issue(self, subject: str, access: list[dict[str, Any]]) -> tuple[str, int]:
+    async def issue(self, subject: str, access: list[Grant]) -> tuple[str, int]:
         """A token for what is granted, and the time of its making (seconds since the epoch)."""
         now = int(time.time())
         claims = {

@@ -238,6 +238,7 @@ class TestOauth:
         assert answer.status == 200
         assert "refresh_token" not in answer.json
         assert (await client.claims(answer))["access"][0]["actions"] == ["pull"]
+        assert answer.json["scope"] == "repository:team/app:pull"
         answer = await client.form(**fields, scope=scope, username="bob", password="wrong")
         assert answer.status == 401
 
@@ -389,9 +390,12 @@ class TestUse:
         for user, seen in ((EVE, ["home/eve/y", "public/a", "public/b"]), (BOB, [names[0], *names[2:]])):
             token = await client.bearer("registry:catalog:*", user=user)
             assert (await client("GET", "/v2/_catalog", Authorization=token)).json == {"repositories": seen}
-        little = await client.bearer("repository:team/app:pull", user=ANN)  # says nothing of the catalog
-        shown = await client("GET", "/v2/_catalog", Authorization=little)
+        nobodys = await client.bearer("repository:public/a:pull")
+        shown = await client("GET", "/v2/_catalog", Authorization=nobodys)
         assert shown.json == {"repositories": ["public/a", "public/b"]}
+        little = await client.bearer("repository:team/app:pull", user=ANN)  # says nothing of the catalog
+        said = challenge(await client("GET", "/v2/_catalog", Authorization=little))
+        assert (said["error"], said["scope"]) == ("insufficient_scope", "registry:catalog:*")
         answer = await client("GET", "/v2/_catalog?n=2", Authorization=basic(*EVE))
         assert answer.json == {"repositories": ["home/eve/y", "public/a"]}
         assert "last=public%2Fa" in answer.headers["Link"]
