@@ -4,6 +4,7 @@ Docker Hub and some others answer docker's search API; any other registry's cata
 the Hub's mirrors if the Hub can't be reached.
 """
 
+from contextlib import suppress
 from typing import Final
 from urllib.parse import quote
 
@@ -16,7 +17,7 @@ from scow.transfer.credentials import Credentials
 from scow.transfer.hosts import Endpoint
 from scow.transfer.http import read_limited
 from scow.transfer.registries import Registries
-from scow.transfer.registry_error import BadAnswer, Refused, RegistryUnreachable
+from scow.transfer.registry_error import AuthenticationFailed, BadAnswer, Refused, RegistryUnreachable
 
 HUB_SEARCH: Final = "https://index.docker.io"
 MAX_RESULTS: Final = 100
@@ -103,6 +104,9 @@ async def _by_search(client: RegistryClient, word: str, limit: int) -> list[Matc
 async def _by_catalog(client: RegistryClient, word: str, limit: int, *, mirror: bool = False) -> list[Match]:
     found: list[Match] = []
     last = ""
+    with suppress(Refused, AuthenticationFailed):
+        # There we learn how to say who we are: some list what everybody may see to whoever does not say it.
+        await client.ping()
     for _ in range(CATALOG_PAGES):
         query = f"?n=1000&last={quote(last, safe='')}" if last else "?n=1000"
         url = URL(f"{client.endpoint.url}/v2/_catalog{query}", encoded=True)

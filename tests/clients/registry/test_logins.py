@@ -90,6 +90,16 @@ def test_podman_logs_in(guarded: Process, tmp_path: Path) -> None:
     assert done.returncode != 0
 
 
+def test_podman_finds_what_who_has_logged_in_may_see(guarded: Process, layout: str, tmp_path: Path) -> None:
+    need("podman")
+    need("skopeo")
+    kept = f"--authfile={tmp_path / 'auth.json'}"
+    copy(layout, f"docker://{guarded.host}/team/app:v1", "--dest-creds", "ann:secret")
+    search = ["podman", "search", "--tls-verify=false", kept, "--format", "{{.Name}}", f"{guarded.host}/"]
+    run("podman", "login", "--tls-verify=false", kept, "--username", "ann", "--password", "secret", guarded.host)
+    assert run(*search).stdout.split() == [f"{guarded.host}/team/app"]
+
+
 def test_curl_takes_a_token(guarded: Process) -> None:
     need("curl")
     url = f"http://{guarded.host}"

@@ -21,6 +21,10 @@ from joserfc.jwk import ECKey, KeySet
 from scow.registry.accounts import Account, RefreshToken
 from scow.registry.passwords import hash_password, make_secret
 from scow.registry.settings import Auth, Rule, Settings, Token
+from scow.transfer.credentials import Credentials
+from scow.transfer.hosts import HostPolicy
+from scow.transfer.registries import Registries
+from scow.transfer.search import search
 
 from .conftest import Answer, Client, Running, digest_of
 
@@ -38,6 +42,10 @@ RULES = [
 
 def basic(name: str, password: str) -> str:
     return "Basic " + base64.b64encode(f"{name}:{password}".encode()).decode()
+
+
+def credentials(name: str, password: str) -> Credentials:
+    return Credentials(username=name, password=password)
 
 
 class TokenClient(Client):
@@ -396,6 +404,14 @@ class TestUse:
         little = await client.bearer("repository:team/app:pull", user=ANN)  # says nothing of the catalog
         said = challenge(await client("GET", "/v2/_catalog", Authorization=little))
         assert (said["error"], said["scope"]) == ("insufficient_scope", "registry:catalog:*")
+        registries = Registries(HostPolicy())
+        try:
+            host = client.url.removeprefix("http://")
+            named = await search(f"{host}/app", 0, registries=registries, credentials=credentials(*ANN))
+            nobody = await search(f"{host}/app", 0, registries=registries)
+        finally:
+            await registries.aclose()
+        assert ([match.name for match in named], nobody) == ([f"{host}/team/app"], [])
         answer = await client("GET", "/v2/_catalog?n=2", Authorization=basic(*EVE))
         assert answer.json == {"repositories": ["home/eve/y", "public/a"]}
         assert "last=public%2Fa" in answer.headers["Link"]
