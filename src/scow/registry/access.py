@@ -111,8 +111,11 @@ class Access:
             allowed = caller.may(repository, action)
         elif kind in ("catalog", "web-home"):
             allowed = caller.may_list
+        elif kind == "ping":
+            # With any token: docker's way is to fetch one first, for nobody too.
+            allowed = caller.claims is not None or self._may_enter(caller)
         else:
-            allowed = self._may_ping(caller)
+            allowed = self._may_enter(caller)
         if allowed:
             return caller
         if caller.claims is None and caller.name is not None:
@@ -121,8 +124,8 @@ class Access:
             raise self.challenge(call)
         raise self.challenge(call, "insufficient_scope", f"the token does not allow {action or 'reading'} here")
 
-    def _may_ping(self, caller: Caller) -> bool:
-        if caller.name is not None or caller.claims is not None or caller.may("", "pull"):
+    def _may_enter(self, caller: Caller) -> bool:
+        if caller.free or caller.name is not None:
             return True
         # Docker learns here that there are tokens; without them it would not log in where it is told to read freely.
         return self._verifier is None and self.rules.anonymous_may_pull

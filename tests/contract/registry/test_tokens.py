@@ -367,6 +367,23 @@ class TestUse:
         answer = await client("POST", uploads, Authorization=basic(*EVE))
         assert (answer.status, answer.codes) == (403, ["DENIED"])
 
+    async def test_a_token_of_nobody_opens_the_ping_and_no_metrics(self, client: TokenClient) -> None:
+        nobodys, anns = await client.bearer(), await client.bearer(user=ANN)
+        assert (await client("GET", "/v2/", Authorization=nobodys)).status == 200
+        assert (await client("GET", "/metrics", Authorization=nobodys)).status == 401
+        assert (await client("GET", "/metrics", Authorization=anns)).status == 200
+
+    @pytest.mark.parametrize("by_rule", [True, False])
+    async def test_where_everybody_may_read_everything_clients_are_still_asked_to_log_in(
+        self, serve: Callable[..., Any], settings: Settings, session: aiohttp.ClientSession, by_rule: bool
+    ) -> None:
+        everything = Rule(repositories=["**"], actions=["pull"], anonymous=True)
+        auth = Auth(token=Token(), anonymous_pull=not by_rule, rules=[*RULES, *([everything] if by_rule else [])])
+        client = TokenClient(session, (await serve(settings, auth=auth)).url)
+        assert challenge(await client("GET", "/v2/"))["realm"] == f"{client.url}/token"
+        assert (await client("GET", "/v2/", Authorization=await client.bearer())).status == 200
+        assert (await client("GET", "/v2/team/app/manifests/v1")).status == 404
+
     async def test_a_mount_needs_pull_on_its_source(self, client: TokenClient) -> None:
         push = await client.bearer("repository:team/base:pull,push", user=ANN)
         location = (await client("POST", "/v2/team/base/blobs/uploads/", Authorization=push)).headers["Location"]
