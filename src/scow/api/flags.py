@@ -98,8 +98,8 @@ def _parser() -> argparse.ArgumentParser:
         ("--mtu", "MTU of containers' links"),
         ("--max-concurrent-downloads", "layers that a pull loads at a time"),
         ("--max-concurrent-uploads", "layers that a push sends at a time"),
-        ("--max-download-attempts", "how often a layer is tried"),
-        ("--shutdown-timeout", "seconds that containers get to stop in"),
+        ("--max-download-attempts", "how often a registry is tried"),
+        ("--shutdown-timeout", "seconds that unfinished work gets when the engine ends"),
         ("--oom-score-adjust", "the engine's own oom_score_adj"),
     ):
         parser.add_argument(name, type=int, metavar="N", help=explanation)

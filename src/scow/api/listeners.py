@@ -129,8 +129,12 @@ def _bind_unix(address: str, path: Path, group: str) -> Listener:
             sock.bind(os.fspath(path))
         finally:
             os.umask(before)
-        with contextlib.suppress(KeyError, PermissionError):
+        try:
             os.chown(path, -1, grp.getgrnam(group).gr_gid)
+        except KeyError:
+            _log.warning("there is no group %s: only root may use %s", group, address)
+        except PermissionError as error:
+            _log.warning("%s can't be given to group %s: %s", address, group, error.strerror)
         os.chmod(path, 0o660)
         sock.listen(_BACKLOG)
     except OSError as error:

@@ -1,10 +1,11 @@
 """What a container is made of: the request, completed by its image, and docker's checks."""
 
+import re
 from pathlib import Path
 
 import pytest
 
-from scow.engine.config import InvalidConfig, make_config, read_config_file
+from scow.engine.config import KEYS, InvalidConfig, make_config, read_config_file
 from scow.engine.merging import NoCommand, arguments, merge_config
 from scow.engine.mounts import InvalidMount, parse_bind, parse_mount, parse_volumes_from, resolve_mounts
 from scow.engine.names import InvalidName, check_name, random_name
@@ -16,6 +17,8 @@ from scow.linux.signals import parse_signal
 from scow.oci.image_config import ExecConfig, Healthcheck
 from scow.wire.container import ContainerConfig, HealthConfig
 from scow.wire.host_config import BindOptions, HostConfig, Mount, RestartPolicy, TmpfsOptions, Ulimit
+
+DOCUMENT = Path(__file__).parents[3] / "docs" / "engine.md"
 
 
 @pytest.mark.parametrize(
@@ -283,6 +286,13 @@ def test_keys_without_effect_are_told_of(tmp_path: Path, caplog: pytest.LogCaptu
 def test_a_value_that_makes_no_sense_is_refused_by_its_key(keys: dict[str, object], words: str) -> None:
     with pytest.raises(InvalidConfig, match=words):
         make_config({}, keys)
+
+
+def test_every_key_is_documented_and_every_documented_key_is_there() -> None:
+    text = DOCUMENT.read_text()
+    table = text[text.index("| about |") : text.index("Scow's own")]
+    documented = set(re.findall(r"`([a-z0-9-]+)`", re.sub(r" \([^)]*\)", "", table)))
+    assert documented == KEYS.keys()
 
 
 @pytest.mark.parametrize("version", ["1.23", "1.51", "2.0", "new", "1.", "1.4x"])
