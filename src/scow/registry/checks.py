@@ -14,6 +14,18 @@ def check(settings: Settings) -> None:
         raise SettingsInvalid(key, problem)
 
 
+def advise(settings: Settings) -> Iterator[str]:
+    """What can be meant and mostly is not, a sentence for each."""
+    auth, tls = settings.auth, settings.tls
+    reads = auth.anonymous_pull or any(rule.anonymous and {"pull", "*"} & {*rule.actions} for rule in auth.rules)
+    others = not auth.rules or any(rule.users or rule.groups or rule.robots for rule in auth.rules)
+    if reads and others and auth.token is None and not (tls is not None and tls.client_names):
+        yield (
+            "docker sends no password where it may read without one, so that nobody can push or pull more with it: "
+            "add the table [auth.token]"
+        )
+
+
 def _problems(settings: Settings) -> Iterator[tuple[str, str]]:
     auth = settings.auth
     for number, rule in enumerate(auth.rules):

@@ -18,6 +18,7 @@ import msgspec
 from scow.errors import ScowError
 from scow.registry.accounts import Account, SqlAccounts
 from scow.registry.audit import note_by_hand
+from scow.registry.checks import advise
 from scow.registry.collector import Plan, counts
 from scow.registry.configuration import read_settings
 from scow.registry.connections import quieten, raise_descriptor_limit
@@ -171,6 +172,8 @@ def _serve(settings: Settings, options: argparse.Namespace) -> int:
         if options.ready_file:
             _write_file(options.ready_file, f"{url}\n")
 
+    for advice in advise(settings):
+        log.warning("%s", advice)
     try:
         if settings.worker_count() > 1:
             return Supervisor(settings, _work, lambda: _settings(options), ready).run()
@@ -368,8 +371,9 @@ async def _add_user(settings: Settings, options: argparse.Namespace) -> int:
 
 
 async def _add_robot(settings: Settings, options: argparse.Namespace) -> int:
-    name = ROBOT + options.name.removeprefix(ROBOT)
-    _check_name(name)
+    own = options.name.removeprefix(ROBOT)
+    _check_name(own)
+    name = ROBOT + own
     secret, kept = make_secret()
     expires_at = time.time() + options.expires * 86400 if options.expires is not None else None
     async with _accounts(settings) as accounts:

@@ -52,7 +52,10 @@ _NO_ROBOT: Final = f"sha256:{'0' * 64}"
 
 def hash_password(password: str) -> str:
     """A bcrypt hash to be stored. Slow on purpose. Raises InvalidArgument."""
-    data = password.encode()
+    try:
+        data = password.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidArgument("the password is not UTF-8") from error
     if not data or len(data) > PASSWORD_LIMIT:
         raise InvalidArgument(f"the password must have 1 to {PASSWORD_LIMIT} bytes")
     import bcrypt  # here, for most processes never need it

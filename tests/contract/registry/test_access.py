@@ -18,6 +18,7 @@ import pytest
 
 from scow.errors import InvalidArgument
 from scow.registry.accounts import Account
+from scow.registry.command import main
 from scow.registry.errors import TooManyRequests
 from scow.registry.htpasswd import HtpasswdInvalid, read_htpasswd
 from scow.registry.passwords import CHECKS, TRIES_OF_NAME, Delays, hash_password
@@ -145,6 +146,21 @@ def test_a_line_that_cannot_be_used_is_named(tmp_path: Path, line: str) -> None:
 def test_a_password_that_bcrypt_would_cut_is_refused(password: str) -> None:
     with pytest.raises(InvalidArgument, match="1 to 72 bytes"):
         hash_password(password)
+
+
+def test_a_password_that_is_no_text_is_refused() -> None:
+    with pytest.raises(InvalidArgument, match="not UTF-8"):
+        hash_password(b"p\xff".decode(errors="surrogateescape"))
+
+
+@pytest.mark.parametrize(
+    "words", [("user", "add", ""), ("user", "add", "a:b"), ("user", "add", "robot+ci"), ("robot", "add", "robot+")]
+)
+def test_a_name_that_no_account_can_have_is_refused(
+    settings: Settings, capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
+) -> None:
+    assert main([*words, "--storage", settings.storage]) == 1
+    assert "names of robots" in (said := capsys.readouterr().err) or "an account's name" in said
 
 
 class TestGuessing:

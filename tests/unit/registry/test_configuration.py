@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from scow.registry.checks import advise
 from scow.registry.configuration import keys, read_settings
 from scow.registry.settings import Settings, SettingsInvalid
 
@@ -85,6 +86,26 @@ def test_every_kind_of_key(tmp_path: Path) -> None:
 def test_a_mistake_is_named_with_its_place(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(SettingsInvalid, match=rf"registry\.toml: .*{re.escape(message)}"):
         settings_of(tmp_path, text)
+
+
+OPEN = "[[auth.rules]]\nrepositories = ['public/**']\nanonymous = true\nactions = ['pull']\n"
+OTHERS = "[[auth.rules]]\nrepositories = ['**']\nusers = ['*']\nactions = ['*']\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "is_said"),
+    [
+        ("[auth]\nanonymous_pull = true", True),
+        (OPEN + OTHERS, True),
+        (OPEN + OTHERS + "[auth.token]", False),
+        (OPEN, False),
+        (OTHERS, False),
+        ("", False),
+    ],
+)
+def test_where_docker_would_send_no_password_this_is_said(tmp_path: Path, text: str, is_said: bool) -> None:
+    said = list(advise(settings_of(tmp_path, text)))
+    assert [line.endswith("add the table [auth.token]") for line in said] == [True] * is_said
 
 
 @pytest.mark.parametrize(
