@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Final, TypeVar
 from urllib.parse import urlsplit
 
+import msgspec
+
 from scow.errors import Internal, InvalidArgument, ScowError
 from scow.linux import mount
 
@@ -29,6 +31,8 @@ NAME: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
 NAME_MAX: Final = 255  # of a file's name
 MOUNT_TIMEOUT_S: Final = 60.0
 FILLING: Final = "_filling"
+OPTIONS: Final = "opts.json"
+"""Beside the content, what the volume's options are: without them a lost record would make a plain folder of it."""
 _OPTIONS: Final = frozenset({"type", "o", "device", "size"})
 _REQUIRED: Final = (("device", ("type",)), ("o", ("device", "type")), ("type", ("device",)))
 _SET: Final = {
@@ -146,11 +150,25 @@ class LocalVolumes:
         """Where the volume's content is, while it is mounted."""
         return self._root / name / "_data"
 
-    def make(self, name: str) -> None:
+    def make(self, name: str, options: Mapping[str, str]) -> None:
         """Make the volume's folder. Blocks; idempotent."""
         self._root.mkdir(mode=0o701, parents=True, exist_ok=True)
         self.path(name).parent.mkdir(mode=0o701, exist_ok=True)
+        file = self._root / name / OPTIONS
+        if options and not file.exists():
+            _write(file, msgspec.json.encode(options))
         self.path(name).mkdir(mode=0o755, exist_ok=True)
+
+    def options(self, name: str) -> dict[str, str] | None:
+        """The options as the volume's folder has them; None if there is no folder, or they can't be read. Blocks."""
+        folder = self._root / name
+        try:
+            return msgspec.json.decode((folder / OPTIONS).read_bytes(), type=dict[str, str])
+        except FileNotFoundError:
+            return {} if self.path(name).is_dir() else None
+        except (OSError, msgspec.MsgspecError) as error:
+            log.error("volume %s: %s: %s", name, folder / OPTIONS, error)
+            return None
 
     async def discard(self, name: str) -> None:
         """Delete the volume's folder, never what is mounted over it. Idempotent."""
@@ -184,8 +202,11 @@ class LocalVolumes:
         async with self._lock(name):
             await asyncio.to_thread(_fill, path, copy, in_use=bool(self._holders.get(name)))
 
-    async def reconcile(self, names: Collection[str], holders: Mapping[str, Collection[str]]) -> None:
-        """Make missing folders; remove those that nobody knows, half copies, and mounts that nobody holds."""
+    async def reconcile(
+        self, volumes: Mapping[str, Mapping[str, str] | None], holders: Mapping[str, Collection[str]]
+    ) -> None:
+        """Make missing folders of `volumes`, names with their options; remove those that nobody knows, half copies, and
+        mounts that nobody holds. A volume whose options are None, for nobody knows them, stays as it is."""
         for holder, held in holders.items():
             for name in held:
                 self._holders.setdefault(name, set()).add(holder)
@@ -193,23 +214,24 @@ class LocalVolumes:
         def work() -> None:
             self._root.mkdir(mode=0o701, parents=True, exist_ok=True)
             for folder in self._root.iterdir():
-                if folder.name not in names:
+                if folder.name not in volumes:
                     _delete(folder)
-            for name in names:
+            for name, options in volumes.items():
                 try:
-                    self._settle(name)
+                    self._settle(name, options)
                 except (OSError, ScowError) as error:  # the others are not to suffer
                     log.error("volume %s can't be used: %s", name, error)
 
         await asyncio.to_thread(work)
 
-    def _settle(self, name: str) -> None:
+    def _settle(self, name: str, options: Mapping[str, str] | None) -> None:
         if not self._holders.get(name):
             while mount.ensure_unmounted(self.path(name)):
                 pass
         if (self.path(name).parent / FILLING).exists():
             shutil.rmtree(self.path(name).parent / FILLING, ignore_errors=True)
-        self.make(name)
+        if options is not None:
+            self.make(name, options)
 
     def _lock(self, name: str) -> asyncio.Lock:
         return self._locks.setdefault(name, asyncio.Lock())
@@ -309,6 +331,17 @@ async def _with_address(path: Path, kind: str, data: str) -> str:
             path, f"error resolving passed in network volume address: lookup {found[1]}: no such host"
         ) from error
     return data[: found.start(1)] + str(answers[0][4][0]) + data[found.end(1) :]
+
+
+def _write(file: Path, data: bytes) -> None:
+    """Write a file, to be there as a whole or not at all."""
+    new = file.with_suffix(".new")
+    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with open(fd, "wb") as out:
+        out.write(data)
+        out.flush()
+        os.fsync(fd)
+    new.replace(file)
 
 
 def _delete(folder: Path) -> None:

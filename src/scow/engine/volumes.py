@@ -59,6 +59,17 @@ class VolumeInUse(Conflict):
         self.holders = tuple(holders)
 
 
+class VolumeLost(Conflict):
+    """What the volume's driver was told is lost with its record, so that it isn't known what it should be."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"volume {name} can't be used: its record is damaged, and what its driver was told is lost; its content, "
+            "if it had any here, is kept until it is removed"
+        )
+        self.name = name
+
+
 class VolumeRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What is durable about a volume, beside its content."""
 
@@ -68,11 +79,12 @@ class VolumeRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     labels: dict[str, str] = {}
     options: dict[str, str] = {}
     anonymous: bool = False
+    lost: bool = False  # nothing but the name could be read
 
     @property
     def plain(self) -> bool:
         """Whether it is nothing but a folder of ours."""
-        return self.driver == LOCAL and not self.options
+        return self.driver == LOCAL and not self.options and not self.lost
 
 
 class Volumes:
@@ -101,17 +113,24 @@ class Volumes:
     def load(self) -> None:
         """Read all records; called once, before the engine answers.
 
-        Of a volume whose record can't be read the content counts: with its folder it goes on as a plain one.
+        A volume whose record can't be read goes on with the options that its folder has; without these it is lost.
         """
         self._database.migrate("volumes", SCHEMA)
         rows = self._database.read_now(lambda db: db.execute("SELECT name, record FROM volume").fetchall())
         for name, data in rows:
             record = find_document(data, VolumeRecord, f"volume {name}")
-            if record is None and self._local.path(name).is_dir():
-                log.error("volume %s goes on without its labels and options, which are lost", name)
-                record = VolumeRecord(name=name, created_at=self._local.path(name).stat().st_ctime_ns)
-            if record is not None:
-                self._records[record.name] = record
+            if record is None:
+                record = self._what_is_left(name)
+            self._records[record.name] = record
+
+    def _what_is_left(self, name: str) -> VolumeRecord:
+        options = self._local.options(name)
+        if options is None:
+            log.error("%s", VolumeLost(name))
+            return VolumeRecord(name=name, created_at=0, lost=True)
+        log.error("volume %s goes on without its labels, which are lost", name)
+        created_at = self._local.path(name).parent.stat().st_ctime_ns
+        return VolumeRecord(name=name, created_at=created_at, options=options)
 
     def path(self, name: str) -> Path:
         """Where the volume's content is, while it is mounted."""
@@ -172,6 +191,8 @@ class Volumes:
         """
         async with self._lock(name):
             known = self._records.get(name)
+            if known is not None and known.lost:
+                raise VolumeLost(name)
             if known is not None and driver in ("", known.driver):
                 return known
             driver = driver or LOCAL
@@ -192,7 +213,7 @@ class Volumes:
                 check_options(name, record.options)
                 await self._insert(record)
                 try:
-                    await asyncio.to_thread(self._local.make, name)
+                    await asyncio.to_thread(self._local.make, name, record.options)
                 except OSError as error:
                     await self._database.write(self.deleting([name]), then=lambda _: self._forget(name))
                     raise Internal(f"create {name}: error while creating volume path: {error}") from error
@@ -273,6 +294,8 @@ class Volumes:
         return await self._mount(self.get(name), holder)
 
     async def _mount(self, record: VolumeRecord, holder: str) -> Path:
+        if record.lost:
+            raise VolumeLost(record.name)
         if record.driver == LOCAL:
             return await self._local.mount(record.name, record.options, holder)
         self._held.add((record.name, holder))  # before it is: an unmount too many does no harm
@@ -326,7 +349,11 @@ class Volumes:
         """Bring folders and mounts in order; `holders` are the volumes of each container that may still run."""
         for holder, names in holders.items():
             self._held.update((name, holder) for name in names if name in self._records)
-        local = [name for name, record in self._records.items() if record.driver == LOCAL]
+        local = {
+            name: None if record.lost else record.options
+            for name, record in self._records.items()
+            if record.driver == LOCAL
+        }
         await self._local.reconcile(local, holders)
 
     # --- telling
@@ -392,7 +419,7 @@ class Volumes:
                 if record.driver == LOCAL:
                     check_options(record.name, record.options)
                     drafts.append(record)
-                    await asyncio.to_thread(self._local.make, record.name)
+                    await asyncio.to_thread(self._local.make, record.name, record.options)
                 else:
                     try:
                         await self._ready(record.name, record.driver)
