@@ -3,8 +3,8 @@
 The life of a database: `open`, then each component's `migrate`, then `write` and `read` from the event loop until
 `aclose`. A write is a function of a connection; all of them run in one thread, those that wait at the same time share
 one transaction and one commit, each behind a savepoint, so that one that fails undoes only itself. The file is in WAL
-mode: a process killed at any moment leaves a consistent file; `synchronous="FULL"` lets acknowledged writes survive
-a power cut too.
+mode: a process killed at any moment leaves a consistent file. A power cut costs what was acknowledged in the last
+second: commits don't wait for the disk, and are synced together soon after. With `synchronous="FULL"` it costs nothing.
 """
 
 import asyncio
@@ -14,6 +14,7 @@ import os
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -28,6 +29,7 @@ Synchronous = Literal["NORMAL", "FULL"]
 
 GROUP_LIMIT: Final = 256  # writes that share a commit at most: bounds what a failing commit takes with it
 CHECKPOINT_EVERY: Final = 400  # commits between checkpoints of the WAL into the file
+SYNC_AFTER_S: Final = 1.0  # from the first commit that isn't synced; left alone, the kernel takes half a minute
 WAL_LIMIT: Final = 4000  # pages of the WAL from which on the writer itself checkpoints
 BUSY_TIMEOUT_S: Final = 10.0
 
@@ -123,6 +125,8 @@ class Database:
         self._closed = False
         self._commits = 0
         self._checkpointing = False
+        self._unsynced_since: float | None = None  # the writer's, in monotonic time
+        self._syncing = False
         self._connections: list[sqlite3.Connection] = []
         self._writer = self._connect(read_only=False)
         self.is_new = self._writer.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,)
@@ -283,7 +287,11 @@ class Database:
     def _run(self) -> None:
         more = True
         while more:
-            job = self._queue.get()
+            try:
+                job = self._queue.get(timeout=self._sync_in_s())
+            except queue.Empty:
+                self._sync_beside()
+                continue
             group: list[_Write[Any]] = []
             while True:
                 if job is None:
@@ -303,6 +311,10 @@ class Database:
                     self._commit(group, is_last=True)
                 self._deliver(group)
                 self._count_commit()
+                if self._unsynced_since is None and self._synchronous == "NORMAL":
+                    self._unsynced_since = time.monotonic()
+                if self._sync_in_s() == 0:
+                    self._sync_beside()
         with contextlib.suppress(sqlite3.Error):
             self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
 
@@ -360,6 +372,31 @@ class Database:
             else:
                 with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits any more
                     loop.call_soon_threadsafe(_deliver_all, jobs)
+
+    def _sync_in_s(self) -> float | None:
+        """How long the writer may wait for the next write before a sync is due; None if nothing is to be synced."""
+        if self._unsynced_since is None:
+            return None
+        return max(0.0, self._unsynced_since + SYNC_AFTER_S - time.monotonic())
+
+    def _sync_beside(self) -> None:
+        """Have what was committed synced in another thread; a little later if the last sync is still at work."""
+        if self._syncing:
+            self._unsynced_since = time.monotonic()
+            return
+        self._syncing, self._unsynced_since = True, None
+        try:
+            self._readers.submit(self._sync_quietly)
+        except RuntimeError:  # the pool was shut down meanwhile: the end syncs everything
+            self._syncing = False
+
+    def _sync_quietly(self) -> None:
+        try:
+            self._sync()
+        except OSError as error:
+            log.error("state database %s: what was recorded could not be synced: %s", self.path, error)
+        finally:
+            self._syncing = False
 
     def _sync(self) -> None:
         for path in (self.path.with_name(f"{self.path.name}-wal"), self.path.parent):

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from scow.store import database
 from scow.store.database import (
     CHECKPOINT_EVERY,
     WAL_LIMIT,
@@ -143,10 +144,31 @@ async def test_checkpoints_keep_the_log_small(db: Database, tmp_path: Path) -> N
 
 async def test_what_is_synced_is_on_disk(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[str] = []
+    monkeypatch.setattr(database, "SYNC_AFTER_S", 3600.0)
     monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.readlink(f"/proc/self/fd/{fd}")))
     await db.write(put("a"))
     await db.sync()
     assert synced == [f"{db.path}-wal", str(db.path.parent)]
+
+
+async def test_commits_are_synced_soon_and_do_not_wait_for_it(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced, may_go_on = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    def fsync(fd: int) -> None:
+        loop.call_soon_threadsafe(synced.set)
+        assert may_go_on.wait(30)
+
+    monkeypatch.setattr(database, "SYNC_AFTER_S", 0.001)
+    monkeypatch.setattr(os, "fsync", fsync)
+    await db.write(put("a"))
+    await asyncio.wait_for(synced.wait(), 30)  # without another write, or the end
+    await db.write(put("b"))  # while the disk is slow
+    may_go_on.set()
+    for name in "cde":
+        synced.clear()
+        await db.write(put(name))
+        await asyncio.wait_for(synced.wait(), 30)
 
 
 async def test_a_database_is_new_until_something_was_written(tmp_path: Path) -> None:
