@@ -201,7 +201,7 @@ def test_export_is_the_whole_root_file_system(engine: Daemon, docker_py: docker.
         "run", "-d", "-v", "vol:/vol", "busybox", "sh", "-c", "echo hi >/made; echo v >/vol/v; sleep 60"
     )
     container = docker_py.containers.get(box.stdout.strip())
-    container.exec_run("true")
+    container.exec_run(["sh", "-c", "until test -s /vol/v; do sleep 0.05; done"])
     with tarfile.open(fileobj=io.BytesIO(b"".join(container.export()))) as archive:
         names = set(archive.getnames())
     assert {"bin", "bin/busybox", "etc/passwd", "made", "vol"} <= names

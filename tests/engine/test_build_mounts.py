@@ -81,12 +81,17 @@ def test_steps_reach_agents_by_sockets_of_their_own(engine: Daemon, tmp_path: Pa
 
 
 @needs_ssh
-def test_keys_in_files_are_given_by_an_agent_that_ends_with_the_build(engine: Daemon, tmp_path: Path) -> None:
+def test_keys_in_files_are_given_by_an_agent_that_ends_with_the_build(
+    engine: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agents = engine.folder / "agents"
+    agents.mkdir(exist_ok=True)
+    monkeypatch.setenv("TMPDIR", str(agents))
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "mine", "-f", tmp_path / "key"], check=True)
     place = with_ssh_add(tmp_path, "FROM busybox\nCOPY root /\nRUN --mount=type=ssh,required ssh-add -l")
     done = engine.scow("build", "--no-cache", "--ssh", f"default={tmp_path}/key", place)
     assert " mine (ED25519)\n" in done.stdout
-    assert not list(Path("/tmp").glob("scow-ssh-*"))
+    assert not list(agents.iterdir())
 
 
 def test_an_agent_that_is_not_there_is_refused(engine: Daemon, tmp_path: Path) -> None:

@@ -1,13 +1,13 @@
 """Which images are listed, named and removed, as dockerd 20.10 answers."""
 
 import re
-import time
 import uuid
 from collections.abc import Iterator
 
 import pytest
 
 from support import images
+from support.calls import eventually
 from support.daemon import Daemon, Registry
 
 
@@ -169,7 +169,4 @@ def test_layers_go_with_the_last_container_when_their_image_went_before(registry
     layers = own_engine.folder / "data" / "layers" / "sha256"
     assert len(list(layers.iterdir())) == 1
     own_engine.docker("rm", box)
-    deadline = time.monotonic() + 30
-    while list(layers.iterdir()):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    eventually(lambda: not list(layers.iterdir()))

@@ -1,9 +1,8 @@
 """Logs that are rotated while they are written and read."""
 
-import time
-
 import pytest
 
+from support.calls import eventually
 from support.daemon import Daemon
 
 OPTIONS = ("--log-opt", "max-size=20k", "--log-opt", "max-file=50")
@@ -26,10 +25,7 @@ def test_no_line_is_lost_at_a_rotation_by_readers_nor_followers(engine: Daemon, 
 def test_one_file_is_what_docker_keeps_by_default_of_a_limited_log(engine: Daemon) -> None:
     script = "i=0; while [ $i -lt 2000 ]; do i=$((i+1)); echo line $i; done; sleep 2.5; echo end; sleep 60"
     box = engine.docker("run", "-d", "--log-opt", "max-size=20k", "busybox", "sh", "-c", script).stdout.strip()
-    end = time.monotonic() + 20
-    while engine.docker("logs", box).stdout != "end\n":
-        assert time.monotonic() < end
-        time.sleep(0.2)
+    eventually(lambda: engine.docker("logs", box).stdout == "end\n")
     assert len(list((engine.folder / "data/containers" / box).glob("*-json.log*"))) == 1
 
 

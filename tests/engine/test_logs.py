@@ -64,11 +64,10 @@ def test_a_log_goes_on_over_restarts(engine: Daemon) -> None:
 
 
 def test_until_cuts_a_followed_log(engine: Daemon) -> None:
-    engine.docker("run", "-d", "--name", "box", "busybox", "sh", "-c", "echo x; sleep 60")
-    begun = time.monotonic()
+    engine.docker("run", "-d", "--name", "box", "busybox", "sh", "-c", "echo x; sleep 600")
     done = engine.request("GET", f"/v1.50/containers/box/logs?follow=1&stdout=1&until={time.time() + 0.3:.9f}")
-    assert done[0] == 200
-    assert time.monotonic() - begun < 10
+    assert done[0] == 200  # it has come to an end, though the container runs on
+    assert engine.json("GET", "/containers/box/json")["State"]["Running"]
 
 
 def test_a_container_without_log_has_none_to_read(engine: Daemon) -> None:

@@ -6,11 +6,13 @@ import re
 import socket
 import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import docker
 import pytest
 
+from support.calls import eventually
 from support.daemon import Daemon
 from support.docker_client import modern_docker
 
@@ -166,12 +168,14 @@ def test_published_ports_answer_on_loopback(engine: Daemon) -> None:
     shown = engine.docker("port", "web").stdout
     found = re.fullmatch(r"80/tcp -> 127\.0\.0\.1:(\d+)\n", shown)
     assert found
-    with socket.create_connection(("127.0.0.1", int(found[1])), 5) as connection:
-        connection.sendall(b"GET /group HTTP/1.0\r\n\r\n")
-        answer = b""
-        while data := connection.recv(4096):
-            answer += data
-    assert b"extra:x:2000:app" in answer
+
+    def answer() -> bytes:
+        with suppress(ConnectionError), socket.create_connection(("127.0.0.1", int(found[1])), 60) as connection:
+            connection.sendall(b"GET /group HTTP/1.0\r\n\r\n")
+            return b"".join(iter(lambda: connection.recv(4096), b""))
+        return b""  # it doesn't listen yet
+
+    eventually(lambda: b"extra:x:2000:app" in answer())
     taken = engine.docker("run", "--rm", "-p", f"127.0.0.1:{found[1]}:80", "busybox", check=False)
     assert taken.returncode == 125
     assert f"Bind for 127.0.0.1:{found[1]} failed: port is already allocated" in taken.stderr

@@ -196,7 +196,7 @@ class Terminal:
         os.write(self.master, keys)
 
     def expect(self, pattern: bytes) -> "re.Match[bytes]":
-        end = time.monotonic() + 20
+        end = time.monotonic() + 60
         while not (found := re.search(pattern, self.seen)):
             assert select.select([self.master], [], [], end - time.monotonic())[0], self.seen
             self.seen += os.read(self.master, 65536)
@@ -204,7 +204,7 @@ class Terminal:
         return found
 
     def close(self) -> int:
-        code = self.process.wait(20)
+        code = self.process.wait(60)
         os.close(self.master)
         return code
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from support.daemon import Daemon
 
-TIMEOUT_S = 20.0
+TIMEOUT_S = 60.0
 
 
 def container(command: str, **host: Any) -> dict[str, Any]:

@@ -35,7 +35,7 @@ COMMANDS = (
     "true",
     "wc",
 )
-TIMEOUT_S = 20.0
+TIMEOUT_S = 60.0
 
 
 class Machine:

@@ -18,8 +18,9 @@ from typing import Any
 
 from scow import points
 
-START_TIMEOUT_S = 20.0
-STOP_TIMEOUT_S = 30.0
+START_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 60.0
+CLEAN_TIMEOUT_S = 60.0
 
 
 class Registry:
@@ -83,9 +84,11 @@ class Socket:
         return json.loads(data) if data.strip() else None
 
     def clean(self) -> None:
-        """Remove all containers."""
-        for container in self.json("GET", "/containers/json?all=1"):
-            self.request("DELETE", f"/containers/{container['Id']}?force=1&v=1")
+        """Remove all containers; those that are being removed already are waited for."""
+        end = time.monotonic() + CLEAN_TIMEOUT_S
+        while left := self.json("GET", "/containers/json?all=1"):
+            said = [self.request("DELETE", f"/containers/{container['Id']}?force=1&v=1") for container in left]
+            assert time.monotonic() < end, f"containers can't be removed: {said}"
 
 
 class Daemon(Socket):
@@ -226,7 +229,11 @@ def folder() -> Iterator[Path]:
 
 
 def free_subnet() -> int:
-    """A number N for which no link of this machine has 10.213.N.0/24: several test runs may go on beside each other."""
+    """A number N for which no link of this machine has 10.213.N.0/24: several test runs may go on beside each other.
+
+    Of one run's processes each has its share, for what one of them has chosen takes a moment to be seen by the others.
+    """
     routes = Path("/proc/net/fib_trie").read_text()
-    numbers = [number for number in range(10, 250) if f"10.213.{number}." not in routes]
-    return random.choice(numbers)
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    share = range(10 + worker, 250, int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
+    return random.choice([number for number in share if f"10.213.{number}." not in routes])

@@ -1,6 +1,5 @@
 """Images that tests make by themselves: busybox from its static binary, or any files, pushed to a registry."""
 
-import gzip
 import hashlib
 import io
 import json
@@ -9,6 +8,8 @@ import tarfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from isal import igzip
 
 from scow.oci import media_types
 from scow.oci.platform import host_platform
@@ -64,7 +65,7 @@ def tar(entries: Mapping[str, bytes | str | tarfile.TarInfo]) -> bytes:
 def build(layers: Sequence[bytes], config: Mapping[str, Any] | None = None, **document_fields: Any) -> BuiltImage:
     """An image of these tars, base first, gzipped, for this machine's platform."""
     platform = host_platform()
-    packed = [blob(media_types.OCI_LAYER_GZIP, gzip.compress(layer, 1, mtime=0)) for layer in layers]
+    packed = [blob(media_types.OCI_LAYER_GZIP, igzip.compress(layer, 1, mtime=0)) for layer in layers]
     described = document(
         media_types.OCI_CONFIG,
         {

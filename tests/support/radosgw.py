@@ -6,7 +6,6 @@ gateway waits for ever; deleted objects are given up after seconds, or the memor
 
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -15,6 +14,8 @@ import uuid
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
+
+from support.ports import free_port
 
 PROGRAMS: Final = ("ceph-mon", "ceph-osd", "radosgw", "radosgw-admin", "monmaptool", "ceph")
 _MODES: Final = "\n".join(
@@ -85,7 +86,7 @@ class Gateway:
     def start(self) -> None:
         """Make a cluster and start it. Takes some 10 to 20 s."""
         folder = self.folder
-        ports = _free_ports(3)
+        ports = [free_port() for _ in range(3)]
         fsid = str(uuid.uuid4())
         text = _CONFIG.format(fsid=fsid, mon=ports[0], mon_v1=ports[1], port=ports[2], folder=folder, modes=_MODES)
         (folder / "ceph.conf").write_text(text)
@@ -151,13 +152,3 @@ class Gateway:
             process.send_signal(signal.SIGKILL)  # nothing of it is kept
             process.wait()
         shutil.rmtree(self.folder, ignore_errors=True)
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports

@@ -281,12 +281,11 @@ def _events(daemon: Any, since: int) -> list[tuple[str, str, list[str]]]:
     query = f"since={since // 10**9}.{since % 10**9:09d}&until={end // 10**9}.{end % 10**9:09d}"
     events = [json.loads(line) for line in daemon.request("GET", f"{API}/events?{query}")[1].splitlines()]
     assert events[-1]["Actor"]["Attributes"]["name"] == "end"
+    # The end of a detached exec comes when it comes; all else of a container has an order.
+    free = [event for event in events if event["Type"] in ("network", "volume") or event["Action"] == "exec_die"]
+    ordered = [event for event in events if event["Type"] == "container" and event not in free]
+    named = [(f"container {number}", event) for number, event in enumerate(ordered)]
     return sorted(
-        (event["Type"], event["Action"], sorted(set(event["Actor"]["Attributes"]) - {"execDuration"}))
-        if event["Type"] != "container"
-        else (f"container {number}", event["Action"], sorted(set(event["Actor"]["Attributes"]) - {"execDuration"}))
-        for number, event in enumerate(
-            [event for event in events if event["Type"] == "container"]
-            + [event for event in events if event["Type"] in ("network", "volume")]
-        )
+        (name, event["Action"], sorted(set(event["Actor"]["Attributes"]) - {"execDuration"}))
+        for name, event in [*named, *((event["Type"], event) for event in free)]
     )

@@ -17,6 +17,7 @@ import pytest
 
 from support.daemon import Daemon, Registry, folder
 from support.machine import traces
+from support.ports import free_port
 
 USER, PASSWORD = "captain", "ahoy-1234"
 
@@ -25,9 +26,7 @@ class DebianRegistry:
     """distribution, as Debian packages it."""
 
     def __init__(self, path: Path, listen: str = "127.0.0.1", config: str = "") -> None:
-        with socket.socket() as probe:
-            probe.bind((listen, 0))
-            self.address = f"{listen}:{probe.getsockname()[1]}"
+        self.address = f"{listen}:{free_port(listen)}"
         path.mkdir(parents=True, exist_ok=True)
         text = f"""
 version: 0.1
@@ -42,7 +41,7 @@ http:
         self.process = subprocess.Popen(
             ["docker-registry", "serve", str(path / "config.yml")], stdout=self._log, stderr=self._log
         )
-        end = time.monotonic() + 20
+        end = time.monotonic() + 60
         while True:
             with contextlib.suppress(OSError), socket.create_connection(self.address.split(":")):  # type: ignore[arg-type]
                 return
@@ -52,7 +51,7 @@ http:
 
     def stop(self) -> None:
         self.process.terminate()
-        self.process.wait(10)
+        self.process.wait(60)
         self._log.close()
 
 

@@ -75,16 +75,16 @@ def test_what_others_copied_is_pulled_and_what_we_pushed_is_copied(
     plain = ["--src-tls-verify=false", "--dest-tls-verify=false"]
     kinds = [f"dir:{tmp_path}/dir", f"oci:{tmp_path}/oci:latest"] if program == "skopeo" else []
     for number, middle in enumerate(kinds):
-        subprocess.run(["skopeo", "copy", "--src-tls-verify=false", f"docker://{ref}", middle], check=True, timeout=60)
+        subprocess.run(["skopeo", "copy", "--src-tls-verify=false", f"docker://{ref}", middle], check=True, timeout=120)
         back = ["skopeo", "copy", "--dest-tls-verify=false", middle, f"docker://{ref}:back{number}"]
-        subprocess.run(back, check=True, timeout=60)
+        subprocess.run(back, check=True, timeout=120)
         assert engine.docker("run", "--rm", f"{ref}:back{number}", "cat", "/word").stdout == word
     if program == "podman":
         with folder() as short:  # podman takes 50 characters at most
             podman = ["podman", "--root", f"{short}/root", "--runroot", f"{short}/run", "--storage-driver", "vfs"]
-            subprocess.run([*podman, "pull", "-q", "--tls-verify=false", ref], check=True, timeout=60)
+            subprocess.run([*podman, "pull", "-q", "--tls-verify=false", ref], check=True, timeout=120)
             push = [*podman, "push", "-q", "--tls-verify=false", ref, f"{ref}:podman"]
-            subprocess.run(push, check=True, timeout=60)
+            subprocess.run(push, check=True, timeout=120)
         assert engine.docker("run", "--rm", f"{ref}:podman", "cat", "/word").stdout == word
     engine.docker("pull", ref)
     engine.docker("tag", ref, f"{ref}:ours")
@@ -123,7 +123,7 @@ def start_ours(path: Path, *flags: str, listen: str = "127.0.0.1:0", kind: type[
         stdout=server._log,
         stderr=server._log,
     )
-    for _ in range(1000):
+    for _ in range(3000):
         if ready.exists() and ready.read_text().strip():
             break
         assert server.process.poll() is None, (path / "log").read_text()

@@ -1,6 +1,5 @@
 """Archives over TLS, where files can't go out by sendfile."""
 
-import socket
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +8,7 @@ import pytest
 
 from support.daemon import Daemon, Registry
 from support.images import tar
+from support.ports import free_port
 
 from . import forms
 from .conftest import needs
@@ -27,9 +27,7 @@ def files(tmp_path: Path) -> Path:
 
 
 def test_archives_go_out_and_in_by_tls(registry: Registry, make_engine: Callable[..., Daemon], files: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"tcp://127.0.0.1:{probe.getsockname()[1]}"
+    address = f"tcp://127.0.0.1:{free_port()}"
     key, certificate = str(files / "key.pem"), str(files / "cert.pem")
     flags = ("--tlsverify", "--tlscacert", certificate, "--tlscert", certificate, "--tlskey", key)
     engine = make_engine("--host", address, *flags)

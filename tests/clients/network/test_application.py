@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from support import debian, images
+from support.calls import eventually
 from support.daemon import Daemon, Registry
 
 COMPOSE = shutil.which("docker-compose")
@@ -191,7 +192,7 @@ def app(own_engine: Daemon, software: None, tmp_path: Path, request: pytest.Fixt
 @pytest.mark.parametrize("app", ["2.4"], indirect=True)
 def test_software_by_a_file_of_version_2(app: Project) -> None:
     assert app.visit("/one")["seen"] == ["/begun", "/one"]
-    assert "GET /one" in app("logs", "proxy")
+    eventually(lambda: "GET /one" in app("logs", "proxy"))
 
 
 @pytest.mark.parametrize("app", ["3.8"], indirect=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from support.calls import eventually
 from support.daemon import Daemon
 
 COMPOSE = shutil.which("docker-compose")
@@ -53,11 +54,15 @@ class Project:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=120,
             check=False,
         )
         assert done.returncode == 0, f"{args}: {done.stdout}{done.stderr}"
         return done.stdout
+
+    def fetched(self, url: str) -> str:
+        """What the client gets from a service, which may have begun to run a moment ago and not listen yet."""
+        return self("exec", "-T", "client", "sh", "-c", f"until wget -q -O- {url}; do sleep 0.1; done")
 
 
 @pytest.mark.parametrize("version", ["2.4", "3.8"])
@@ -70,14 +75,14 @@ def test_an_application_comes_up_scales_and_goes_without_a_trace(
         listed = compose("ps")
         assert re.search(r"shop_web_1 .* Up", listed)
         assert re.search(r"shop_client_1 .* Up", listed)
-        assert "client is up" in compose("logs", "client")
+        eventually(lambda: "client is up" in compose("logs", "client"))
         for name in ("web", "www", "shop_web_1"):
-            assert "served by" in compose("exec", "-T", "client", "wget", "-q", "-O-", f"http://{name}/")
+            assert "served by" in compose.fetched(f"http://{name}/")
         compose("up", "-d", "--scale", "web=3")
         found = compose("exec", "-T", "client", "nslookup", "-type=a", "web").partition("\n\n")[2]
         assert len(set(re.findall(r"10\.214\.30\.\d+", found))) == 3
         compose("restart", "web")
-        assert "served by" in compose("exec", "-T", "client", "wget", "-q", "-O-", "http://web/")
+        assert "served by" in compose.fetched("http://web/")
         before = own_engine.json("GET", "/containers/json")
         compose("up", "-d", "--scale", "web=3")
         after = own_engine.json("GET", "/containers/json")
@@ -86,7 +91,7 @@ def test_an_application_comes_up_scales_and_goes_without_a_trace(
         compose("exec", "-T", "client", "touch", "/keep/this")
         compose.file.write_text(compose.file.read_text().replace("client is up", "client is back"))
         compose("up", "-d", "--scale", "web=3")
-        assert "client is back" in compose("logs", "client")
+        eventually(lambda: "client is back" in compose("logs", "client"))
         assert compose("exec", "-T", "client", "ls", "/keep") == "this\n"
     finally:
         compose("down", "-v")

@@ -20,6 +20,7 @@ from scow.api.interfaces import Duplex
 from scow.api.listeners import BadHost, CannotListen, SocketInUse, bind
 from scow.api.pidfile import PidFile, StillRunning
 from scow.engine.config import EngineConfig, InvalidConfig
+from support.ports import free_port
 
 
 class ClosableEngine(Engine):
@@ -51,12 +52,6 @@ async def daemon(config: EngineConfig, engine: ClosableEngine) -> AsyncIterator[
     finally:
         stop.set()
         await task
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 async def ask(path: Path) -> int:

@@ -23,7 +23,7 @@ pytestmark = [
 
 async def with_client(server: Server, work: Callable[[docker.DockerClient], T]) -> T:
     def run() -> T:
-        client = docker.DockerClient(base_url=f"unix://{server.path}", timeout=10)
+        client = docker.DockerClient(base_url=f"unix://{server.path}", timeout=60)
         try:
             return work(client)
         finally:

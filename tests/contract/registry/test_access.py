@@ -178,14 +178,17 @@ class TestGuessing:
         assert took[3] >= 0.2
         assert took[4] >= 0.4
 
-    async def test_who_was_right_before_does_not_wait(self, client: Client, running: Running) -> None:
+    async def test_who_was_right_before_does_not_wait(
+        self, client: Client, running: Running, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("scow.registry.passwords.FIRST_DELAY_S", 600)
+        monkeypatch.setattr("scow.registry.passwords.LAST_DELAY_S", 600)
         await running.registry.accounts.put("ann", Account(hash_password("secret")))
         assert (await client("GET", "/v2/", Authorization=basic("ann", "secret"))).status == 200
-        for _ in range(4):
+        for _ in range(3):
             await client("GET", "/v2/", Authorization=basic("ann", "wrong"))
-        started = time.monotonic()
-        assert (await client("GET", "/v2/", Authorization=basic("ann", "secret"))).status == 200
-        assert time.monotonic() - started < 0.2
+        async with asyncio.timeout(60):
+            assert (await client("GET", "/v2/", Authorization=basic("ann", "secret"))).status == 200
 
     async def test_an_unknown_name_is_checked_as_long_as_others(
         self, client: Client, running: Running, monkeypatch: pytest.MonkeyPatch
@@ -426,7 +429,7 @@ class TestAuditFile:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110  # of a thread: nothing tells us
             await asyncio.sleep(0.01)
 
@@ -517,6 +520,6 @@ async def test_a_read_only_registry_takes_nothing_away_by_itself(
     await asyncio.sleep(0.4)
     assert (await client("GET", f"/v2/test/repo/blobs/{digest}")).status == 200
     client.url = (await serve(settings, gc=quick)).url
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while (await client("GET", f"/v2/test/repo/blobs/{digest}")).status == 200:  # noqa: ASYNC110
             await asyncio.sleep(0.02)

@@ -39,7 +39,7 @@ async def ends(reader: asyncio.StreamReader) -> bool:
         return False
 
 
-async def is_refused(reader: asyncio.StreamReader, patience_s: float = 0.2) -> bool:
+async def is_refused(reader: asyncio.StreamReader, patience_s: float) -> bool:
     """Whether a head is found too large. What was still on its way may reset the connection before the answer."""
     try:
         async with asyncio.timeout(patience_s):
@@ -55,8 +55,9 @@ async def test_the_oldest_idle_one_makes_room(crowded: Running, session: aiohttp
     for _, writer in idle[:2]:
         writer.write(b"GET /v2/ HTTP/1.1\r\nHo")  # no request before its end
     assert (await Client(session, crowded.url)("GET", "/v2/")).status == 200
-    ended = [await ends(reader) for reader, _ in idle]
-    assert ended == [True, False, False, False, False]
+    async with asyncio.timeout(60):
+        assert await idle[0][0].read() == b""
+    assert not any([await ends(reader) for reader, _ in idle[1:]])
     for _, writer in idle:
         writer.close()
 
@@ -72,7 +73,7 @@ async def test_whoever_waits_for_an_answer_keeps_the_connection(
     crowd = [await connect(crowded) for _ in range(3 * LIMIT)]
     await asyncio.sleep(0.2)
     writer.write(b"56789")
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         assert (await reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 201 ")
     for _, each in [(reader, writer), *crowd]:
         each.close()
@@ -86,7 +87,7 @@ class TestHeads:
         writer.write(b"GET /v2/ HTTP/1.1\r\nHost: x\r\n")
         for number in range(20):
             writer.write(b"X-%d: %s\r\n" % (number, b"y" * 60_000))
-        assert await is_refused(reader, 10)
+        assert await is_refused(reader, 60)
         writer.close()
         assert (await Client(session, running.url)("GET", "/v2/")).status == 200
 
@@ -102,11 +103,11 @@ class TestHeads:
             for _, writer in large:
                 writer.write((b"" if number else b"GET /v2/ HTTP/1.1\r\n") + b"X-%d: %s\r\n" % (number, b"y" * 30_000))
             await asyncio.sleep(0.05)
-        refused = [await is_refused(reader) for reader, _ in large]
+        refused = await asyncio.gather(*(is_refused(reader, 2) for reader, _ in large))
         assert refused.count(True) >= 2
         for reader, writer in small:
             writer.write(b"\r\n\r\n")
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
         client = Client(session, running.url)
         assert (await client("GET", "/v2/", X_0="y" * 50_000)).status == 200  # those that ended count no more
@@ -120,13 +121,13 @@ class TestHeads:
         await idle[0].readuntil(b"{}")
         target = f"/v2/a/blobs/uploads/?digest={digest_of(b'123456789')}"
         busy[1].write(f"POST {target} HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n12".encode())
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not running.registry.metrics.value("requests_in_flight"):  # noqa: ASYNC110  # nothing else tells
                 await asyncio.sleep(0.01)
         monkeypatch.setattr(connections, "HEAD_S", 0.3)
         silent, half = await connect(running), await connect(running)
         half[1].write(b"GET /v2/ HTTP/1.1\r\nHo")
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             for reader, _ in (silent, half):
                 with suppress(ConnectionError):
                     assert await reader.read() == b""

@@ -199,7 +199,7 @@ class TestConnections:
         reader, writer = await asyncio.open_connection(*running.url.removeprefix("http://").split(":"))
         writer.write(data)
         answer = b""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while (part := await reader.read(65536)) and not (until and until in (answer := answer + part)):
                 answer = answer if until else answer + part
         writer.close()
@@ -208,7 +208,7 @@ class TestConnections:
     async def test_a_tls_hello_on_the_plain_port_fails_at_once(self, running: Running) -> None:
         context = ssl.create_default_context()
         host, port = running.url.removeprefix("http://").split(":")
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             with pytest.raises((ssl.SSLError, ConnectionError)):
                 await asyncio.open_connection(host, port, ssl=context)
 
@@ -284,7 +284,7 @@ class TestConnections:
         head = f"PUT {location}?digest={digest_of(b'data')} HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n"
         reader, writer = await asyncio.open_connection(*running.url.removeprefix("http://").split(":"))
         writer.write(head.encode() + b"Expect: 100-continue\r\n\r\n")
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             assert (await reader.readuntil(b"\r\n\r\n")) == b"HTTP/1.1 100 Continue\r\n\r\n"
             writer.write(b"data")
             assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 201 Created\r\n")
@@ -317,7 +317,7 @@ async def test_a_vanished_reader_leaves_nothing_open(client: Client, running: Ru
     writer.write(f"GET /v2/test/repo/blobs/{digest} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
     await reader.readuntil(b"\r\n\r\n")
     writer.transport.abort()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await running.server.aclose()
     await running.registry.objects.aclose()
     targets = [os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if _is_open(fd)]
@@ -335,7 +335,7 @@ async def test_a_download_in_flight_ends_well_when_the_server_drains(client: Cli
     writer.write(f"GET /v2/test/repo/blobs/{digest} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
     await reader.readuntil(b"\r\n\r\n")
     closing = asyncio.create_task(running.server.aclose())
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         assert len(await reader.readexactly(len(data))) == len(data)
         await closing
     writer.close()
@@ -350,7 +350,7 @@ async def test_an_upload_in_flight_ends_well_when_the_server_drains(client: Clie
     closing = asyncio.create_task(running.server.aclose())
     await asyncio.sleep(0)
     writer.write(b"0123456789")
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         answer = await reader.readuntil(b"\r\n\r\n")
         await closing
     assert answer.startswith(b"HTTP/1.1 201")
@@ -400,13 +400,13 @@ async def test_a_client_that_stops_reading_is_cut_off(
     writer.transport.pause_reading()  # type: ignore[attr-defined]
     writer.write(b"GET /v2/test/repo/manifests/v1 HTTP/1.1\r\nHost: x\r\n\r\n" * 200)
     metrics = running.registry.metrics
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await asyncio.sleep(0.5)
         while metrics.value("requests_in_flight"):  # noqa: ASYNC110  # nothing else tells
             await asyncio.sleep(0.05)
     assert metrics.value("sent_bytes") < 40_000_000
     writer.transport.resume_reading()  # type: ignore[attr-defined]
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         with suppress(ConnectionError):
             await reader.read()
     writer.close()
@@ -423,7 +423,7 @@ async def test_a_client_that_vanishes_fills_no_log(running: Running, caplog: pyt
     target = f"POST /v2/test/repo/blobs/uploads/?digest={SHA} HTTP/1.1"
     writer.write(f"{target}\r\nHost: x\r\nContent-Length: 1000\r\n\r\nabc".encode())
     in_flight = running.registry.metrics.value
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not in_flight("requests_in_flight"):  # noqa: ASYNC110  # nothing else tells
             await asyncio.sleep(0.01)
         writer.transport.abort()

@@ -218,7 +218,7 @@ class TestQuotas:
             first = asyncio.create_task(self.commit(one, "team/a", 1, 55))
             await held.reached.wait()
             try:
-                async with asyncio.timeout(10):
+                async with asyncio.timeout(60):
                     assert await self.commit(other, "team/b", 2, 55)
             finally:
                 held.open.set()

@@ -397,6 +397,6 @@ class TestSchedule:
         await started(Policy(repositories=["**"], keep_last=1), gc=Gc(interval_s=0.1, retention="every 1s"))
         for tag in ("v1", "v2"):
             await client.push_image(tag, seed=tag)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while (await client("GET", f"{REPO}/tags/list")).json["tags"] != ["v2"]:  # noqa: ASYNC110
                 await asyncio.sleep(0.1)

@@ -197,7 +197,7 @@ async def test_two_writers_of_one_upload_do_not_mix(client: Client, running: Run
         yield b"last"
 
     slow = asyncio.create_task(client("PATCH", location, slowly()))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         await held(running, location)
     answer = await client("PATCH", location, b"intruder")
     assert (answer.status, answer.codes) == (409, ["BLOB_UPLOAD_INVALID"])
@@ -218,7 +218,7 @@ async def test_an_upload_that_is_cancelled_while_it_is_closed_is_unknown(
 
     digest = digest_of(b"firstlast")
     closing = asyncio.create_task(client("PUT", f"{location}?digest={digest}", slowly()))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         await held(running, location)
     assert (await client("DELETE", location)).status == 204
     release.set()
@@ -236,12 +236,12 @@ async def test_a_cut_upload_goes_on_where_it_was(client: Client, running: Runnin
     head = f"PATCH {location} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\nContent-Range: 0-999\r\n\r\n"
     writer.write(head.encode() + b"0123456789")
     await writer.drain()
-    async with asyncio.timeout(5):
-        await held(running, location)
-    await asyncio.sleep(0.3)  # until it reads: bytes of a closed connection that wait are lost
+    async with asyncio.timeout(60):  # until it has read them: bytes of a closed connection that wait are lost
+        while running.registry.uploads.held_size < 10:  # noqa: ASYNC110  # nothing else tells
+            await asyncio.sleep(0.01)
     writer.close()
     await writer.wait_closed()
-    async with asyncio.timeout(5):  # until the server has seen the cut
+    async with asyncio.timeout(60):  # until the server has seen the cut
         while (answer := await client("GET", location)).headers["Range"] == "0-0":
             pass
     assert answer.headers["Range"] == "0-9"

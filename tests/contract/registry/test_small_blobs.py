@@ -10,7 +10,9 @@ import msgspec
 import pytest
 
 from scow.oci.digest import parse_digest
+from scow.registry import upload_requests
 from scow.registry.settings import Gc, Names, Settings
+from scow.registry.uploads import read_few
 
 from .conftest import Client, Running, digest_of
 
@@ -156,15 +158,24 @@ async def test_a_chunk_out_of_order_changes_nothing(client: Client) -> None:
     assert (await client("PUT", f"{location}?digest={digest_of(b'abcabc')}")).status == 201
 
 
-async def test_a_cut_chunk_keeps_what_has_come(client: Client, running: Running) -> None:
+async def test_a_cut_chunk_keeps_what_has_come(
+    client: Client, running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = asyncio.Event()
+
+    async def told(body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        async for data in body:
+            yield data
+            read.set()
+
+    monkeypatch.setattr(upload_requests, "read_few", lambda body, limit: read_few(told(body), limit))
     location = await client.begin()
     _, writer = await asyncio.open_connection(*running.url.removeprefix("http://").split(":"))
     writer.write(f"PATCH {location} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n0123456789".encode())
-    await writer.drain()
-    await asyncio.sleep(0.3)  # until it reads: bytes of a closed connection that wait are lost
-    writer.close()
-    await writer.wait_closed()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
+        await read.wait()  # bytes of a closed connection that wait are lost
+        writer.close()
+        await writer.wait_closed()
         while (answer := await client("GET", location)).headers["Range"] == "0-0":
             pass
     assert answer.headers["Range"] == "0-9"

@@ -17,6 +17,7 @@ from scow.registry.metrics import Metrics
 from scow.registry.settings import Policy, Proxy, Settings, SettingsInvalid, Sync
 from scow.registry.upstream.copier import Counts
 from scow.registry.upstream.sync import Syncs
+from support.ports import free_port
 
 from .conftest import INDEX, MANIFEST, Client, Running, descriptor, digest_of
 from .faulty import FaultyRegistry
@@ -156,7 +157,7 @@ async def test_an_upstream_that_limits_us_is_waited_for(here: Client, running: R
         faulty.status, faulty.headers = 429, {"Retry-After": "1"}
         sync = Sync(name="test", upstream=faulty.url, repositories=["team/app"])
         copying = asyncio.create_task(run(running, sync))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not faulty.asked:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         faulty.status = 0
@@ -181,7 +182,7 @@ async def test_the_server_runs_rules_by_their_schedule(
     await there.push_image("1", "team/app")
     running = await serve(settings, sync=[rule(there, schedule="every 1s")])
     client = Client(session, running.url)
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(60):
         while (await client("GET", "/v2/copy/team/app/manifests/1")).status != 200:  # noqa: ASYNC110
             await asyncio.sleep(0.1)
 
@@ -203,8 +204,7 @@ def docker_registry(tmp_path: Path) -> Iterator[str]:
     program = shutil.which("docker-registry")
     if program is None:
         pytest.skip("needs docker-registry")
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     config = tmp_path / "docker-registry.yml"
     config.write_text(
         f"version: 0.1\nstorage: {{filesystem: {{rootdirectory: {tmp_path / 'theirs'}}}}}\n"
@@ -212,7 +212,7 @@ def docker_registry(tmp_path: Path) -> Iterator[str]:
     )
     with (tmp_path / "docker-registry.log").open("wb") as log:
         process = subprocess.Popen([program, "serve", config], stdout=log, stderr=log)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while True:
         try:
             socket.create_connection(("127.0.0.1", port), 1).close()
@@ -222,7 +222,7 @@ def docker_registry(tmp_path: Path) -> Iterator[str]:
             time.sleep(0.05)
     yield f"http://127.0.0.1:{port}"
     process.terminate()
-    process.wait(10)
+    process.wait(60)
 
 
 class DockersClient(Client):

@@ -275,7 +275,7 @@ async def test_pause_stops_it_and_resume_lets_it_go_on(machine: Machine) -> None
         while True:  # what was on its way
             await asyncio.wait_for(stream.read(), 0.1)
     await machine.monitors.resume(id)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         assert await stream.read()
     await stream.aclose()
 
@@ -443,7 +443,8 @@ async def test_a_killed_monitor_ends_its_container(machine: Machine) -> None:
 
 async def test_a_creation_that_is_cancelled_is_undone(machine: Machine) -> None:
     creating = asyncio.create_task(machine.create("sleep", "60"))
-    await asyncio.sleep(0.005)
+    while not list((machine.root / "containers").iterdir()):  # noqa: ASYNC110  # its bundle: then it is under way
+        await asyncio.sleep(0)
     creating.cancel()
     with pytest.raises(asyncio.CancelledError):
         await creating

@@ -499,7 +499,7 @@ async def make_registries() -> AsyncIterator[Callable[..., Registries]]:
     """Makes what an engine has, with little patience; arguments are HostPolicy's."""
     async with AsyncExitStack() as stack:
 
-        def make(read_timeout_s: float = 20.0, max_downloads: int = 3, **policy: Any) -> Registries:
+        def make(read_timeout_s: float = 60.0, max_downloads: int = 3, **policy: Any) -> Registries:
             made = Registries(
                 HostPolicy(**{"certs_dirs": (), **policy}),
                 patience=Patience(attempts=3, first_s=0.01, longest_s=0.02),

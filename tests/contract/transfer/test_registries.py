@@ -5,7 +5,6 @@ import importlib.util
 import json
 import os
 import shutil
-import socket
 import sys
 from asyncio.subprocess import DEVNULL
 from collections.abc import AsyncIterator
@@ -26,14 +25,9 @@ from scow.transfer.hosts import Endpoint
 from scow.transfer.pull import pull
 from scow.transfer.push import push
 from scow.transfer.registries import Registries
+from support.ports import free_port
 
 AMD64 = parse_platform("linux/amd64")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @asynccontextmanager
@@ -41,7 +35,7 @@ async def running(url: str, *command: str) -> AsyncIterator[None]:
     """A server process, from its first answer to its end."""
     process = await asyncio.create_subprocess_exec(*command, stdout=DEVNULL, stderr=DEVNULL)
     try:
-        async with asyncio.timeout(20), aiohttp.ClientSession() as session:
+        async with asyncio.timeout(60), aiohttp.ClientSession() as session:
             while True:
                 assert process.returncode is None, f"{command[0]} ended"
                 try:

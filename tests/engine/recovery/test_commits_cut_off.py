@@ -39,5 +39,5 @@ def test_a_second_commit_at_the_same_time_leaves_the_container_as_it_was(own_eng
     own_engine.docker("commit", box)
     assert state(own_engine, box)["Status"] == "paused"
     own_engine.go_on()
-    assert first.wait(30) == 0
+    assert first.wait(60) == 0
     assert state(own_engine, box)["Status"] == "running"

@@ -151,6 +151,6 @@ def test_a_container_whose_bundle_was_removed_is_ended(own_engine: Daemon) -> No
     shutil.rmtree(own_engine.folder / "exec/containers" / id)
     own_engine.start()
     eventually(lambda: not is_alive(process))
-    assert state(own_engine, id)["Status"] == "exited"
+    eventually(lambda: state(own_engine, id)["Status"] == "exited")
     own_engine.json("POST", f"/containers/{id}/start")
     assert state(own_engine, id)["Status"] == "running"

@@ -12,6 +12,7 @@ from urllib.parse import quote
 import pytest
 
 from support import images
+from support.calls import eventually
 from support.daemon import Daemon, Registry
 from support.docker_client import modern_docker
 
@@ -102,9 +103,10 @@ def test_mounts_are_found_again_after_a_kill(own_engine: Daemon) -> None:
     own_engine.docker("run", "-d", "--name", "lives", "-v", "kept:/v", "busybox", "sleep", "600")
     own_engine.docker("run", "-d", "--name", "ends", "-v", "left:/v", "busybox", "sleep", "600")
     own_engine.docker("exec", "lives", "touch", "/v/seen")
-    pid = own_engine.json("GET", "/containers/ends/json")["State"]["Pid"]
+    ends = own_engine.json("GET", "/containers/ends/json")
     own_engine.kill()
-    os.kill(pid, 9)
+    os.kill(ends["State"]["Pid"], 9)
+    eventually((own_engine.folder / "exec/exits" / ends["Id"]).exists)
     own_engine.start()
     assert mount_of(own_engine, "kept")
     assert not mount_of(own_engine, "left")

@@ -49,7 +49,7 @@ def client(fake: Any, tmp_path: Path) -> Run:
             input=stdin,
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=60,
             check=False,
             env={**kept, **own, **environment},
         )

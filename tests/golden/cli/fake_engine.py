@@ -115,7 +115,7 @@ class EngineHandler(BaseHTTPRequestHandler):
             self.head(reply.status, reply.content_type, {"Transfer-Encoding": "chunked"})
             self.wfile.flush()
             if reply.after_start:
-                self.fake.started.wait(10)
+                self.fake.started.wait(60)
             for line in reply.lines if reply.lines is not None else [reply.value]:
                 data = json.dumps(line).encode() + b"\r\n"
                 self.wfile.write(b"%x\r\n%b\r\n" % (len(data), data))
@@ -129,7 +129,7 @@ class EngineHandler(BaseHTTPRequestHandler):
         """Take the connection over: wait for the start and the end of stdin (a terminal's: a line), then send."""
         self.close_connection = True
         self.wfile.write(b"HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n")
-        self.fake.started.wait(10)
+        self.fake.started.wait(60)
         while data := self.connection.recv(65536):
             self.fake.stdin += data
             if reply.raw is not None and data.endswith(b"\r"):

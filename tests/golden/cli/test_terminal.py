@@ -28,12 +28,12 @@ def play(fake: Any, folder: Path, typed: bytes) -> tuple[int, bytes, list[Any], 
         [sys.executable, "-m", "scow", "run", "-it", "hello-world"],
         stdin=theirs, stdout=theirs, stderr=theirs, env=environment,
     )  # fmt: skip
-    assert fake.started.wait(10)
+    assert fake.started.wait(60)
     # The client resizes after the start, and reads what is typed once it is in raw mode.
     while termios.tcgetattr(theirs)[3] & termios.ICANON:
         assert client.poll() is None
     os.write(ours, typed)
-    code = client.wait(10)
+    code = client.wait(60)
     after = termios.tcgetattr(theirs)
     os.close(theirs)
     screen = b""

@@ -34,7 +34,9 @@ async def test_what_nobody_waits_for_ends_with_it(config: EngineConfig, delay_s:
     await head_start.aclose()
     assert head_start.nftables.pid is None
     assert not config.exec_root.exists() or not os.listdir(config.exec_root)
-    assert groups() == before
+    async with asyncio.timeout(60):
+        while not groups() <= before:  # noqa: ASYNC110  # engines beside us may be making their own
+            await asyncio.sleep(0.02)
 
 
 async def test_what_was_begun_is_there_for_who_needs_it(config: EngineConfig) -> None:

@@ -187,7 +187,7 @@ def serving(path: Path | None, port: int, kind: int = socket.SOCK_STREAM, ip: st
         server.close()
 
 
-def ask(address: str, port: int, kind: int = socket.SOCK_STREAM, timeout_s: float = 2) -> str:
+def ask(address: str, port: int, kind: int = socket.SOCK_STREAM, timeout_s: float = 30) -> str:
     """Return the address under which a server that is `serving` saw us. Raises OSError."""
     with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, kind) as client:
         client.settimeout(timeout_s)

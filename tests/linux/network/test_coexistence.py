@@ -48,7 +48,7 @@ def iptables(*args: str) -> list[str]:
 
 
 async def eventually(what: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not await asyncio.to_thread(what):  # noqa: ASYNC110 - other programs' state has no event
             await asyncio.sleep(0.05)
 

@@ -21,6 +21,7 @@ from scow.network.model import Endpoint, EndpointRequest, NetworkRequest, NoSuch
 from scow.network.networks import Networks
 from scow.network.ports import PublishingFailed
 from scow.network.refusals import AlreadyConnected, LeftMeanwhile, NetworkInUse
+from support.ports import free_port
 
 from .conftest import Rig, ask, in_sandbox, serving, unreachable
 
@@ -44,15 +45,9 @@ def own_table(networks: Networks) -> str:
         return nft.run(f"list table inet scow_{networks.tag}")
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("0.0.0.0", 0))
-        return int(probe.getsockname()[1])
-
-
 async def test_a_port_that_another_container_has_is_refused_by_name(rig: Rig) -> None:
     networks = await rig.engine()
-    port = free_port()
+    port = free_port("0.0.0.0")
     await run(networks, "first", Port(80, host_port=port))
     with pytest.raises(PublishingFailed) as refusal:
         await run(networks, "second", Port(80, host_ip="127.0.0.1", host_port=port))
@@ -89,7 +84,7 @@ async def test_a_published_port_is_kept_from_programs_of_the_machine(rig: Rig) -
 
 async def test_a_range_gives_the_first_free_port(rig: Rig) -> None:
     networks = await rig.engine()
-    low = free_port()
+    low = free_port("0.0.0.0")
     first = await run(networks, "c1", Port(80, host_port=low, last_host_port=low + 20))
     second = await run(networks, "c2", Port(80, host_port=low, last_host_port=low + 20))
     assert first.ports[0].host_port == low
@@ -285,6 +280,18 @@ async def test_networks_made_at_once_get_subnets_of_their_own(rig: Rig) -> None:
     assert {network.name for network in networks.all()} == {"bridge", "host", "none"}
 
 
+async def test_engines_that_make_networks_at_once_choose_different_subnets(rig: Rig, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    second = Rig(tmp_path / "other")
+    try:
+        engines = [await rig.engine(), await second.engine()]
+        made = await asyncio.gather(*(each.create(NetworkRequest(name="n")) for each in engines))
+        assert made[0].pools[0].subnet != made[1].pools[0].subnet
+        await asyncio.gather(*(each.remove("n") for each in engines))
+    finally:
+        await second.finish()
+
+
 @pytest.mark.parametrize("harm", ["delete table inet {}", "flush table inet {}", "flush chain inet {} forward"])
 async def test_rules_that_others_remove_come_back(rig: Rig, harm: str) -> None:
     networks = await rig.engine()
@@ -398,7 +405,7 @@ def asked_within(sandbox: Path, name: str) -> bytes:
 
     def ask() -> bytes:
         with socket.socket(type=socket.SOCK_DGRAM) as client:
-            client.settimeout(5)
+            client.settimeout(60)
             client.connect(("127.0.0.11", 53))
             client.send(question)
             return client.recv(4096)

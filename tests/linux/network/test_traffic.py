@@ -10,6 +10,7 @@ import pytest
 
 from scow.network.model import Endpoint, EndpointRequest, NetworkRequest, Pool, Port
 from scow.network.networks import Networks
+from support.ports import free_port
 
 from .conftest import Host, Rig, ask, in_sandbox, serving, unreachable
 
@@ -101,6 +102,7 @@ async def test_an_internal_network_has_no_way_out(rig: Rig, outside: Host) -> No
 async def test_a_container_does_not_reach_the_machines_loopback(rig: Rig) -> None:
     networks = await rig.engine()
     path, endpoint = await container(networks, "c1")
+    port = free_port("0.0.0.0")
 
     def try_loopback() -> bool:
         from scow.linux import sysctl
@@ -109,11 +111,11 @@ async def test_a_container_does_not_reach_the_machines_loopback(rig: Rig) -> Non
         with socket.socket() as client:
             client.setsockopt(socket.SOL_SOCKET, 25, b"eth0\0")  # SO_BINDTODEVICE: out by the bridge, not its own lo
             client.settimeout(0.4)
-            return client.connect_ex(("127.0.0.1", 7171)) != 0
+            return client.connect_ex(("127.0.0.1", port)) != 0
 
-    with serving(None, 7171):
+    with serving(None, port):
         assert in_sandbox(path, try_loopback)
-        assert in_sandbox(path, partial(ask, endpoint.gateway, 7171)), "what listens on all addresses is reached"
+        assert in_sandbox(path, partial(ask, endpoint.gateway, port)), "what listens on all addresses is reached"
 
 
 async def test_ipv6_networks_carry_traffic_and_publish(rig: Rig) -> None:
@@ -168,7 +170,7 @@ async def test_a_second_network_can_come_and_go_while_the_container_runs(rig: Ri
 async def test_a_udp_client_that_keeps_its_port_reaches_whoever_has_the_port_next(rig: Rig) -> None:
     networks = await rig.engine()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
-        client.settimeout(5)
+        client.settimeout(60)
         target = ""
         for name in ("c1", "c2"):
             sandbox = await networks.sandbox(name)
@@ -179,7 +181,7 @@ async def test_a_udp_client_that_keeps_its_port_reaches_whoever_has_the_port_nex
             target = f"127.0.0.1:{endpoint.ports[0].host_port}"
             server = in_sandbox(sandbox.path, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
             server.bind(("0.0.0.0", 53))
-            server.settimeout(5)
+            server.settimeout(60)
             client.sendto(name.encode(), ("127.0.0.1", endpoint.ports[0].host_port))
             assert await asyncio.to_thread(server.recv, 100) == name.encode()
             server.close()
@@ -196,8 +198,8 @@ async def test_sctp_is_led_to_the_container_and_back(rig: Rig, outside: Host) ->
         return socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_SCTP)
 
     with in_sandbox(path, new_socket) as server, outside.run(new_socket) as client:
-        server.settimeout(5)
-        client.settimeout(5)
+        server.settimeout(60)
+        client.settimeout(60)
         client.sendto(sctp(9999, port, tag=0, chunk=bytes([1]) + INIT[1:]), (outside.ours, 0))
         packet, peer = await asyncio.to_thread(server.recvfrom, 1000)
         assert (ports_of(packet), peer[0]) == ((9999, 7000), outside.address)

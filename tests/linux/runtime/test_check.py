@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from scow.linux import cgroup
+from support.calls import eventually
 
 
 def mounts() -> set[str]:
@@ -20,4 +21,4 @@ def test_the_check_prints_a_line_for_everything_and_leaves_the_machine_alone(exe
     assert {"kernel", "overlayfs", "EROFS", "cgroups", "conmon", "seccomp profile", "nftables", "init"} <= names
     assert done.returncode == int("MISSING" in done.stdout)
     assert mounts() <= before | {str(cgroup.ROOT / name) for name in os.listdir(cgroup.ROOT)}
-    assert set(cgroup.ROOT.glob("*/scow-check-*")) == groups
+    eventually(lambda: set(cgroup.ROOT.glob("*/scow-check-*")) <= groups)  # engines beside us may have theirs
