@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import msgspec
 
+from scow import points
 from scow.engine.container import Container, ContainerTable
 from scow.engine.creation import attributes_of
 from scow.engine.events import Events, shown_command
@@ -160,17 +161,22 @@ class HealthChecks:
             start=format_time(began), end=format_time(now_ns()), exit_code=code, output=output.decode(errors="replace")
         )
         before = container.health or Health(status=STARTING)
-        container.health = judge(
+        health = judge(
             before,
             result,
             retries=check.retries or DEFAULT_RETRIES,
             in_start_period=began - container.state.started_at < check.start_period,
         )
-        if container.health.status != before.status:
-            await asyncio.to_thread(_write, container.folder / FILE, container.health)
-            self._emit(container, f"health_status: {container.health.status}")
-            if container.health.status == UNHEALTHY:
-                self._react(container)
+        if health.status == before.status:
+            container.health = health
+            return
+        # Written before it is shown: what a client has seen is so after a kill, too.
+        await asyncio.to_thread(_write, container.folder / FILE, health)
+        await points.at("health.written")
+        container.health = health
+        self._emit(container, f"health_status: {health.status}")
+        if health.status == UNHEALTHY:
+            self._react(container)
 
     def _react(self, container: Container) -> None:
         wish = (container.record.config.labels or {}).get(ON_FAILURE, "")
