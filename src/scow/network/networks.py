@@ -20,7 +20,7 @@ from scow.errors import Forbidden, InvalidArgument
 from scow.linux import links
 from scow.linux.netlink import Netlink
 from scow.linux.nftables import Nftables
-from scow.network import addresses, bridges, definitions, parents
+from scow.network import addresses, bridges, claims, definitions, parents
 from scow.network.addresses import AddressTaken, NetworkAddresses
 from scow.network.definitions import Settings
 from scow.network.departures import Departures
@@ -118,13 +118,14 @@ class Networks:
         networks, sandboxes, endpoints = self._state.load()
         self._networks = {network.id: network for network in networks}
         self._recorded_sandboxes = set(sandboxes)
-        await self._ensure_predefined()
-        for network in self._networks.values():
-            self._pools[network.id] = NetworkAddresses(network.pools)
-        for endpoint in endpoints:
-            self._adopt(endpoint)
-        for network in list(self._networks.values()):
-            await self._bring_up(network)
+        async with claims.choosing():
+            await self._ensure_predefined()
+            for network in self._networks.values():
+                self._pools[network.id] = NetworkAddresses(network.pools)
+            for endpoint in endpoints:
+                self._adopt(endpoint)
+            for network in list(self._networks.values()):
+                await self._bring_up(network)
         await self._resolvers.resume({id: port for id, port in sandboxes.items() if self.resolver_of(id)})
         self._firewall.watch()
         await self._firewall.install(self._networks.values(), self._endpoints.values())
@@ -197,7 +198,7 @@ class Networks:
 
     async def create(self, request: NetworkRequest) -> Network:
         """Make a user-defined network. Raises Conflict, Forbidden, InvalidArgument, NotFound (an unknown driver)."""
-        async with self._defining:
+        async with self._defining, claims.choosing():
             return await self._create(request)
 
     async def _create(self, request: NetworkRequest) -> Network:
