@@ -3,6 +3,7 @@
 Signatures have to be there and aren't checked: tests with a real store do that.
 """
 
+import asyncio
 import hashlib
 import re
 import uuid
@@ -31,6 +32,7 @@ class S3Server:
         self.objects: dict[str, bytes] = {}
         self.uploads: dict[str, Parts] = {}
         self.failing = 0  # so many requests from now on are answered with 503
+        self.stalling: asyncio.Event | None = None  # bytes of objects are not taken before it is set
         self.counts: Counter[str] = Counter()
         self._runner: web.ServerRunner | None = None
         self.url = ""
@@ -50,6 +52,8 @@ class S3Server:
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         key, query = unquote(request.path).lstrip("/"), request.rel_url.query
+        if self.stalling is not None and request.method == "PUT":
+            await self.stalling.wait()
         body = await request.content.read()
         kinds = sorted(query.keys() & {"uploads", "uploadId", "delete"})
         self.counts[" ".join([request.method, *kinds])] += 1

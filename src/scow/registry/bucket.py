@@ -17,12 +17,16 @@ from obstore.exceptions import BaseError, NotFoundError
 
 from scow.registry.errors import StorageUnavailable
 from scow.registry.objects import ObjectMissing
+from scow.registry.room import Room
+from scow.registry.spools import Spool
 
 _MISSING: Final = (FileNotFoundError, NotFoundError)
-CHUNK_SIZE: Final = 1 << 20
+CHUNK_SIZE: Final = 256 << 10
 PART_SIZE: Final = 8 << 20
 """Bytes of the parts that obstore sends."""
 CONCURRENCY: Final = 4
+ROOM_SIZE: Final = 24 << 20
+"""Bytes of parts that are in memory at once because obstore sends them."""
 
 
 class Bucket(Protocol):
@@ -34,8 +38,11 @@ class Bucket(Protocol):
     async def size(self, key: str) -> int | None:
         """Bytes of an object, None if there is none."""
 
-    async def put(self, key: str, data: bytes | Path) -> None:
-        """Make an object, from a file in parts."""
+    async def put(self, key: str, data: Spool) -> None:
+        """Make an object."""
+
+    async def put_file(self, key: str, path: Path) -> None:
+        """Make an object of a file, in parts."""
 
     async def copy(self, key: str, to: str) -> None:
         """Copy an object within the store. Raises ObjectMissing."""
@@ -49,7 +56,7 @@ class Bucket(Protocol):
     async def begin_parts(self, key: str) -> str:
         """Begin an object that comes in parts; the answer names it from now on."""
 
-    async def put_part(self, key: str, parts_id: str, number: int, data: bytes) -> str:
+    async def put_part(self, key: str, parts_id: str, number: int, data: Spool) -> str:
         """Store a part, or replace it; its mark. Numbers begin with 1. Raises ObjectMissing if it was ended."""
 
     async def join_parts(self, key: str, parts_id: str, parts: Sequence[tuple[int, str]]) -> None:
@@ -73,6 +80,7 @@ class ObstoreBucket:
         self._store = store
         self._prefix = prefix
         self._signer = signer or store
+        self._room = Room(ROOM_SIZE)
 
     async def get(self, key: str, offset: int, count: int) -> AsyncGenerator[bytes, None]:
         if count == 0:
@@ -95,8 +103,14 @@ class ObstoreBucket:
         except BaseError as error:
             raise StorageUnavailable(f"head {key}: {error}") from error
 
-    async def put(self, key: str, data: bytes | Path) -> None:
-        parts = isinstance(data, Path)
+    async def put_file(self, key: str, path: Path) -> None:
+        await self._put(key, path, parts=True)
+
+    async def put(self, key: str, data: Spool) -> None:
+        async with self._room.take(data.size):
+            await self._put(key, await data.read(0, data.size))
+
+    async def _put(self, key: str, data: bytes | Path, *, parts: bool = False) -> None:
         try:
             await obstore.put_async(
                 self._store,
@@ -133,10 +147,10 @@ class ObstoreBucket:
     async def begin_parts(self, key: str) -> str:
         return str(uuid.uuid4())
 
-    async def put_part(self, key: str, parts_id: str, number: int, data: bytes) -> str:
+    async def put_part(self, key: str, parts_id: str, number: int, data: Spool) -> str:
         part = f"parts/{parts_id}/{number:05}"
         await self.put(part, data)
-        return str(len(data))
+        return str(data.size)
 
     async def join_parts(self, key: str, parts_id: str, parts: Sequence[tuple[int, str]]) -> None:
         async def read() -> AsyncIterator[bytes]:

@@ -1,9 +1,9 @@
 """Blobs in an object store: each an object `blobs/<2>/<upload ID>`, which its upload writes and nothing ever changes.
 
 An upload's bytes go where they stay: as one object if there are few, else as parts of a size, sent while others arrive,
-which are joined in the end; nothing is copied. What doesn't fill a part when a request ends is the stage's tail. What
-has arrived, with the state of its hash, is in SQL (`stages`), so that each request may come to another replica, and one
-that dies loses no more than the parts that it was sending.
+which are joined in the end; nothing is copied. Until the store has them they wait on disk (`spools`). What doesn't fill
+a part when a request ends is the stage's tail. What has arrived, with the state of its hash, is in SQL (`stages`), so
+that each request may come to another replica, and one that dies loses no more than the parts that it was sending.
 """
 
 import asyncio
@@ -13,6 +13,7 @@ import uuid
 from collections import OrderedDict, deque
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final, cast
 
@@ -25,6 +26,7 @@ from scow.registry.errors import DigestInvalid, UploadBusy, UploadUnknown
 from scow.registry.folder import finished
 from scow.registry.objects import ObjectMissing, ObjectName, object_digest, object_upload
 from scow.registry.running_hash import RunningHash, new_hash, restored
+from scow.registry.spools import Spool, Spools, cut
 from scow.registry.sql import Database
 from scow.registry.stages import RENEW_S, SEALED, Part, Staged, Stages
 
@@ -37,8 +39,9 @@ SENDING: Final = 2
 """Parts on their way at once, besides the one that fills."""
 INLINE_SIZE: Final = 64 << 10
 """A tail of so many bytes is kept in SQL: a request less for each small blob."""
-TAILS_SIZE: Final = 32 << 20
-"""Bytes of tails that are kept in memory, for a closing request that comes to the same process."""
+TAILS_SIZE: Final = 256 << 20
+TAILS_LIMIT: Final = 64
+"""Tails whose files are kept, for a closing request that comes to the same process: bytes on disk, and open files."""
 LATE_S: Final = 600.0
 """A request to the store that was on its way when its sender was given up has arrived after so long."""
 URL_LIFE_S: Final = 1200.0
@@ -65,23 +68,34 @@ class BucketObject:
         """Nothing is held."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Sending:
+    """A part that is on its way."""
+
+    task: asyncio.Task[str]
+    part: Spool
+    end: int  # bytes of the upload up to its end
+    state: bytes | None  # of the hash of those
+
+
 class BucketStage:
     """An upload's parts and tail, held by this process."""
 
     rereads: Final = False
 
-    def __init__(self, objects: "BucketObjects", upload_id: str, staged: Staged, tail: bytes) -> None:
+    def __init__(self, objects: "BucketObjects", upload_id: str, staged: Staged, tail: Spool) -> None:
         self._objects = objects
         self._upload_id = upload_id
         self._opened = staged
-        self._opened_tail = tail
+        self._opened_tail = tail  # and what comes behind it: a part that begins with it
+        self._opened_tail_size = tail.size
         self._saved = staged  # what SQL says
         self._staged = staged  # what has come, but for what is being sent
-        self._buffer = [tail] if tail else []
-        self._buffered = len(tail)
+        self._filling = tail
         self._state: RunningHash | None = None
-        self._sending: deque[tuple[asyncio.Task[str], int, int, bytes | None]] = deque()
+        self._sending: deque[_Sending] = deque()
         self._number = len(staged.parts)  # parts that were begun
+        self._kept: Spool | None = None  # what others take up from here
         self._closed = False
         self.size = staged.size
         self.gone = False  # discarded
@@ -96,18 +110,16 @@ class BucketStage:
     async def append(self, chunks: Sequence[bytes], hashes: "Sequence[_Hash]") -> None:
         if self._staged.sealed:
             raise UploadUnknown(self._upload_id)
-        states = cast(Sequence[RunningHash], hashes)
-        data = b"".join(chunks)
+        pieces = list(chunks)
         try:
-            while data:
-                room = self._objects.part_size(self._number + 1) - self._buffered
-                piece, data = data[:room], data[room:]
-                await _hash(piece, states)
-                self._buffer.append(piece)
-                self._buffered += len(piece)
-                self.size += len(piece)
-                self._state = states[0] if states and isinstance(states[0], RunningHash) else None
-                if len(piece) == room:
+            while pieces:
+                room = max(self._objects.part_size(self._number + 1) - self._filling.size, 0)  # the size may be new
+                some, pieces = cut(pieces, room)
+                before = self._filling.size
+                await self._filling.append(some, hashes)
+                self.size += self._filling.size - before
+                self._state = hashes[0] if hashes and isinstance(hashes[0], RunningHash) else None
+                if self._filling.size - before == room:
                     await self._send()
         except BaseException:
             await self._undo()
@@ -128,26 +140,33 @@ class BucketStage:
         if len(self._sending) >= SENDING:
             await self._sent()
         self._number += 1
-        data, size = b"".join(self._buffer), self._buffered
-        self._buffer, self._buffered = [], 0
+        part, self._filling = self._filling, self._objects.spools.new()
         assert self._staged.parts_id is not None
-        sending = asyncio.create_task(bucket.put_part(key, self._staged.parts_id, self._number, data))
-        self._sending.append((sending, size, self.size, self._state.save() if self._state else None))
+        task = asyncio.create_task(bucket.put_part(key, self._staged.parts_id, self._number, part))
+        self._sending.append(_Sending(task, part, self.size, self._state.save() if self._state else None))
 
     async def _sent(self) -> None:
         """Wait for the oldest part that is on its way, and note it."""
-        sending, size, end, state = self._sending[0]
+        sending = self._sending[0]
         try:
-            mark = await sending
+            mark = await sending.task
         except ObjectMissing as error:
             raise UploadUnknown(self._upload_id) from error
         self._sending.popleft()
-        part = Part(len(self._staged.parts) + 1, size, mark)
+        part = Part(len(self._staged.parts) + 1, sending.part.size, mark)
+        await self._drop(sending.part)
         parts = (*self._staged.parts, part)
         self._staged = msgspec.structs.replace(
-            self._staged, size=end, parts=parts, hash=state, tail=None, tail_object=None
+            self._staged, size=sending.end, parts=parts, hash=sending.state, tail=None, tail_object=None
         )
         await self._save()
+
+    async def _drop(self, spool: Spool) -> None:
+        """Let a spool go; of the one that began with the tail this is left, for `truncate`."""
+        if spool is self._opened_tail:
+            await spool.truncate(self._opened_tail_size)
+        else:
+            spool.close()
 
     async def _save(self, *, release: bool = False) -> None:
         await self._objects.stages.save(
@@ -163,8 +182,8 @@ class BucketStage:
             async for chunk in await self._objects.bucket.get(key, start, count):
                 await _hash(chunk, [state])
             return
-        data = b"".join(self._buffer)
-        await _hash(data[len(data) - count :], [state])
+        async for chunk in self._filling.chunks(self._filling.size - count):
+            await self._objects.spools.run(state.update, chunk)
 
     async def truncate(self, size: int) -> None:
         assert size == self._opened.size, "only what this holder has appended can be dropped"
@@ -173,31 +192,32 @@ class BucketStage:
             parts_id = self._opened.parts_id or self._saved.parts_id
             self._staged = msgspec.structs.replace(self._opened, parts_id=parts_id)
             await self._save()
-        self._buffer = [self._opened_tail] if self._opened_tail else []
-        self._buffered, self._number, self.size = len(self._opened_tail), len(self._opened.parts), size
+            self._fill(self._opened_tail)
+        self._number, self.size = len(self._opened.parts), size
+
+    def _fill(self, spool: Spool) -> None:
+        """Let what comes go to the end of a spool."""
+        if self._filling not in (spool, self._opened_tail):
+            self._filling.close()
+        self._filling = spool
 
     async def _undo(self) -> None:
         """Go back to what SQL says, which may be more than when the stage was opened."""
-        for sending, *_ in self._sending:
-            sending.cancel()
-        await asyncio.gather(*(sending for sending, *_ in self._sending), return_exceptions=True)
-        self._sending.clear()
+        for sending in self._sending:
+            sending.task.cancel()
+        await asyncio.gather(*(sending.task for sending in self._sending), return_exceptions=True)
+        while self._sending:
+            await self._drop(self._sending.popleft().part)
         self._staged, self._state = self._saved, None
         is_opened = self._saved.size == self._opened.size
-        self._buffer = [self._opened_tail] if is_opened and self._opened_tail else []
-        self._buffered = len(self._opened_tail) if is_opened else 0
+        self._fill(self._opened_tail if is_opened else self._objects.spools.new())
+        await self._opened_tail.truncate(self._opened_tail_size)
         self._number, self.size = len(self._saved.parts), self._saved.size
 
     async def publish(self, name: ObjectName, tail: Sequence[bytes], state: "_Hash") -> None:
-        digest, data = object_digest(name), b"".join(tail)
-        if data and self._staged.sealed:
-            raise UploadUnknown(self._upload_id)
-        if data:
-            await _hash(data, [state])
-            self._buffer.append(data)
-            self._buffered += len(data)
-            self.size += len(data)
-            self._state = state if isinstance(state, RunningHash) else None
+        digest = object_digest(name)
+        if tail:
+            await self.append(tail, [state])
         if state.hexdigest() != encoded(digest):
             raise DigestInvalid("provided digest did not match uploaded content", {"digest": digest})
         bucket, key = self._objects.bucket, self._objects.key(name)
@@ -213,7 +233,7 @@ class BucketStage:
                 await bucket.delete([own])
         else:
             await self._seal(name)
-            await bucket.put(key, b"".join(self._buffer))
+            await bucket.put(key, self._filling)
 
     async def _seal(self, name: str) -> None:
         """Note, as its holder still, what the bytes become, which from now on are all."""
@@ -227,18 +247,18 @@ class BucketStage:
         bucket, key = self._objects.bucket, self._objects.upload_key(self._upload_id)
         while self._sending:
             await self._sent()
-        if self._buffered:
+        if self._filling.size:
             self._number += 1
             assert self._staged.parts_id is not None
             try:
-                mark = await bucket.put_part(key, self._staged.parts_id, self._number, b"".join(self._buffer))
+                mark = await bucket.put_part(key, self._staged.parts_id, self._number, self._filling)
             except ObjectMissing as error:
                 raise UploadUnknown(self._upload_id) from error
-            part = Part(self._number, self._buffered, mark)
+            part = Part(self._number, self._filling.size, mark)
             self._staged = msgspec.structs.replace(
                 self._staged, size=self.size, parts=(*self._staged.parts, part), hash=None, tail=None
             )
-            self._buffer, self._buffered = [], 0
+            self._fill(self._objects.spools.new())
         await self._seal(name)
         assert self._staged.parts_id is not None
         try:
@@ -258,6 +278,9 @@ class BucketStage:
         except UploadUnknown:
             log.warning("upload %s was taken over or removed", self._upload_id)
         finally:
+            for spool in (self._filling, self._opened_tail):
+                if spool is not self._kept:
+                    spool.close()
             self._objects.let_go(self._upload_id)
 
     async def _keep(self) -> None:
@@ -268,16 +291,16 @@ class BucketStage:
             if self._staged.sealed or self.size == self._saved.size:
                 await self._objects.stages.release(self._upload_id)
             else:
-                tail = b"".join(self._buffer)
-                place = None
+                tail = place = None
                 state = self._state.save() if self._state else None
-                if len(tail) > INLINE_SIZE:
+                if self._filling.size > INLINE_SIZE:
                     places = self._objects.tail_keys(self._upload_id)
                     place = places[self._opened.tail_object == places[0]]
-                    await self._objects.bucket.put(place, tail)
-                    self._objects.keep_tail(place, state, tail)
+                    await self._objects.bucket.put(place, self._filling)
+                else:
+                    tail = await self._filling.read(0, self._filling.size)
                 self._staged = msgspec.structs.replace(
-                    self._staged, size=self.size, hash=state, tail=tail if place is None else None, tail_object=place
+                    self._staged, size=self.size, hash=state, tail=tail, tail_object=place
                 )
                 try:
                     await self._save(release=True)
@@ -285,6 +308,9 @@ class BucketStage:
                     if place is not None:
                         await self._objects.bucket.delete([place])
                     raise
+                if place is not None and state is not None:
+                    self._kept = self._filling
+                    self._objects.keep_tail(place, state, self._filling)
         except BaseException:
             await self._undo()
             with suppress(ScowError):
@@ -298,17 +324,28 @@ class BucketObjects:
     """Objects in a bucket, with what is known of uploads in SQL."""
 
     def __init__(
-        self, bucket: Bucket, database: Database, *, part_size: int, redirects: bool, late_s: float = LATE_S
+        self,
+        bucket: Bucket,
+        database: Database,
+        spools: Spools,
+        *,
+        part_size: int,
+        redirects: bool,
+        late_s: float = LATE_S,
     ) -> None:
-        """`part_size` is in bytes. `redirects` says that clients are sent to the store for what they read."""
+        """`part_size` is in bytes. `redirects` says that clients are sent to the store for what they read.
+
+        `spools` is where parts wait, to be closed at the end.
+        """
         self.late_s = late_s
         self.bucket = bucket
+        self.spools = spools
         self.stages = Stages(database, str(uuid.uuid4()))
         self._part_size = part_size
         self._redirects = redirects
         self._held: dict[str, BucketStage | None] = {}
         self._renewing: asyncio.Task[None] | None = None
-        self._tails: OrderedDict[tuple[str, bytes], bytes] = OrderedDict()
+        self._tails: OrderedDict[tuple[str, bytes], Spool] = OrderedDict()
         self._swept = -SWEEP_S  # when (monotonic)
         self._strays: set[tuple[str, str]] = set()
 
@@ -331,12 +368,11 @@ class BucketObjects:
         """Where tails of an upload are: a new one never takes the place of the one that is still recorded."""
         return f"tails/{upload_id}/0", f"tails/{upload_id}/1"
 
-    def keep_tail(self, place: str, state: bytes | None, tail: bytes) -> None:
-        """Remember a tail that was stored, by the hash of what it ends."""
-        if state is not None:
-            self._tails[place, state] = tail
-        while sum(map(len, self._tails.values())) > TAILS_SIZE:
-            self._tails.popitem(last=False)
+    def keep_tail(self, place: str, state: bytes, tail: Spool) -> None:
+        """Keep a tail that was stored, by the hash of what it ends."""
+        self._tails[place, state] = tail
+        while len(self._tails) > TAILS_LIMIT or sum(kept.size for kept in self._tails.values()) > TAILS_SIZE:
+            self._tails.popitem(last=False)[1].close()
 
     async def open_stage(self, upload_id: str, *, create: bool = False) -> BucketStage:
         if upload_id in self._held:
@@ -361,14 +397,24 @@ class BucketObjects:
             self._renewing = asyncio.create_task(self._renew())
         return stage
 
-    async def _tail(self, staged: Staged) -> bytes:
-        place = staged.tail_object
-        if place is None or staged.sealed:
-            return staged.tail or b""
-        if staged.hash is not None and (known := self._tails.pop((place, staged.hash), None)) is not None:
-            return known
-        size = staged.size - sum(part.size for part in staged.parts)
-        return b"".join([chunk async for chunk in await self.bucket.get(place, 0, size)])
+    async def _tail(self, staged: Staged) -> Spool:
+        place = staged.tail_object if not staged.sealed else None
+        if place is not None and staged.hash is not None:
+            known = self._tails.pop((place, staged.hash), None)
+            if known is not None:
+                return known
+        tail = self.spools.new()
+        try:
+            if place is not None:
+                size = staged.size - sum(part.size for part in staged.parts)
+                async for chunk in await self.bucket.get(place, 0, size):
+                    await tail.append([chunk])
+            elif staged.tail:
+                await tail.append([staged.tail])
+        except BaseException:
+            tail.close()
+            raise
+        return tail
 
     def let_go(self, upload_id: str) -> None:
         """Say that a stage is not held any more."""
@@ -441,7 +487,7 @@ class BucketObjects:
             return source.stat().st_size
 
         size = await asyncio.to_thread(read)
-        await self.bucket.put(self.key(name), source)
+        await self.bucket.put_file(self.key(name), source)
         return size
 
     async def remove(self, name: ObjectName) -> None:
@@ -461,7 +507,10 @@ class BucketObjects:
         if self._renewing is not None:
             self._renewing.cancel()
             await asyncio.wait([self._renewing])
+        while self._tails:
+            self._tails.popitem()[1].close()
         await self.bucket.aclose()
+        await self.spools.aclose()
 
 
 async def _hash(data: bytes, states: "Sequence[_Hash | RunningHash]") -> None:

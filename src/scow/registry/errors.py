@@ -327,8 +327,10 @@ class StorageFull(Refusal, Unavailable):
 
     code, status = "UNSUPPORTED", HTTPStatus.INSUFFICIENT_STORAGE
 
-    def __init__(self) -> None:
+    def __init__(self, why: str = "") -> None:
+        """`why` is for the log, not for clients."""
         super().__init__("no space left in the registry's storage")
+        self.why = why
 
 
 class StorageUnavailable(Refusal, Unavailable):

@@ -55,6 +55,20 @@ async def finished(future: "asyncio.Future[T]") -> T:
         raise
 
 
+def few_pieces(chunks: Sequence[bytes]) -> Sequence[bytes]:
+    """The same bytes, joined where they are in small pieces: each costs two calls, which is more than a copy of all."""
+    size = sum(map(len, chunks))
+    return chunks if len(chunks) * PIECE_SIZE <= size <= IOV_MAX * PIECE_SIZE else [b"".join(chunks)]
+
+
+def write_pieces(fd: int, pieces: Sequence[bytes], offset: int) -> None:
+    """Write all of them from `offset` on. Raises OSError."""
+    size = sum(map(len, pieces))
+    written = os.pwritev(fd, pieces, offset)
+    while written < size:
+        written += os.pwrite(fd, b"".join(pieces)[written:], offset + written)
+
+
 class FolderObject:
     """One open blob, shared by its readers; the last one to leave a blob that is no longer kept closes it."""
 
@@ -115,12 +129,9 @@ class FolderStage:
             # Stage and blob are one file: whoever published it died before the stage was gone.
             raise UploadUnknown(self._upload_id)
         fd, offset, size = self._open_fd, self.size, sum(map(len, chunks))
-        # Each piece costs two calls, which for small ones is more than a copy of them all.
-        pieces = chunks if len(chunks) * PIECE_SIZE <= size <= IOV_MAX * PIECE_SIZE else [b"".join(chunks)]
+        pieces = few_pieces(chunks)
         try:
-            written = os.pwritev(fd, pieces, offset)
-            while written < size:
-                written += os.pwrite(fd, b"".join(pieces)[written:], offset + written)
+            write_pieces(fd, pieces, offset)
         except OSError as error:
             if error.errno in FULL:
                 with suppress(OSError):

@@ -6,7 +6,6 @@ a file until it is there whole, and what leaves is sent from one; in memory are 
 
 import asyncio
 import os
-import tempfile
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -20,6 +19,7 @@ from scow.registry.folder import FULL, FolderObject, finished
 from scow.registry.metadata import KnownManifest, Metadata, StoredManifest
 from scow.registry.replies import Slice
 from scow.registry.room import Room
+from scow.registry.spools import nameless_file
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -39,8 +39,8 @@ KEPT_LIMIT: Final = 16
 class ManifestBodies:
     """Whoever made it closes it."""
 
-    def __init__(self, metadata: Metadata, folder: Path | None) -> None:
-        """`folder` is where the files are, None for the system's folder of temporary ones."""
+    def __init__(self, metadata: Metadata, folder: Path) -> None:
+        """`folder` is where the files are."""
         self._metadata = metadata
         self._folder = folder
         self._room = Room(ROOM_SIZE)
@@ -118,7 +118,7 @@ class ManifestBodies:
         return made
 
     def _open(self) -> IO[bytes]:
-        return tempfile.TemporaryFile(dir=self._folder, buffering=0)
+        return os.fdopen(nameless_file(self._folder), "r+b", buffering=0)
 
     async def _spool(self, data: bytes) -> IO[bytes]:
         file = await _in_thread(self._open)

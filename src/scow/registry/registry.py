@@ -1,7 +1,6 @@
 """The registry without a network: storage, names, and an answer for each call."""
 
 import logging
-import os
 from collections.abc import Awaitable, Callable
 from functools import cached_property
 from pathlib import Path
@@ -31,7 +30,7 @@ from scow.registry.settings import Settings
 from scow.registry.shared import SharedTable
 from scow.registry.sql import Database
 from scow.registry.sql_metadata import SqlMetadata
-from scow.registry.storage import has_bucket, open_database, open_objects
+from scow.registry.storage import check_spool, has_bucket, open_database, open_objects, spool_folder
 from scow.registry.token_requests import TokenRequests
 from scow.registry.upload_ids import UploadIds
 from scow.registry.upload_requests import UploadRequests
@@ -109,8 +108,7 @@ class Registry:
             _ = self.syncs  # a rule that is wrong is refused at start
         self.notices = Notices(database)
         self.webhooks = Webhooks(settings.webhooks, self.notices, jobs, metadata, metrics, settings.url)
-        folder = Path(settings.storage) if settings.storage and not has_bucket(settings) else None
-        self._bodies = bodies = ManifestBodies(metadata, folder)
+        self._bodies = bodies = ManifestBodies(metadata, spool_folder(settings))
         self._pages = pages = Pages(metadata, objects, settings.url, self._places)
         login = Login(self._access, metrics, settings.url)
         self._endpoints: dict[str, Callable[[Call], Awaitable[Reply]]] = {
@@ -139,7 +137,7 @@ class Registry:
         from scow.registry.upstream.cache import Cache
         from scow.registry.upstream.requests import UpstreamRequests
 
-        cache = Cache(self.metadata, self.uploads, self.metrics, Path(self._settings.storage or os.devnull))
+        cache = Cache(self.metadata, self.uploads, self.metrics, spool_folder(self._settings))
         return UpstreamRequests(cache, self.metadata, self._bodies, self.metrics, self._endpoints, relay)
 
     @classmethod
@@ -151,6 +149,7 @@ class Registry:
         relay: RelayClient | None = None,
     ) -> "Registry":
         """Open the storage that the settings name. Blocks: to be called at start."""
+        check_spool(settings)
         database = open_database(settings)
         objects = open_objects(settings, database)
         metadata = SqlMetadata(database, settings.gc.grace_s, Policies(settings.policies))

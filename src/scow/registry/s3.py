@@ -8,11 +8,11 @@ Amazon's need.
 import asyncio
 import hashlib
 import hmac
-import io
 import random
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, Final
 from urllib.parse import quote, urlsplit
 from xml.sax.saxutils import escape
@@ -23,9 +23,14 @@ from yarl import URL
 from scow.registry.bucket import ObstoreBucket
 from scow.registry.errors import StorageUnavailable
 from scow.registry.objects import ObjectMissing
+from scow.registry.spools import Spool
 
 TRIES: Final = 5
 TIMEOUT_S: Final = 60.0
+"""So long a store may take no byte of a request, and after the last one give no answer."""
+CONNECT_TIMEOUT_S: Final = 10.0
+SENDING: Final = 16
+"""Objects and parts that are sent at once: each takes memory for what is read of it and for what the socket holds."""
 _GONE: Final = ("NoSuchUpload", "NoSuchKey")
 _PAYLOAD: Final = "UNSIGNED-PAYLOAD"
 
@@ -51,12 +56,16 @@ class S3Bucket(ObstoreBucket):
         self._region = region
         self._keys = keys
         self._session: aiohttp.ClientSession | None = None
+        self._sending = asyncio.Semaphore(SENDING)
+
+    async def put(self, key: str, data: Spool) -> None:
+        await self._request("PUT", key, {}, data)
 
     async def begin_parts(self, key: str) -> str:
         _, body, _ = await self._request("POST", key, {"uploads": ""})
         return _element(body, "UploadId")
 
-    async def put_part(self, key: str, parts_id: str, number: int, data: bytes) -> str:
+    async def put_part(self, key: str, parts_id: str, number: int, data: Spool) -> str:
         _, _, headers = await self._request("PUT", key, {"partNumber": str(number), "uploadId": parts_id}, data)
         return headers.get("ETag", "")
 
@@ -85,7 +94,7 @@ class S3Bucket(ObstoreBucket):
             await self._session.close()
 
     async def _request(
-        self, method: str, key: str | None, query: Mapping[str, str], data: bytes = b""
+        self, method: str, key: str | None, query: Mapping[str, str], data: bytes | Spool = b""
     ) -> tuple[int, str, Mapping[str, str]]:
         """Send a request about an object, or the bucket, until it is answered.
 
@@ -96,7 +105,8 @@ class S3Bucket(ObstoreBucket):
             if attempt:
                 await asyncio.sleep(random.uniform(0.05, 0.1 * 2**attempt))
             try:
-                status, text, headers = await self._send(method, key, query, data)
+                async with self._sending if isinstance(data, Spool) else nullcontext():
+                    status, text, headers = await self._send(method, key, query, data)
             except (aiohttp.ClientError, OSError, TimeoutError) as error:
                 why = repr(error)
                 continue
@@ -112,23 +122,34 @@ class S3Bucket(ObstoreBucket):
         raise StorageUnavailable(f"{method} {key}: {why}")
 
     async def _send(
-        self, method: str, key: str | None, query: Mapping[str, str], data: bytes
+        self, method: str, key: str | None, query: Mapping[str, str], data: bytes | Spool
     ) -> tuple[int, str, Mapping[str, str]]:
         if self._session is None:
-            timeout = aiohttp.ClientTimeout(total=TIMEOUT_S, sock_connect=10)
+            timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S)
             self._session = aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0))
         path = quote(f"/{self._bucket}" + (f"/{self._prefix}{key}" if key is not None else ""), safe="/-_.~")
         line = "&".join(
             f"{quote(name, safe='-_.~')}={quote(value, safe='-_.~')}" for name, value in sorted(query.items())
         )
         headers = sign(method, urlsplit(self._endpoint).netloc, path, line, self._region, self._keys, time.time())
-        if data:
-            headers["Content-Type"] = "application/octet-stream"
         url = URL(f"{self._endpoint}{path}?{line}", encoded=True)
-        async with self._session.request(
-            method, url, data=io.BytesIO(data) if data else None, headers=headers
-        ) as answer:
-            return answer.status, await answer.text(), answer.headers
+        async with asyncio.timeout(TIMEOUT_S) as limit:
+            body: AsyncIterator[bytes] | bytes | None = data or None if isinstance(data, bytes) else None
+            if isinstance(data, Spool):
+                headers["Content-Length"] = str(data.size)
+                body = _paced(data, limit) if data.size else None
+            if body is not None:
+                headers["Content-Type"] = "application/octet-stream"
+            async with self._session.request(method, url, data=body, headers=headers) as answer:
+                return answer.status, await answer.text(), answer.headers
+
+
+async def _paced(data: Spool, limit: asyncio.Timeout) -> AsyncGenerator[bytes, None]:
+    """The bytes, and more time with each piece that the store takes."""
+    async for chunk in data.chunks():
+        yield chunk
+        if limit.when() is not None and not limit.expired():
+            limit.reschedule(asyncio.get_running_loop().time() + TIMEOUT_S)
 
 
 def sign(method: str, host: str, path: str, query: str, region: str, keys: Keys, now: float) -> dict[str, str]:

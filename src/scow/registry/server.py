@@ -191,7 +191,7 @@ class Server:
             except Refusal as refusal:
                 if isinstance(refusal, TooManyRequests):
                     self._metrics.count("refused_rate")
-                elif isinstance(refusal, StorageUnavailable):
+                elif isinstance(refusal, StorageUnavailable | StorageFull) and refusal.why:
                     log.error("request %s: %s: %s", exchange.request_id, refusal, refusal.why)
                 reply = refusal_reply(refusal)
             except ConnectionError:

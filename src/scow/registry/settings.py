@@ -240,6 +240,7 @@ class Settings(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     listen: str = "127.0.0.1:5000"
     storage: str = ""
+    spool: str = ""  # folder where bytes on their way wait; empty: `storage`, or TMPDIR or /var/tmp with a store
     url: str = ""  # as clients reach the registry, if a proxy stands before it
     absolute_urls: bool = False  # Location headers with scheme and host rather than a path alone
     proxies: list[str] = []  # addresses and networks whose X-Forwarded-For, -Proto and -Host are believed

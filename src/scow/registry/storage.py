@@ -1,14 +1,17 @@
 """Opens what the settings name: the database of names, and where the bytes are."""
 
+import os
 import sqlite3
 from pathlib import Path
 from typing import Final
 
-from scow.registry.folder import Folder
+from scow.registry.folder import FULL, Folder
 from scow.registry.objects import Objects
+from scow.registry.os_errors import sentence
 from scow.registry.schema import STEPS
 from scow.registry.settings import Settings, SettingsInvalid
 from scow.registry.small_objects import SmallObjects
+from scow.registry.spools import Spools, nameless_file
 from scow.registry.sql import Database
 from scow.registry.sqlite import SqliteDatabase
 
@@ -20,6 +23,25 @@ PART_SIZE_LEAST: Final = 5 << 20
 def has_bucket(settings: Settings) -> bool:
     """Whether the bytes are in an object store."""
     return "://" in settings.storage
+
+
+def spool_folder(settings: Settings) -> Path:
+    """Where files without names are that hold bytes on their way."""
+    if settings.spool or not has_bucket(settings):
+        return Path(settings.spool or settings.storage or os.devnull)
+    # On many systems /tmp is in memory, which is what is to be spared.
+    return Path(os.environ.get("TMPDIR") or "/var/tmp")
+
+
+def check_spool(settings: Settings) -> None:
+    """Make a file there. Blocks: to be called at start. Raises SettingsInvalid if there can be none."""
+    if not settings.spool and not has_bucket(settings):
+        return
+    try:
+        os.close(nameless_file(spool_folder(settings)))
+    except OSError as error:
+        if error.errno not in FULL:
+            raise SettingsInvalid("spool", sentence(error)) from error
 
 
 def open_database(settings: Settings) -> Database:
@@ -63,4 +85,5 @@ def _open_large_objects(settings: Settings, database: Database) -> Objects:
         raise SettingsInvalid("storage", "object stores need a package: pip install 'scow[cluster]'") from error
     store = open_bucket(settings.storage, bucket)
     late_s = min(LATE_S, settings.gc.grace_s)
-    return BucketObjects(store, database, part_size=bucket.part_size, redirects=bucket.redirect, late_s=late_s)
+    spools = Spools(spool_folder(settings))
+    return BucketObjects(store, database, spools, part_size=bucket.part_size, redirects=bucket.redirect, late_s=late_s)

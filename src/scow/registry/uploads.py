@@ -101,6 +101,8 @@ class Receiver:
                         await writing
                     writing = asyncio.create_task(self._append(batch, hashing))
                     batch, batched = [], 0
+                    if self._uploads.is_crowded:
+                        await writing  # rather than to gather more meanwhile
                 data = b""  # not to be kept while waiting for more
             else:
                 whole = expected is None or total == expected
@@ -285,7 +287,12 @@ class Uploads:
     @property
     def batch_size(self) -> int:
         """Bytes that a receiver gathers before they are written."""
-        return BATCH_SIZE if self.held_size <= HELD_LIMIT else SMALL_BATCH_SIZE
+        return SMALL_BATCH_SIZE if self.is_crowded else BATCH_SIZE
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether all receivers hold so much in memory that each has to do with little."""
+        return self.held_size > HELD_LIMIT
 
     async def open(self, repository: str, algorithm_name: str) -> str:
         """Begin an upload that a client may go on with; its ID. Nothing is written down yet."""

@@ -1,9 +1,12 @@
 """What keeps blobs, whether a folder, a store of S3, or another that obstore knows."""
 
+import asyncio
 import hashlib
 import os
+import tempfile
 import uuid
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -15,6 +18,7 @@ from scow.registry.folder import Folder
 from scow.registry.objects import ObjectName, Objects, object_name
 from scow.registry.schema import STEPS
 from scow.registry.settings import Bucket
+from scow.registry.spools import Spools
 from scow.registry.sqlite import SqliteDatabase
 from scow.registry.stores import open_bucket
 from support.s3_server import S3Server
@@ -30,7 +34,8 @@ async def database(tmp_path: Path) -> AsyncIterator[SqliteDatabase]:
 
 
 def bucket_objects(url: str, database: SqliteDatabase, settings: Bucket) -> BucketObjects:
-    return BucketObjects(open_bucket(url, settings), database, part_size=PART, redirects=settings.redirect)
+    bucket, spools = open_bucket(url, settings), Spools(Path(tempfile.gettempdir()))
+    return BucketObjects(bucket, database, spools, part_size=PART, redirects=settings.redirect)
 
 
 @pytest.fixture(params=["folder", "s3", "memory"])
@@ -51,6 +56,16 @@ async def objects(
 
 def named(data: bytes, upload_id: str, algorithm: str = "sha256") -> ObjectName:
     return object_name(Digest(f"{algorithm}:{hashlib.new(algorithm, data).hexdigest()}"), upload_id)
+
+
+def files_in(folder: Path) -> list[int]:
+    """Sizes of the files that this process has open there."""
+    found = []
+    for fd in os.listdir("/proc/self/fd"):
+        with suppress(OSError):
+            if os.readlink(f"/proc/self/fd/{fd}").startswith(f"{folder}/"):
+                found.append(os.stat(f"/proc/self/fd/{fd}").st_size)
+    return found
 
 
 async def store(objects: Objects, pieces: list[bytes], algorithm: str = "sha256", cuts: bool = False) -> ObjectName:
@@ -210,6 +225,46 @@ class TestBucket:
         s3.failing = 2
         name = await store(objects, [os.urandom(PART + 1), b"end"])
         assert await objects.verify(name)
+
+    async def test_bytes_wait_in_files_without_names(
+        self, database: SqliteDatabase, settings: Bucket, s3: S3Server, tmp_path: Path
+    ) -> None:
+        folder = tmp_path / "spool"
+        folder.mkdir()
+        objects = BucketObjects(
+            open_bucket("s3://blobs", settings), database, Spools(folder), part_size=PART, redirects=True
+        )
+        data, upload_id = os.urandom(2 * PART + 70_000), str(uuid.uuid4())
+        stage = await objects.open_stage(upload_id, create=True)
+        await stage.append([data[:10]], [stage.hash("sha256")[0]])
+        assert files_in(folder) == []  # so few are in memory
+        await stage.append([data[10:]], [stage.hash("sha256")[0]])
+        assert files_in(folder)
+        await stage.close()
+        assert files_in(folder) == [70_000]  # for who goes on here
+        stage = await objects.open_stage(upload_id)
+        await stage.publish(named(data, upload_id), [], hashlib.sha256(data))
+        await objects.discard(upload_id)
+        await stage.close()
+        assert files_in(folder) == []
+        assert list(folder.iterdir()) == []
+        assert await objects.verify(named(data, upload_id))
+        await objects.aclose()
+
+    async def test_a_store_that_takes_no_bytes_is_given_up(
+        self, objects: BucketObjects, s3: S3Server, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("scow.registry.s3.TRIES", 1)
+        monkeypatch.setattr("scow.registry.s3.TIMEOUT_S", 0.3)
+        s3.stalling = asyncio.Event()
+        with pytest.raises(StorageUnavailable) as refusal:
+            await store(objects, [os.urandom(PART)])
+        assert "TimeoutError" in refusal.value.why
+        s3.stalling.set()
+        monkeypatch.undo()
+        assert await objects.verify(await store(objects, [os.urandom(PART)]))
+        for upload_id, _ in await objects.staged():
+            await objects.discard(upload_id)
 
     async def test_a_holder_that_lost_the_upload_can_do_nothing_more(
         self, objects: BucketObjects, database: SqliteDatabase, settings: Bucket, monkeypatch: pytest.MonkeyPatch

@@ -14,8 +14,9 @@ import pytest
 
 from scow.registry.registry import Registry
 from scow.registry.server import Server
-from scow.registry.settings import Gc, Settings
+from scow.registry.settings import Bucket, Gc, Names, Settings
 from scow.registry.sqlite import SPARE_SIZE
+from support.s3_server import S3Server
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 
@@ -83,6 +84,43 @@ async def test_an_upload_that_fills_the_disk_does_not_keep_it_full(small_disk: P
     finally:
         await server.aclose()
         await registry.aclose()
+
+
+async def test_an_upload_that_fills_the_disk_before_an_object_store_leaves_nothing_in_either(small_disk: Path) -> None:
+    store = S3Server()
+    await store.start()
+    settings = Settings(
+        listen="127.0.0.1:0",
+        storage="s3://blobs",
+        spool=str(small_disk),
+        bucket=Bucket(endpoint=store.url, access_key="key", secret_key="secret"),
+        database=Names(path=str(small_disk / "names"), blob_size=0),
+        gc=Gc(interval_s=0),
+        drain_s=5,
+    )
+    registry = Registry.open(settings)
+    server = Server(registry, settings)
+    url = await server.start()
+    try:
+        async with aiohttp.ClientSession() as session:
+            async with session.post(f"{url}/v2/x/blobs/uploads/") as reply:
+                location = url + reply.headers["Location"]
+            for size, status in ((1 << 20, 202), (6 << 20, 507)):
+                async with session.patch(location, data=io.BytesIO(bytes(size))) as reply:
+                    assert reply.status == status
+            async with session.get(location) as reply:
+                assert reply.status == 404
+            assert not store.objects
+            data = bytes(1 << 20)
+            digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
+            async with session.post(f"{url}/v2/x/blobs/uploads/?digest={digest}", data=io.BytesIO(data)) as reply:
+                assert reply.status == 201
+        assert not store.uploads
+        assert len(store.objects) == 1
+    finally:
+        await server.aclose()
+        await registry.aclose()
+        await store.aclose()
 
 
 async def test_on_a_full_disk_things_can_be_read_deleted_and_collected(

@@ -6,11 +6,9 @@ until the digest is verified: none of them can take wrong bytes for the whole. T
 """
 
 import asyncio
-import errno
 import hashlib
 import logging
 import os
-import tempfile
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from pathlib import Path
@@ -20,6 +18,7 @@ from scow.oci.digest import Digest, algorithm, encoded
 from scow.registry.adoption import adopt
 from scow.registry.errors import BlobTooLarge, BlobUnknown, Refusal, UpstreamUnavailable
 from scow.registry.metrics import Metrics
+from scow.registry.spools import nameless_file
 from scow.registry.uploads import Uploads
 from scow.registry.upstream.places import Place
 from scow.registry.upstream.source import BlobSource, WrongBytes
@@ -38,7 +37,7 @@ class Spool:
     """The bytes so far, in a file without a name that vanishes with the last reference to this."""
 
     def __init__(self, folder: Path, algorithm_name: str) -> None:
-        self._fd = _nameless(folder if folder.is_dir() else Path(tempfile.gettempdir()))
+        self._fd = nameless_file(folder)
         self._hash = hashlib.new(algorithm_name)
         self.size = 0
 
@@ -87,17 +86,6 @@ class Spool:
 
     def _sync(self) -> None:
         os.fsync(self._fd)
-
-
-def _nameless(folder: Path) -> int:
-    try:
-        return os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT):
-            raise
-    fd, name = tempfile.mkstemp(dir=folder)  # a file system that has no such files
-    os.unlink(name)
-    return fd
 
 
 class Fetch:
