@@ -62,7 +62,7 @@ def verify_own(text: str, keys: Sequence[OwnKey]) -> dict[str, Any] | None:
     """The claims of a JWT that one of our keys has signed; None for anything else."""
     try:
         return jwt.decode(text, KeySet(list(keys)), registry=_OWN).claims
-    except (JoseError, ValueError):
+    except (JoseError, ValueError, TypeError):  # the last of a header whose `crit` is no list of names
         return None
 
 

@@ -434,7 +434,8 @@ class TestUse:
         assert "last=public%2Fa" in answer.headers["Link"]
 
     @pytest.mark.parametrize(
-        "change", ["signature", "claims", "algorithm", "cut", "text", "shared secret", "own key", "number", "deep"]
+        "change",
+        ["signature", "claims", "algorithm", "cut", "text", "shared secret", "own key", "number", "deep", "critical"],
     )
     async def test_a_token_that_is_not_ours_is_invalid(self, client: TokenClient, change: str) -> None:
         answer = await client.token("repository:team/app:pull", user=ANN)
@@ -452,6 +453,7 @@ class TestUse:
             "shared secret": _signed({"alg": "HS256", "kid": kid}, body, json.dumps(public).encode()),
             "own key": jwt.encode({"alg": "ES256", "kid": kid, "jwk": mine.as_dict(private=False)}, claims, mine),
             "number": f"{_encoded({'alg': 'ES256', 'kid': 7})}.{body}.{signature}",
+            "critical": f"{_encoded({'alg': 'ES256', 'kid': kid, 'crit': 5})}.{body}.{signature}",
             "deep": f"{base64.urlsafe_b64encode(b'[' * 9000).decode()}.{body}.{signature}",
         }[change]
         answer = await client("GET", "/v2/", Authorization=f"Bearer {forged}")
