@@ -47,11 +47,13 @@ class Listings:
 
     async def _visible(self, call: Call, after: str, limit: int) -> list[str]:
         """Repositories that the caller may see."""
-        found: list[str] = []
+        caller, found = call.caller, list[str]()
+        # Of whom sees few of many a small page would else take as many queries as there are repositories.
+        batch = limit if caller is not None and caller.free else max(limit, CATALOG_PAGE)
         while len(found) < limit:
-            names = await self._metadata.repositories(after, limit)
-            found += [name for name in names if call.caller is not None and call.caller.sees(name)]
-            if len(names) < limit:
+            names = await self._metadata.repositories(after, batch)
+            found += [name for name in names if caller is not None and caller.sees(name)]
+            if len(names) < batch:
                 break
             after = names[-1]
         return found[:limit]

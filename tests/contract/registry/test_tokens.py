@@ -20,6 +20,7 @@ from joserfc.jwk import ECKey, KeySet
 
 from scow.registry.accounts import Account, RefreshToken
 from scow.registry.passwords import hash_password, make_secret
+from scow.registry.registry import Registry
 from scow.registry.settings import Auth, Rule, Settings, Token
 from scow.transfer.credentials import Credentials
 from scow.transfer.hosts import HostPolicy
@@ -42,6 +43,14 @@ RULES = [
 
 def basic(name: str, password: str) -> str:
     return "Basic " + base64.b64encode(f"{name}:{password}".encode()).decode()
+
+
+def count_queries(registry: Registry, name: str) -> list[Any]:
+    """What the names are asked for by this method from now on."""
+    asked: list[Any] = []
+    method = getattr(registry.metadata, name)
+    setattr(registry.metadata, name, lambda *given: asked.append(given) or method(*given))
+    return asked
 
 
 def credentials(name: str, password: str) -> Credentials:
@@ -400,7 +409,7 @@ class TestUse:
             answer = await client("POST", f"/v2/{repository}/blobs/uploads/{query}", Authorization=token)
             assert answer.status == status
 
-    async def test_the_catalog_shows_what_the_caller_may_see(self, client: TokenClient) -> None:
+    async def test_the_catalog_shows_what_the_caller_may_see(self, client: TokenClient, running: Running) -> None:
         names = ("home/bob/x", "home/eve/y", "public/a", "public/b", "team/app")
         for name, user in zip(names, (BOB, EVE, ANN, ANN, ANN), strict=True):
             header = {"Authorization": basic(*user)}
@@ -421,6 +430,9 @@ class TestUse:
         little = await client.bearer("repository:team/app:pull", user=ANN)  # says nothing of the catalog
         said = challenge(await client("GET", "/v2/_catalog", Authorization=little))
         assert (said["error"], said["scope"]) == ("insufficient_scope", "registry:catalog:*")
+        asked = count_queries(running.registry, "repositories")
+        answer = await client("GET", "/v2/_catalog?n=1", Authorization=basic(*EVE))
+        assert (answer.json, len(asked)) == ({"repositories": ["home/eve/y"]}, 1)
         registries = Registries(HostPolicy())
         try:
             host = client.url.removeprefix("http://")
