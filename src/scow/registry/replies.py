@@ -12,13 +12,14 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from email.utils import formatdate
 from functools import lru_cache
 from http import HTTPStatus
-from typing import Any, Final, cast
+from typing import Final
 
 import msgspec
 from aiohttp.web_request import BaseRequest
 from aiohttp.web_response import StreamResponse
 
 from scow.registry.errors import Refusal
+from scow.registry.file_sending import send_part
 from scow.registry.objects import OpenObject
 
 Headers = Sequence[tuple[str, str]]
@@ -199,17 +200,13 @@ async def _send_flow(transport: asyncio.Transport, request: BaseRequest, body: F
 
 
 async def _send(transport: asyncio.Transport, request: BaseRequest, body: Slice) -> None:
-    loop = asyncio.get_running_loop()
     offset, end = body.offset, body.offset + body.count
     plain = transport.get_extra_info("sslcontext") is None
     while offset < end:
         async with asyncio.timeout(SEND_TIMEOUT_S):
             if plain:
-                count = min(SLICE_SIZE, end - offset)
-                # sendfile(2) is given the offset, so that readers can share one file.
-                sent = await loop.sendfile(transport, cast(Any, body.file), offset, count, fallback=False)
-                if sent != count:
-                    raise ConnectionResetError("the object is shorter than it was")
+                sent = min(SLICE_SIZE, end - offset)
+                await send_part(transport, body.file, offset, sent)
             else:
                 data = await asyncio.to_thread(_pread, body, offset, min(COPY_SIZE, end - offset))
                 sent = len(data)
