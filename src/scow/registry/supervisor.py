@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from scow.errors import Unavailable
+from scow.registry.heaps import trim
 from scow.registry.metrics import Metrics, shared_memory
 from scow.registry.preload import preload
 from scow.registry.server import listen, url_of
@@ -121,6 +122,7 @@ class Supervisor:
         """Have what all workers need in memory that they share."""
         preload(self._settings)
         gc.collect()
+        trim()  # what imports have left free would be in each worker's memory once it puts something there
         gc.freeze()  # what is there now stays in pages that all workers share
 
     def _watch(self) -> None:
