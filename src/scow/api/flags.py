@@ -60,7 +60,9 @@ def _parser() -> argparse.ArgumentParser:
     text("--default-runtime", metavar="NAME", help="OCI runtime for containers (default: the first that works)")
     text("--storage-driver", "-s", metavar="NAME", help="erofs or overlay2 (default: erofs where the kernel can)")
     text("--bip", metavar="CIDR", help="address of the default bridge, with its prefix length")
-    text("--bridge", "-b", metavar="NAME", help="bridge to attach containers to")
+    text(
+        "--bridge", "-b", metavar="NAME", help="name of the default bridge; one that exists is used with its addresses"
+    )
     text("--ip", metavar="ADDRESS", help="address to publish ports at by default (default all)")
     text("--fixed-cidr", metavar="CIDR", help="part of the default bridge's subnet that containers get addresses of")
     text("--fixed-cidr-v6", metavar="CIDR", help="the same for IPv6")

@@ -17,6 +17,17 @@ from scow.network.sandboxes import Inside, add_pair
 _log = logging.getLogger(__name__)
 
 
+class OtherAddress(Conflict):
+    """A bridge that somebody else has made has another address than a network's gateway."""
+
+    def __init__(self, name: str, gateway: str, present: str) -> None:
+        super().__init__(
+            f"bridge {name} has the address {present}, and not {gateway}: it is left as it is. Give the network the "
+            "bridge's own address as gateway"
+        )
+        self.name = name
+
+
 class NameTaken(Conflict):
     """A link of the bridge's name exists, and it isn't a bridge."""
 
@@ -32,27 +43,45 @@ def bring_up(machine: Netlink, network: Network) -> int:
     return index
 
 
+def find_foreign(machine: Netlink, name: str, network_id: str) -> list[links.Interface] | None:
+    """The addresses of a bridge that is not the network's own; None if there is none, or it is.
+
+    Ours are known by their MAC, which follows from the network.
+    """
+    found = next((link for link in links.links(machine) if link.name == name and link.kind == "bridge"), None)
+    if found is None or found.mac == _bridge_mac(network_id):
+        return None
+    return [address for at, address in links.addresses(machine) if at == found.index and not address.is_link_local]
+
+
 def ensure_bridge(machine: Netlink, network: Network) -> int:
     """Make a network's bridge, or bring the one that is there into shape: up, with the gateways as its addresses.
 
-    Returns its index. Idempotent. Raises NameTaken, OSError.
+    One that somebody else has made keeps its addresses. Returns the index. Idempotent. Raises NameTaken, OtherAddress,
+    OSError.
     """
     present: set[links.Interface] = set()
     try:
         index = links.index_of(network.bridge)
     except OSError:
-        machine.request([links.add_bridge(network.bridge, _bridge_mac(network), network.mtu)])
+        machine.request([links.add_bridge(network.bridge, _bridge_mac(network.id), network.mtu)])
         index = links.index_of(network.bridge)
     else:
         found = next((link for link in links.links(machine) if link.index == index), None)
         if found is None or found.kind != "bridge":
             raise NameTaken(network.bridge, found.kind if found else "")
         present = {address for at, address in links.addresses(machine) if at == index and not address.is_link_local}
-    _set_sysctls(network)
     wanted = {ipaddress.ip_interface(f"{pool.gateway}/{pool.subnet.rpartition('/')[2]}") for pool in network.pools}
+    surplus = present - wanted
+    if network.foreign_bridge:
+        for address in wanted - present:
+            if others := [each for each in surplus if each.version == address.version]:
+                raise OtherAddress(network.bridge, str(address), str(others[0]))
+        surplus = set()
+    _set_sysctls(network)
     machine.request(
         [
-            *(links.delete_address(index, address) for address in present - wanted),
+            *(links.delete_address(index, address) for address in surplus),
             *(links.add_address(index, address) for address in wanted - present),
             links.set_link(index, up=True),
         ]
@@ -60,13 +89,15 @@ def ensure_bridge(machine: Netlink, network: Network) -> int:
     return index
 
 
-def _bridge_mac(network: Network) -> str:
+def _bridge_mac(network_id: str) -> str:
     # A fixed address: a bridge without one takes the lowest of its ports', and changes it as containers come and go.
-    return (b"\x02\x42" + hashlib.sha256(network.id.encode()).digest()[:4]).hex(":")
+    return (b"\x02\x42" + hashlib.sha256(network_id.encode()).digest()[:4]).hex(":")
 
 
 def _set_sysctls(network: Network) -> None:
     sysctl.ensure(f"net/ipv4/conf/{network.bridge}/route_localnet", "1")
+    if network.foreign_bridge and not network.enable_ipv6:
+        return
     if Path(f"/proc/sys/net/ipv6/conf/{network.bridge}").exists():
         sysctl.ensure(f"net/ipv6/conf/{network.bridge}/accept_ra", "0")
         sysctl.ensure(f"net/ipv6/conf/{network.bridge}/disable_ipv6", "0" if network.enable_ipv6 else "1")

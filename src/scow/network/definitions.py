@@ -55,10 +55,10 @@ class BadPools(InvalidArgument):
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """What the engine's configuration says about networks.
 
-    `bridge_name` of the default bridge is derived from the engine id if empty; so is its subnet chosen from
-    `default_pools` if there is neither `bip` (an address with prefix) nor `fixed_cidr` (the part of the subnet that
-    containers get addresses of). `relays` carry what comes by IPv6 to containers without. `spare_sandboxes` bounds the
-    pool of ready ones.
+    `bridge_name` of the default bridge is derived from the engine id if empty; one that is there already is used with
+    the addresses that it has. Otherwise its subnet is chosen from `default_pools` if there is neither `bip` (an address
+    with prefix) nor `fixed_cidr` (the part of the subnet that containers get addresses of). `relays` carry what comes
+    by IPv6 to containers without. `spare_sandboxes` bounds the pool of ready ones.
     """
 
     bridge_name: str = ""
@@ -97,7 +97,12 @@ def linkless(name: str) -> Network:
 
 
 def default_bridge(
-    settings: Settings, tag: str, before: Network | None, free: Mapping[int, addresses.Subnet]
+    settings: Settings,
+    tag: str,
+    before: Network | None,
+    free: Mapping[int, addresses.Subnet],
+    *,
+    foreign_bridge: bool = False,
 ) -> Network:
     """Define the network `bridge`: a subnet is what is configured, else the one it had, else the one in `free`.
 
@@ -121,6 +126,7 @@ def default_bridge(
         driver=BRIDGE,
         created=before.created if before else datetime.now(UTC),
         bridge=bridge,
+        foreign_bridge=foreign_bridge,
         pools=tuple(pools),
         enable_ipv6=settings.ipv6,
         options=options,

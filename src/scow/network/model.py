@@ -70,6 +70,7 @@ class Network(msgspec.Struct, frozen=True, kw_only=True):
     labels: dict[str, str] = {}
     ipam_driver: str = "default"
     ipam_options: dict[str, str] = {}
+    foreign_bridge: bool = False  # somebody else has made the bridge: it is used as it is, and stays
     made_link: str = ""  # a parent that was made for the network (macvlan, ipvlan)
     config_only: bool = False  # nothing but a configuration, in `config_pools` and the options, that others take
     config_pools: tuple[Pool, ...] = ()
@@ -93,7 +94,7 @@ class Network(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def own_links(self) -> list[str]:
         """The links of the machine that go with the network."""
-        return [name for name in (self.bridge, self.made_link) if name]
+        return [name for name in ("" if self.foreign_bridge else self.bridge, self.made_link) if name]
 
     @property
     def scope(self) -> str:

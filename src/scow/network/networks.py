@@ -218,6 +218,10 @@ class Networks:
             is_missing = lambda parent: parents.is_to_be_made(self._machine, parent)  # noqa: E731 - used once
             network = await self._threads(lambda asked=network: definitions.with_parent(asked, is_missing))  # type: ignore[misc]  # a default
         await self._departures.of_predecessors(network)
+        id, name = network.id, network.bridge
+        if name not in ("", definitions.bridge_of(id)):
+            foreign = await self._threads(lambda: bridges.find_foreign(self._machine, name, id)) is not None
+            network = msgspec.structs.replace(network, foreign_bridge=foreign)
         async with AsyncExitStack() as undo:
             self._networks[network.id] = network
             self._pools[network.id] = NetworkAddresses(network.pools)
@@ -438,14 +442,26 @@ class Networks:
             if name not in by_name:
                 await self._record(definitions.linkless(name))
         before = by_name.get(BRIDGE)
-        missing = definitions.wants_subnet(self._settings, before)
+        settings, foreign = await self._with_bridge(before)
+        missing = definitions.wants_subnet(settings, before)
         taken = await self._taken_subnets() if missing else []
         free = {version: self._free_subnet(taken, version) for version in missing}
-        wanted = definitions.default_bridge(self._settings, self.tag, before, free)
+        wanted = definitions.default_bridge(settings, self.tag, before, free, foreign_bridge=foreign)
         if wanted != before:
             if before is not None and before.bridge != wanted.bridge:
-                await self._threads(lambda: remove(self._machine, [before.bridge]))
+                await self._threads(lambda: remove(self._machine, before.own_links))
             await self._record(wanted)
+
+    async def _with_bridge(self, before: Network | None) -> tuple[Settings, bool]:
+        """The settings with the addresses of the bridge that they name, and whether somebody else has made that."""
+        settings = self._settings
+        name, own = settings.bridge_name, before.id if before else ""
+        found = await self._threads(lambda: bridges.find_foreign(self._machine, name, own)) if name else None
+        if found is None:
+            return settings, False
+        first = {address.version: str(address) for address in reversed(found)}
+        bip, bip6 = settings.bip or first.get(4, ""), settings.bip6 or first.get(6, "")
+        return msgspec.structs.replace(settings, bip=bip, bip6=bip6), True
 
     async def _record(self, network: Network) -> None:
         await self._state.put_network(network)

@@ -55,7 +55,7 @@ class Rig:
     async def finish(self) -> None:
         if not self.running:
             await self.engine()
-        self.bridges = {network.bridge for network in self.running[-1][0].all() if network.bridge}
+        self.bridges = {link for network in self.running[-1][0].all() for link in network.own_links}
         await self.running[-1][0].destroy()
         for _, db in self.running:
             await db.aclose()

@@ -1,10 +1,13 @@
 """What is made, what is left: ports that are taken, kills at any moment, forty containers at once."""
 
 import asyncio
+import ipaddress
 import os
+import secrets
 import signal
 import socket
 import sqlite3
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -344,6 +347,58 @@ async def test_a_network_that_is_added_is_written_as_in_a_new_table(rig: Rig, in
     added = lines()
     await networks.reload()
     assert lines() == added
+
+
+@pytest.fixture
+def own_bridge() -> Iterator[tuple[str, set[str]]]:
+    """A bridge that an administrator has made, and its addresses, which are the same when the engine has gone."""
+    name, subnet = f"adm{secrets.token_hex(3)}", f"10.{secrets.randbelow(50) + 200}.{secrets.randbelow(250)}"
+    given = {f"{subnet}.7/24", f"{subnet}.9/24"}
+    machine = Netlink()
+    machine.request([links.add_bridge(name, f"02:00:{secrets.token_hex(4)}")])
+    for address in sorted(given):
+        machine.request([links.add_address(links.index_of(name), ipaddress.ip_interface(address))])
+    try:
+        yield name, given
+        assert addresses_on(name) == given
+    finally:
+        machine.attempt([links.delete_link(name)])
+        machine.close()
+
+
+def addresses_on(name: str) -> set[str]:
+    machine = Netlink()
+    index = links.index_of(name)
+    found = {str(address) for at, address in links.addresses(machine) if at == index and not address.is_link_local}
+    machine.close()
+    return found
+
+
+async def test_a_default_bridge_that_was_there_is_used_and_left_as_it_was(
+    own_bridge: tuple[str, set[str]], rig: Rig
+) -> None:
+    name, given = own_bridge
+    networks = await rig.engine(bridge_name=name, bip="")
+    assert networks.get("bridge").pools[0].gateway == min(given).partition("/")[0]
+    endpoint = await run(networks, "c1")
+    assert endpoint.ip.startswith(min(given).rpartition(".")[0])
+    await networks.release("c1")
+    await rig.kill(networks)
+    await rig.engine(bridge_name=name, bip="")
+
+
+async def test_a_network_on_a_bridge_that_was_there_leaves_it_when_it_goes(
+    own_bridge: tuple[str, set[str]], rig: Rig
+) -> None:
+    name, given = own_bridge
+    networks = await rig.engine()
+    options = {"com.docker.network.bridge.name": name}
+    with pytest.raises(Conflict, match=f"bridge {name} has the address"):
+        await networks.create(NetworkRequest(name="elsewhere", options=options))
+    subnet, gateway = str(ipaddress.ip_interface(min(given)).network), min(given).partition("/")[0]
+    await networks.create(NetworkRequest(name="there", options=options, pools=(Pool(subnet=subnet, gateway=gateway),)))
+    await networks.remove("there")
+    await networks.settled()
 
 
 async def test_a_bridge_whose_removal_was_cut_short_goes_at_the_next_start(rig: Rig) -> None:
