@@ -10,7 +10,7 @@ from scow.cli.units import parse_size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from typing import Any
 
 
@@ -48,97 +48,85 @@ def split_csv(text: str) -> list[str]:
     return [*fields, field]
 
 
-def _bool(key: str, value: str) -> bool:
-    try:
-        return parse_bool(value)
-    except ValueError:
-        raise ValueError(f"invalid value for {key}: {value}") from None
+def _octal(text: str) -> int:
+    return int(text, 8)
+
+
+def _place(text: str) -> str:
+    return os.path.abspath(text) if text.startswith(".") else text
+
+
+# Where each key goes: the section of the mount, the field there, and how its value is read.
+_FIELDS: dict[str, tuple[str, str, Callable[[str], object]]] = {
+    "type": ("", "Type", str.lower),
+    "source": ("", "Source", _place),
+    "src": ("", "Source", _place),
+    "target": ("", "Target", str),
+    "dst": ("", "Target", str),
+    "destination": ("", "Target", str),
+    "readonly": ("", "ReadOnly", parse_bool),
+    "ro": ("", "ReadOnly", parse_bool),
+    "consistency": ("", "Consistency", str.lower),
+    "bind-propagation": ("bind", "Propagation", str.lower),
+    "bind-nonrecursive": ("bind", "NonRecursive", parse_bool),
+    "bind-create-src": ("bind", "CreateMountpoint", parse_bool),
+    "volume-nocopy": ("volume", "NoCopy", parse_bool),
+    "volume-subpath": ("volume", "Subpath", str),
+    "volume-driver": ("driver", "Name", str),
+    "image-subpath": ("image", "Subpath", str),
+    "tmpfs-size": ("tmpfs", "SizeBytes", parse_size),
+    "tmpfs-mode": ("tmpfs", "Mode", _octal),
+}
+# Keys that may be given several times, each with a NAME=VALUE.
+_PAIRS = {"volume-label": ("volume", "Labels"), "volume-opt": ("driver", "Options")}
+_RECURSIVE: dict[str, dict[str, bool]] = {
+    "enabled": {},
+    "disabled": {"NonRecursive": True},
+    "writable": {"ReadOnlyNonRecursive": True},
+    "readonly": {"ReadOnlyForceRecursive": True},
+}
+_SWITCHES = ("readonly", "ro", "volume-nocopy", "bind-nonrecursive", "bind-create-src")
+_OPTIONS = {"bind": "BindOptions", "volume": "VolumeOptions", "tmpfs": "TmpfsOptions", "image": "ImageOptions"}
 
 
 def parse_mount(text: str) -> dict[str, Any]:
     """Understand one `--mount`. Raises ValueError."""
     mount: dict[str, Any] = {"Type": "volume"}
-    bind: dict[str, Any] = {}
-    volume: dict[str, Any] = {}
-    tmpfs: dict[str, Any] = {}
-    driver: dict[str, Any] = {}
-    image: dict[str, Any] = {}
+    sections: dict[str, dict[str, Any]] = {"": mount, "driver": {}, **{kind: {} for kind in _OPTIONS}}
     for field in split_csv(text):
         key, equals, value = field.partition("=")
         key = key.strip().lower()
         if not equals:
-            if key not in ("readonly", "ro", "volume-nocopy", "bind-nonrecursive", "bind-create-src"):
+            if key not in _SWITCHES:
                 raise ValueError(f"invalid field '{field}' must be a key=value pair")
             value = "true"
-        if key == "type":
-            mount["Type"] = value.lower()
-        elif key in ("source", "src"):
-            mount["Source"] = os.path.abspath(value) if value.startswith(".") else value
-        elif key in ("target", "dst", "destination"):
-            mount["Target"] = value
-        elif key in ("readonly", "ro"):
-            mount["ReadOnly"] = _bool(key, value)
-        elif key == "consistency":
-            mount["Consistency"] = value.lower()
-        elif key == "bind-propagation":
-            bind["Propagation"] = value.lower()
-        elif key == "bind-nonrecursive":
-            bind["NonRecursive"] = _bool(key, value)
+        if key in _FIELDS:
+            section, name, convert = _FIELDS[key]
+            try:
+                sections[section][name] = convert(value)
+            except ValueError:
+                raise ValueError(f"invalid value for {key}: {value}") from None
+        elif key in _PAIRS:
+            section, name = _PAIRS[key]
+            label, _, content = value.partition("=")
+            sections[section].setdefault(name, {})[label] = content
         elif key == "bind-recursive":
-            settings = {
-                "enabled": {},
-                "disabled": {"NonRecursive": True},
-                "writable": {"ReadOnlyNonRecursive": True},
-                "readonly": {"ReadOnlyForceRecursive": True},
-            }
-            if value not in settings:
+            if value not in _RECURSIVE:
                 raise ValueError(
                     f'invalid value for {key}: {value} (must be "enabled", "disabled", "writable", or "readonly")'
                 )
-            bind.update(settings[value])
-        elif key == "bind-create-src":
-            bind["CreateMountpoint"] = _bool(key, value)
-        elif key == "volume-nocopy":
-            volume["NoCopy"] = _bool(key, value)
-        elif key == "volume-subpath":
-            volume["Subpath"] = value
-        elif key == "volume-label":
-            name, _, content = value.partition("=")
-            volume.setdefault("Labels", {})[name] = content
-        elif key == "volume-driver":
-            driver["Name"] = value
-        elif key == "volume-opt":
-            name, _, content = value.partition("=")
-            driver.setdefault("Options", {})[name] = content
-        elif key == "image-subpath":
-            image["Subpath"] = value
-        elif key == "tmpfs-size":
-            try:
-                tmpfs["SizeBytes"] = parse_size(value)
-            except ValueError:
-                raise ValueError(f"invalid value for {key}: {value}") from None
-        elif key == "tmpfs-mode":
-            try:
-                tmpfs["Mode"] = int(value, 8)
-            except ValueError:
-                raise ValueError(f"invalid value for {key}: {value}") from None
+            sections["bind"].update(_RECURSIVE[value])
         else:
             raise ValueError(f"unexpected key '{key}' in '{field}'")
-    if driver:
-        volume["DriverConfig"] = driver
-    kind = mount["Type"]
+    if sections["driver"]:
+        sections["volume"]["DriverConfig"] = sections["driver"]
     if not mount.get("Target"):
         raise ValueError("target is required")
-    for options, name, owner in (
-        (bind, "BindOptions", "bind"),
-        (volume, "VolumeOptions", "volume"),
-        (tmpfs, "TmpfsOptions", "tmpfs"),
-        (image, "ImageOptions", "image"),
-    ):
-        if options:
-            if kind != owner:
-                raise ValueError(f"cannot mix '{owner}-*' options with mount type '{kind}'")
-            mount[name] = options
+    for kind, name in _OPTIONS.items():
+        if sections[kind]:
+            if kind != mount["Type"]:
+                raise ValueError(f"cannot mix '{kind}-*' options with mount type '{mount['Type']}'")
+            mount[name] = sections[kind]
     return mount
 
 

@@ -25,7 +25,9 @@ from scow.cli.units import human_size
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from typing import Any, TextIO
 
+    from scow.cli.build_outputs import Output
     from scow.cli.http import Response
     from scow.cli.session import Session
 
@@ -42,26 +44,16 @@ def build(session: Session, options: Options) -> None:
 
 def _build(session: Session, options: Options, keys: KeyAgents) -> None:
     outputs = outputs_of(options)
-    if options.text("progress") not in PROGRESS:
-        raise CliError(f"invalid progress mode {options.text('progress')!r}: one of {', '.join(PROGRESS)}")
-    if options.text("isolation") not in ("", "default"):
-        raise CliError(f"invalid isolation {options.text('isolation')!r} on linux")
+    _check(options)
     quiet = options.flag("quiet") or options.text("progress") == "quiet"
     place = options.args[0]
     query = [*_query(session, options, quiet), *output_query(options, outputs)]
     out = sys.stderr if any(output.to_stdout for output in outputs) else sys.stdout
     if not quiet and (options.text("progress") == "rawjson" or draws(out, options.text("progress"))):
         query.append("trace=1")
-    packed = Packed(iter(()), "")
-    if GIT.match(place) or place.startswith(("http://", "https://")):
+    if _is_remote(place):
         query.append(f"remote={quote(place)}")
-    elif place == "-":
-        if options.text("file") == "-":
-            raise CliError("invalid argument: can't use stdin for both build context and dockerfile")
-        packed = read_stream(sys.stdin.buffer)
-    else:
-        text = sys.stdin.buffer.read() if options.text("file") == "-" else None
-        packed = pack_folder(place, options.text("file"), text)
+    packed = _packed(place, options.text("file"))
     if packed.dockerfile or options.text("file") not in ("", "-"):
         query.append(f"dockerfile={quote(packed.dockerfile or options.text('file'))}")
     if given := open_session(session, options, keys):
@@ -92,10 +84,39 @@ def _build(session: Session, options: Options, keys: KeyAgents) -> None:
     session.engine.done(response)
     for target in cache_targets:
         target.fetch(session)
-    if options.text("iidfile"):
-        _write(options.text("iidfile"), str(made.get("ID", "")).encode())
+    _hand_over(session, options, made, outputs, out, quiet)
+
+
+def _check(options: Options) -> None:
+    if options.text("progress") not in PROGRESS:
+        raise CliError(f"invalid progress mode {options.text('progress')!r}: one of {', '.join(PROGRESS)}")
+    if options.text("isolation") not in ("", "default"):
+        raise CliError(f"invalid isolation {options.text('isolation')!r} on linux")
+
+
+def _is_remote(place: str) -> bool:
+    return bool(GIT.match(place)) or place.startswith(("http://", "https://"))
+
+
+def _packed(place: str, dockerfile: str) -> Packed:
+    """The context to send: nothing for what the engine fetches."""
+    if _is_remote(place):
+        return Packed(iter(()), "")
+    if place != "-":
+        return pack_folder(place, dockerfile, sys.stdin.buffer.read() if dockerfile == "-" else None)
+    if dockerfile == "-":
+        raise CliError("invalid argument: can't use stdin for both build context and dockerfile")
+    return read_stream(sys.stdin.buffer)
+
+
+def _hand_over(
+    session: Session, options: Options, made: dict[str, Any], outputs: list[Output], out: TextIO, quiet: bool
+) -> None:
+    """Bring what was built where it is wanted: files, registries, the ID on the screen."""
     from io import StringIO
 
+    if options.text("iidfile"):
+        _write(options.text("iidfile"), str(made.get("ID", "")).encode())
     check_made(made, options, outputs)
     deliver(session, made, options.texts("tag"), outputs)
     names = [*options.texts("tag"), *(name for output in outputs for name in output.names)]
