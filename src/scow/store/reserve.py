@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 SIZE: Final = 2 << 20  # bytes: for some hundreds of commits
-PLENTY: Final = 32 << 20
+PLENTY: Final = 4 * SIZE
 
 log = logging.getLogger(__name__)
 

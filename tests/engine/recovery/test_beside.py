@@ -150,12 +150,12 @@ def test_a_full_disk_is_told_and_nothing_breaks(registry: Registry) -> None:
 
 
 def test_an_engine_starts_on_a_full_disk_so_that_it_can_free_some(registry: Registry) -> None:
-    with on_small_disk(registry, "64m") as (daemon, data):
+    with on_small_disk(registry, "24m") as (daemon, data):
+        eventually((data / "reserve").exists)
         daemon.docker("pull", "-q", "busybox")
         id = run(daemon, "dd if=/dev/urandom of=/big bs=1M count=8", "fat")
         daemon.docker("wait", "fat")
-        eventually((data / "reserve").exists)
-        daemon.stop()
+        daemon.kill()  # with all that was recorded in the log of the database still
         fill(data / "fill")
         assert os.statvfs(data).f_bfree == 0
         daemon.start()
