@@ -5,14 +5,18 @@ import base64
 import json
 import os
 import shutil
+import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from scow.build.git import GitAccess, check_out, parse_git
 from scow.errors import InvalidArgument, Unavailable
-from support.builds import build, error_of, image_of, post
+from support.builds import build, context, error_of, image_of, post
 from support.daemon import Daemon
 from support.git_server import GitServer, commit, git, git_server
 
@@ -213,3 +217,49 @@ def test_provenance_names_the_commit(engine: Daemon, repository: Repository) -> 
     assert provenance["buildDefinition"]["resolvedDependencies"] == [
         {"uri": f"{repository.url}#v1", "digest": {"sha1": repository.first}}
     ]
+
+
+DATED_BY_CONTEXT = json.dumps({"SOURCE_DATE_EPOCH": "context"})
+
+
+def created(engine: Daemon, messages: list[dict[str, Any]]) -> str:
+    return str(engine.json("GET", f"/images/{image_of(messages)}/json")["Created"])
+
+
+def test_the_source_date_may_be_that_of_the_commit(engine: Daemon, repository: Repository) -> None:
+    messages = build(engine, "", remote=f"{repository.url}#dev:sub", buildargs=DATED_BY_CONTEXT)
+    assert created(engine, messages) == "2020-09-13T12:26:40Z"
+
+
+@pytest.mark.parametrize("is_told", [True, False])
+def test_or_of_what_is_at_a_url(engine: Daemon, is_told: bool) -> None:
+    dockerfile = "ARG SOURCE_DATE_EPOCH=context\nFROM busybox\nRUN true > /made\nCOPY f /\n"
+    sent = context({"Dockerfile": dockerfile, "f": b"1"})
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "application/x-tar")
+            self.send_header("Content-Length", str(len(sent)))
+            if is_told:
+                self.send_header("Last-Modified", "Fri, 14 Jul 2017 02:40:00 GMT")
+            self.end_headers()
+            self.wfile.write(sent)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        messages = build(engine, "", remote=f"http://127.0.0.1:{server.server_port}/context.tar")
+        server.shutdown()
+        thread.join()
+    # Else it is the time of the newest file in the archive.
+    assert created(engine, messages) == ("2017-07-14T02:40:00Z" if is_told else "2020-09-13T12:26:40Z")
+
+
+def test_a_context_of_the_client_has_no_date(engine: Daemon) -> None:
+    before = datetime.now(UTC)
+    messages = build(engine, "FROM busybox\nRUN true > /f", nocache=1, buildargs=DATED_BY_CONTEXT)
+    assert datetime.fromisoformat(created(engine, messages)) > before

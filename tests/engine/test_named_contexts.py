@@ -120,7 +120,7 @@ def test_an_image_in_a_folder_is_stood_on(engine: Daemon, tmp_path: Path) -> Non
     dockerfile = b"FROM mine\nRUN cat /kept && echo A is $A"
     for place in (f"{layout}", f"{layout}:latest", f"{layout}@{digest}"):
         context = f"mine=oci-layout://{place}"
-        done = engine.scow("build", "--no-cache", "--build-context", context, "-", input=dockerfile)
+        done = engine.scow("build", "--no-cache", "--pull", "--build-context", context, "-", input=dockerfile)
         assert "from a layout\nA is 1\n" in done.stdout
     index["manifests"][0]["annotations"] = {"org.opencontainers.image.ref.name": "v1"}
     index["manifests"].append({**index["manifests"][0], "annotations": {}})

@@ -19,6 +19,8 @@ from scow.build.shell_words import WordError, Words
 from scow.oci.platform import Platform
 
 SOURCE_DATE_EPOCH: Final = "SOURCE_DATE_EPOCH"
+OF_CONTEXT: Final = "context"
+"""The value of SOURCE_DATE_EPOCH that means the time of the context: of its commit, or at its URL."""
 PROXIES: Final = (
     "HTTP_PROXY",
     "http_proxy",

@@ -37,6 +37,7 @@ class Context:
         self.tree = tree
         self.size = size  # bytes of the tar
         self.material: Material | None = None  # where it is from, if that isn't the client
+        self.dated: int | None = None  # when what it is from was made, in seconds: of a commit, or at a URL
         self._users = 0
         self._closing = False
 

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from scow.build import instructions as kinds
-from scow.build.arguments import Globals, Scope, global_scope, source_date_default
+from scow.build.arguments import OF_CONTEXT, SOURCE_DATE_EPOCH, Globals, Scope, global_scope, source_date_default
 from scow.build.cache import Record
 from scow.build.cache_document import encode_inline
 from scow.build.cache_export import Mode
@@ -31,7 +31,7 @@ from scow.build.runner import CommandFailed
 from scow.build.selection import Keep, everything
 from scow.build.squash import squash
 from scow.build.steps import Place, Steps
-from scow.build.tools import Build
+from scow.build.tools import Build, Options
 from scow.errors import InvalidArgument, NotFound, ScowError
 from scow.oci.digest import DiffID
 from scow.oci.image_config import MAX_CONFIG_SIZE, ExecConfig
@@ -72,14 +72,17 @@ class Execution:
         self._file = dockerfile
         self._report = report
         options = build.options
+        if options.build_args.get(SOURCE_DATE_EPOCH) == OF_CONTEXT:
+            options = options.dated(context.dated)
         self._platform = options.platform or host_platform()
-        self._globals: Globals = global_scope(
-            dockerfile, options.build_args, host_platform(), self._platform, options.target
-        )
+        self._globals = self._scope(options)
         self._triggers: dict[int, Sequence[str]] = {}
         self._plan = self._planned()
         self._target = self._plan.target
         default = source_date_default(dockerfile, self._globals, self._target)
+        if default == OF_CONTEXT and SOURCE_DATE_EPOCH not in options.build_args:
+            options = options.dated(context.dated)
+            self._globals = self._scope(options)
         build.options = msgspec.structs.replace(options, default_epoch=default)
         _ = build.options.epoch  # a bad one is refused before anything is done
         self.bases: dict[int, KnownBase] = {}
@@ -98,6 +101,9 @@ class Execution:
         self._count()
 
     # --- the plan
+
+    def _scope(self, options: Options) -> Globals:
+        return global_scope(self._file, options.build_args, host_platform(), self._platform, options.target)
 
     def _planned(self) -> Plan:
         return plan(

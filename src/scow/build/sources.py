@@ -101,12 +101,9 @@ class Remote:
                 while data := answer.read(_PIECE):
                     state.update(data)
                     file.write(data)
-            modified = answer.headers.get("Last-Modified")
+            at = modified(answer)
         (target / name).chmod(0o600)
-        seconds = self._epoch or 0
-        if modified:
-            with contextlib.suppress(ValueError):
-                seconds = int(parsedate_to_datetime(modified).timestamp())
+        seconds = (self._epoch or 0) if at is None else at
         os.utime(target / name, (seconds, seconds))
         self.material = Material(uri=shown_url(self.url), algorithm="sha256", digest=state.hexdigest())
         found = f"sha256:{state.hexdigest()}"
@@ -117,6 +114,13 @@ class Remote:
 def shown_url(url: str) -> str:
     """A URL without the password, or token, that may be in it."""
     return re.sub(r"^([a-z+]+://)[^/]*@", r"\1", url)
+
+
+def modified(answer: "urllib.request._UrlopenRet") -> int | None:
+    """When what is at a URL was modified last, in seconds; None if the server doesn't say."""
+    with contextlib.suppress(ValueError, TypeError):
+        return int(parsedate_to_datetime(answer.headers.get("Last-Modified")).timestamp())
+    return None
 
 
 def open_url(url: str, secrets: Mapping[str, bytes] = {}) -> "urllib.request._UrlopenRet":

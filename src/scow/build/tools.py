@@ -7,7 +7,7 @@ from typing import Protocol
 
 import msgspec
 
-from scow.build.arguments import SOURCE_DATE_EPOCH
+from scow.build.arguments import OF_CONTEXT, SOURCE_DATE_EPOCH
 from scow.build.cache import Cache, Record
 from scow.build.cache_imports import Imports
 from scow.build.cache_mounts import CacheMounts
@@ -56,11 +56,16 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     def epoch(self) -> int | None:
         """SOURCE_DATE_EPOCH: the time that everything is to have, in seconds. Raises InvalidArgument."""
         text = self.build_args.get(SOURCE_DATE_EPOCH, self.default_epoch)
-        if not text:
+        if not text or text == OF_CONTEXT:  # which is looked up when there is one
             return None
         if not (text.isascii() and text.isdigit() and len(text) < 12):
             raise InvalidArgument(f"invalid {SOURCE_DATE_EPOCH}: {text!r} is no number of seconds since 1970")
         return int(text)
+
+    def dated(self, seconds: int | None) -> "Options":
+        """The options with the context's own time as SOURCE_DATE_EPOCH, which is unset without one, as by BuildKit."""
+        found = {SOURCE_DATE_EPOCH: "" if seconds is None else str(seconds)}
+        return msgspec.structs.replace(self, build_args={**self.build_args, **found})
 
     @property
     def git_access(self) -> GitAccess:

@@ -47,6 +47,17 @@ class Tree(Protocol):
         """What several names of one file have in common; None if it has one name only."""
 
 
+def newest(root: Node) -> int:
+    """The latest time of the files and directories of a tree that was read, in seconds."""
+    found, todo = root.mtime, [root]
+    while todo:
+        for node in todo.pop().children.values():
+            found = max(found, node.mtime)
+            if node.is_directory:
+                todo.append(node)
+    return found
+
+
 def find(tree: Tree, path: bytes, *, follow: bool = True) -> tuple[bytes, Node] | None:
     """What is at a path, and its path without symlinks. With `follow` a symlink at the end is followed, too.
 

@@ -3,8 +3,10 @@
 import asyncio
 import base64
 import json
+import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from typing import Final
 from urllib.parse import quote
 
 from scow.build.provenance import Material
@@ -23,6 +25,7 @@ from scow.transfer.pull import parse_created, pull, resolve
 from scow.transfer.registries import Registries
 from scow.wire.progress import ProgressMessage
 
+_ID: Final = re.compile(r"sha256:[0-9a-f]{64}")
 Emit = Callable[[ProgressMessage], None]
 
 
@@ -82,7 +85,9 @@ class ImageBases:
 
     async def _get(self, reference: str, platform: Platform | None, emit: Emit) -> Image:
         store = self._store
-        image = None if self._pull else find_image(store.images, reference)
+        # What was loaded for this build, from a folder, is named by its ID: there is nothing newer.
+        asks = self._pull and not _ID.fullmatch(reference)
+        image = None if asks else find_image(store.images, reference)
         if image is not None and platform is not None and not satisfies(image.platform, platform):
             image = await self._variant(parse_reference(reference), image, platform)
         if image is None:

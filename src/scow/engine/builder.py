@@ -14,8 +14,9 @@ from scow.build import context as contexts
 from scow.build.context import Context
 from scow.build.entitlements import NETWORK_HOST, granted
 from scow.build.git import is_git
-from scow.build.sources import Remote, is_remote, open_url
+from scow.build.sources import Remote, is_remote, modified, open_url
 from scow.build.tools import Options
+from scow.build.trees import newest
 from scow.engine.build_bases import decode_credentials
 from scow.engine.build_caches import parse_export
 from scow.engine.build_work import DOCKERFILE, BuildWork, Means
@@ -99,6 +100,7 @@ class Builder:
                 tree = await source.fetch(checkout)
                 context = await contexts.make(lambda: contexts.of_directory(tree, source.folder, folder), folder)
                 context.material = source.material
+                context.dated = newest(context.tree.root)  # all files have the commit's time
                 return context
             finally:
                 await asyncio.to_thread(shutil.rmtree, checkout, True)
@@ -147,5 +149,11 @@ def _fetch_context(url: str, folder: Path, options: Options) -> Context:
             data = answer.read(_FILE_LIMIT + 1)
             if len(data) > _FILE_LIMIT or b"\0" in data:
                 raise InvalidArgument(f"{url}: neither a Dockerfile nor declared as an archive")
-            return contexts.of_dockerfile(data, folder)
-        return contexts.take(answer, folder)
+            context = contexts.of_dockerfile(data, folder)
+            context.dated = modified(answer)
+            return context
+        context = contexts.take(answer, folder)
+        context.dated = modified(answer)
+        if context.dated is None:
+            context.dated = newest(context.tree.root)
+        return context
