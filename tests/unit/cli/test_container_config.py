@@ -68,6 +68,36 @@ def test_volumes_are_binds_or_anonymous() -> None:
     assert made["Volumes"] == {"/d": {}}
 
 
+@pytest.mark.parametrize(
+    ("text", "mount"),
+    [
+        ("volume-nocopy,volume-subpath=a", {"VolumeOptions": {"NoCopy": True, "Subpath": "a"}}),
+        ("volume-label=a=1,volume-label=b", {"VolumeOptions": {"Labels": {"a": "1", "b": ""}}}),
+        (
+            "volume-driver=local,volume-opt=type=nfs,volume-opt=o=ro",
+            {"VolumeOptions": {"DriverConfig": {"Name": "local", "Options": {"type": "nfs", "o": "ro"}}}},
+        ),
+        (
+            'source=v,"volume-opt=o=uid=1,gid=2"',
+            {"Source": "v", "VolumeOptions": {"DriverConfig": {"Options": {"o": "uid=1,gid=2"}}}},
+        ),
+        ("type=image,src=i,image-subpath=/a", {"Type": "image", "Source": "i", "ImageOptions": {"Subpath": "/a"}}),
+        ("type=bind,src=/a,bind-recursive=enabled", {"Type": "bind", "Source": "/a"}),
+        ("type=bind,bind-recursive=disabled", {"Type": "bind", "BindOptions": {"NonRecursive": True}}),
+        ("type=bind,bind-recursive=writable", {"Type": "bind", "BindOptions": {"ReadOnlyNonRecursive": True}}),
+        ("type=bind,bind-recursive=readonly", {"Type": "bind", "BindOptions": {"ReadOnlyForceRecursive": True}}),
+        ("type=bind,bind-nonrecursive=0", {"Type": "bind", "BindOptions": {"NonRecursive": False}}),
+        (
+            "type=BIND,bind-create-src,ro=false",
+            {"Type": "bind", "ReadOnly": False, "BindOptions": {"CreateMountpoint": True}},
+        ),
+        ("consistency=Cached,readonly", {"Consistency": "cached", "ReadOnly": True}),
+    ],
+)
+def test_every_key_of_a_mount_has_its_place(text: str, mount: dict[str, object]) -> None:
+    assert host("--mount", f"{text},target=/t")["Mounts"] == [{"Type": "volume", "Target": "/t"} | mount]
+
+
 def test_mounts() -> None:
     assert host("--mount", "type=bind,src=/a,dst=/b,readonly,bind-propagation=rslave")["Mounts"] == [
         {"Type": "bind", "Source": "/a", "Target": "/b", "ReadOnly": True, "BindOptions": {"Propagation": "rslave"}}
@@ -89,6 +119,11 @@ def test_other_mounts_are_refused(text: str) -> None:
     [
         (("--mount", "target=/x,foo=1"), "unexpected key 'foo' in 'foo=1'"),
         (("--mount", "type=tmpfs,dst=/x,tmpfs-size=big"), "invalid value for tmpfs-size: big"),
+        (("--mount", "type=tmpfs,dst=/x,tmpfs-mode=9"), "invalid value for tmpfs-mode: 9"),
+        (("--mount", "dst=/x,readonly=perhaps"), "invalid value for readonly: perhaps"),
+        (("--mount", "type=bind,dst=/x,bind-recursive=a"), "invalid value for bind-recursive: a \\(must be"),
+        (("--mount", "dst=/x,target"), "invalid field 'target' must be a key=value pair"),
+        (("--mount", "type=bind,dst=/x,volume-nocopy"), "cannot mix 'volume-\\*' options with mount type 'bind'"),
         (("--dns", "nine"), "IP address is not correctly formatted: nine"),
     ],
 )
