@@ -37,6 +37,7 @@ def test_an_exec_sees_the_variables_and_hosts_follow_a_restart(engine: Daemon) -
     _web(engine)
     engine.docker("run", "-d", "--name", "box", "--link", "web:db", "busybox", "sleep", "60")
     assert "DB_NAME=/box/db" in engine.docker("exec", "box", "env").stdout
+    engine.docker("exec", "box", "sh", "-c", r"printf '\377\n' >>/etc/hosts")  # whatever else is in the file
     engine.docker("stop", "-t", "0", "web")
     engine.docker("run", "-d", "--name", "taker", "busybox", "sleep", "60")
     engine.docker("start", "web")

@@ -156,17 +156,17 @@ KEYS = {field.replace("_", "-"): field for field in EngineConfig.__struct_fields
 def read_config_file(path: Path, *, required: bool) -> dict[str, Any]:
     """Read `daemon.json` as a mapping of field names. Raises InvalidConfig; a missing file is empty unless required."""
     try:
-        text = path.read_text()
+        data = path.read_bytes()
     except FileNotFoundError as error:
         if required:
             raise InvalidConfig(f"unable to configure the engine with file {path}: no such file") from error
         return {}
     except OSError as error:
         raise InvalidConfig(f"unable to configure the engine with file {path}: {error.strerror}") from error
-    if not text.strip():
+    if not data.strip():
         return {}
     try:
-        document = json.loads(text)
+        document = json.loads(data)
     except ValueError as error:
         raise InvalidConfig(f"unable to configure the engine with file {path}: {error}") from error
     if not isinstance(document, dict):

@@ -34,7 +34,7 @@ def read(config: EngineConfig) -> DefaultSecurity:
     if name in BY_NAME:
         return DefaultSecurity(config.no_new_privileges, name.replace(BUILTIN, ""))
     try:
-        text = Path(name).read_text()
+        text = Path(name).read_text(encoding="utf-8")
         resolve(text.encode(), frozenset(), this_machine())
     except (OSError, UnicodeDecodeError, InvalidProfile) as error:
         reason = (error.strerror if isinstance(error, OSError) else "") or error

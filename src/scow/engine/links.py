@@ -120,9 +120,9 @@ def _names(alias: str, child: Container) -> str:
 def _replace(path: Path, address: str, names: str) -> None:
     """Give names another address in a hosts file, in place: it is mounted in a container."""
     try:
-        before = path.read_text()
+        before = path.read_text(encoding="utf-8", errors="surrogateescape")  # the container may have put anything there
     except OSError:
         return
     after = re.sub(rf"^\S+\t{re.escape(names)}$", lambda _: f"{address}\t{names}", before, flags=re.MULTILINE)
     if after != before:
-        path.write_text(after)
+        path.write_text(after, encoding="utf-8", errors="surrogateescape")

@@ -242,7 +242,7 @@ def _machine() -> tuple[int, int, str]:
     name = "Linux"
     for path in ("/etc/os-release", "/usr/lib/os-release"):
         if Path(path).exists():
-            for line in Path(path).read_text().splitlines():
+            for line in Path(path).read_text(encoding="utf-8", errors="replace").splitlines():
                 if line.startswith("PRETTY_NAME="):
                     name = line.partition("=")[2].strip('"')
             break

@@ -137,7 +137,7 @@ def _entries(path: Path) -> list[tuple[str, int, int]]:
     """The lines of subuid(5): name or number, first ID, count. Lines that make no sense are passed over."""
     found = []
     try:
-        lines = path.read_text().splitlines()
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:
         return []
     except OSError as error:

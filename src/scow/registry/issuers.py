@@ -46,9 +46,11 @@ class Issuer:
         self._secret = settings.client_secret
         if settings.client_secret_file is not None:
             try:
-                self._secret = Path(settings.client_secret_file).read_text().strip()
+                self._secret = Path(settings.client_secret_file).read_text(encoding="utf-8").strip()
             except OSError as error:
                 raise SettingsInvalid(settings.client_secret_file, error.strerror or str(error)) from error
+            except UnicodeDecodeError as error:
+                raise SettingsInvalid(settings.client_secret_file, "it is no text in UTF-8") from error
         self._known: tuple[float, _Discovery, ForeignKeys] | None = None
         self._asking = asyncio.Lock()
         self._kept: dict[bytes, tuple[Identity, float]] = {}  # by the token's hash: tokens may be long

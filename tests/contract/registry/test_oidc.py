@@ -251,6 +251,7 @@ class TestTokens:
         ({"issuer": "http://login.example"}, "must be reached by https"),
         ({"name": "a/b"}, "letters, digits and hyphens"),
         ({"client_secret_file": "/nowhere"}, "/nowhere: No such file"),
+        ({"client_secret_file": "/bin/true"}, "/bin/true: it is no text"),
         ({"ca": "/nowhere"}, "/nowhere: No such file"),
     ],
 )

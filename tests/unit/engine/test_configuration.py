@@ -239,11 +239,16 @@ def test_a_key_in_file_and_flags_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [('{"nope": 1}', "don't match any configuration option: nope"), ("[]", "not a JSON object"), ("{", "Expecting")],
+    [
+        ('{"nope": 1}', "don't match any configuration option: nope"),
+        ("[]", "not a JSON object"),
+        ("{", "Expecting"),
+        ('{"bip": "\xe9"}', "can't decode byte 0xe9"),
+    ],
 )
 def test_a_configuration_file_that_makes_no_sense_is_refused(tmp_path: Path, text: str, words: str) -> None:
     file = tmp_path / "daemon.json"
-    file.write_text(text)
+    file.write_bytes(text.encode("latin-1"))
     with pytest.raises(InvalidConfig, match=words):
         read_config_file(file, required=True)
 

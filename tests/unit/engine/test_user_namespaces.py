@@ -12,13 +12,13 @@ from scow.wire.host_config import HostConfig
 
 
 def ids(tmp_path: Path, remap: str, users: str, groups: str = "") -> IdMap:
-    (tmp_path / "subuid").write_text(users)
-    (tmp_path / "subgid").write_text(groups or users)
+    (tmp_path / "subuid").write_bytes(users.encode("latin-1"))
+    (tmp_path / "subgid").write_bytes((groups or users).encode("latin-1"))
     return find_ids(remap, tmp_path / "subuid", tmp_path / "subgid")
 
 
 def test_default_is_the_user_dockremap(tmp_path: Path) -> None:
-    found = ids(tmp_path, "default", "me:100000:65536\ndockremap:300000:1000\n")
+    found = ids(tmp_path, "default", "jos\xe9:100000:65536\ndockremap:300000:1000\n")
     assert found == IdMap((Extent(0, 300000, 1000),), (Extent(0, 300000, 1000),))
 
 

@@ -223,7 +223,7 @@ def read_credentials(proxy: Remote) -> Credentials | None:
     password = proxy.password
     if proxy.password_file:
         try:
-            password = Path(proxy.password_file).read_text().rstrip("\r\n")
+            password = Path(proxy.password_file).read_text(encoding="utf-8").rstrip("\r\n")
         except (OSError, UnicodeDecodeError) as error:
             raise UpstreamUnavailable(f"the password for {url_of(proxy)} cannot be read") from error
     elif proxy.password_env:
