@@ -178,7 +178,7 @@ def unpack(content: Pieces, folder: str, old: str, new: str) -> None:
     """Unpack a tar into a local folder; nothing is written outside of it. Raises CliError."""
     top = os.path.realpath(folder)
     folders: list[tuple[str, tarfile.TarInfo]] = []
-    with tarfile.open(fileobj=content, mode="r|", errors="surrogateescape") as archive:  # type: ignore[call-overload]
+    with tarfile.open(fileobj=content, mode="r|", errors="surrogateescape") as archive:  # type: ignore[call-overload]  # typeshed knows no duck of a file
         # Who runs the client owns what it makes, and paths are checked below.
         archive.extraction_filter = getattr(tarfile, "fully_trusted_filter", None)
         while (entry := archive.next()) is not None:

@@ -29,7 +29,7 @@ def authorities_later() -> Iterator[None]:
     made, read = ssl.create_default_context, ssl.SSLContext.set_default_verify_paths
     ssl.create_default_context = lambda *args, **kwargs: LateAuthorities(ssl.PROTOCOL_TLS_CLIENT)
     # Of the context that verifies nothing.
-    ssl.SSLContext.set_default_verify_paths = lambda self: None  # type: ignore[method-assign]
+    ssl.SSLContext.set_default_verify_paths = lambda self: None  # type: ignore[method-assign]  # put back below
     try:
         yield
     finally:
