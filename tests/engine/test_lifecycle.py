@@ -226,11 +226,12 @@ def test_after_a_failed_start_a_container_of_rm_is_gone(engine: Daemon) -> None:
 
 def test_restart_policies(engine: Daemon) -> None:
     run(engine, "twice", "false", HostConfig={"RestartPolicy": {"Name": "on-failure", "MaximumRetryCount": 2}})
-    assert wait(engine, "twice") == 1
-    found = engine.json("GET", "/containers/twice/json")
-    assert (found["RestartCount"], found["State"]["Status"]) == (2, "exited")
+    eventually(lambda: engine.json("GET", "/containers/twice/json")["State"]["Status"] == "exited")
+    assert engine.json("GET", "/containers/twice/json")["RestartCount"] == 2
     run(engine, "once", "true", HostConfig={"RestartPolicy": {"Name": "on-failure"}})
     assert wait(engine, "once") == 0
+    run(engine, "again", "sh", "-c", "exit 3", HostConfig={"RestartPolicy": {"Name": "always"}})
+    assert wait(engine, "again") == 3  # one exit is enough
     run(engine, "always", HostConfig={"RestartPolicy": {"Name": "always"}})
     engine.json("POST", "/containers/always/stop?t=0")
     assert engine.json("GET", "/containers/always/json")["State"]["Status"] == "exited"

@@ -47,6 +47,12 @@ def test_streams_are_kept_apart(engine: Daemon) -> None:
         assert (status, raw.joined(data)) == (200, expected)
 
 
+def test_each_line_is_a_frame_of_its_own(engine: Daemon) -> None:
+    engine.docker("run", "--name", "box", "busybox", *LINES)
+    data = engine.request("GET", "/v1.50/containers/box/logs?stdout=1")[1]
+    assert raw.frames(data) == [(1, b"line 1\n"), (1, b"line 2\n"), (1, b"line 3\n"), (1, b"rest")]
+
+
 def test_following_begins_with_the_past_and_ends_with_the_container(engine: Daemon) -> None:
     engine.docker("run", "-di", "--name", "box", "busybox", "sh", "-c", "echo past; read x; echo got $x")
     with raw.connected(engine) as follower, raw.connected(engine) as typist:

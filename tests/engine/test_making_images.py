@@ -256,3 +256,12 @@ def test_what_is_no_tar_is_refused_and_leaves_nothing(engine: Daemon, data: byte
     # What earlier tests have removed may still be on its way out.
     assert set((engine.folder / "data/layers/sha256").iterdir()) <= layers
     eventually(lambda: not list((engine.folder / "data" / "ingest").iterdir()))
+
+
+# --- load
+
+
+def test_what_is_wrong_with_an_archive_is_told_in_the_stream(engine: Daemon) -> None:
+    for run in (engine.docker, engine.scow):
+        failed = run("load", input=b"abc" * 1000, check=False)
+        assert (failed.returncode, failed.stderr.startswith("invalid archive: it is not a tar")) == (1, True)

@@ -213,6 +213,16 @@ def program_of(client: str) -> str:
     return "docker" if client == "docker" else str(Path(sys.executable).with_name("scow"))
 
 
+@pytest.mark.parametrize(("started", "terminal"), [(True, True), (False, True), (True, False)])
+def test_the_start_of_an_exec_says_whether_its_output_has_frames(engine: Daemon, started: bool, terminal: bool) -> None:
+    engine.docker("run", "-d", "--name", "box", "busybox", "sleep", "600")
+    asked = {"Cmd": ["echo", "out"], "AttachStdout": True, "Tty": terminal}
+    id = engine.json("POST", "/containers/box/exec", asked)["Id"]
+    data = engine.request("POST", f"/exec/{id}/start", {"Tty": started})[1]
+    out = b"out\r\n" if terminal else b"out\n"
+    assert (data if started else raw.frames(data)) == (out if started else [(1, out)])
+
+
 @pytest.mark.parametrize("client", ["docker", "scow"])
 def test_a_shell_on_a_terminal_knows_its_size_and_follows_it(engine: Daemon, client: str) -> None:
     terminal = Terminal(engine, program_of(client), "run", "--rm", "-it", "busybox", "sh")

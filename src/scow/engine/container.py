@@ -65,8 +65,9 @@ class Outcome(msgspec.Struct, frozen=True):
 class Container:
     """One container. `lock` guards every change of its state and of what it holds of the machine.
 
-    `next_exit` is done at the end of the current or coming run, `gone` when the container is removed; each future is
-    replaced by a fresh one when it is done, so that a waiter takes the one that is current when it begins to wait.
+    `next_exit` is done at the end of the current or coming run, `not_running` then and when a restart that was to come
+    is called off, `at_rest` when no restart will follow, `gone` when the container is removed; each future is replaced
+    by a fresh one when it is done, so that a waiter takes the one that is current when it begins to wait.
     """
 
     def __init__(self, record: ContainerRecord, folder: Path) -> None:
@@ -76,6 +77,7 @@ class Container:
         loop = asyncio.get_running_loop()
         self.next_exit: asyncio.Future[Outcome] = loop.create_future()
         self.not_running: asyncio.Future[Outcome] = loop.create_future()
+        self.at_rest: asyncio.Future[Outcome] = loop.create_future()
         self.gone: asyncio.Future[Outcome] = loop.create_future()
         self.attachments: set[Attachment] = set()  # those that wait for a run to attach to
         self.execs: dict[str, int] = {}  # running execs: ID -> pid
@@ -108,20 +110,17 @@ class Container:
         return self.folder / f"{self.id}-json.log"
 
     def ended(self, outcome: Outcome, *, restarting: bool) -> None:
-        """Tell waiters that a run ended; if it is not to be restarted, those too who wait for it not to run."""
-        loop = asyncio.get_running_loop()
+        """Tell waiters that a run ended; if it is not to be restarted, those too who wait for it to come to rest."""
         self.dying = False
-        if not self.next_exit.done():
-            self.next_exit.set_result(outcome)
-        self.next_exit = loop.create_future()
+        self.next_exit = _done(self.next_exit, outcome)
+        self.not_running = _done(self.not_running, outcome)
         if not restarting:
-            self.stopped(outcome)
+            self.at_rest = _done(self.at_rest, outcome)
 
     def stopped(self, outcome: Outcome) -> None:
-        """Tell those who wait for the container not to run."""
-        if not self.not_running.done():
-            self.not_running.set_result(outcome)
-        self.not_running = asyncio.get_running_loop().create_future()
+        """Tell those who wait for the container not to run that it won't be restarted."""
+        self.not_running = _done(self.not_running, outcome)
+        self.at_rest = _done(self.at_rest, outcome)
 
     @property
     def removing(self) -> bool:
@@ -147,9 +146,16 @@ class Container:
     def removed(self) -> None:
         """Tell all waiters that the container is gone."""
         outcome = Outcome(self.state.exit_code)
-        for future in (self.next_exit, self.not_running, self.gone):
+        for future in (self.next_exit, self.not_running, self.at_rest, self.gone):
             if not future.done():
                 future.set_result(outcome)
+
+
+def _done(future: "asyncio.Future[Outcome]", outcome: Outcome) -> "asyncio.Future[Outcome]":
+    """Tell those who wait, and make the future for those who wait from now on."""
+    if not future.done():
+        future.set_result(outcome)
+    return asyncio.get_running_loop().create_future()
 
 
 class ContainerTable:

@@ -90,7 +90,7 @@ class Execs:
         if request.detach:
             await self._run(one, attached=False, console_size=request.console_size)
             return None
-        return ExecAttachment(self, one, request.console_size)
+        return ExecAttachment(self, one, request)
 
     async def _run(self, one: Exec, *, attached: bool, console_size: list[int] | None) -> ExecProcess:
         request = one.request
@@ -173,15 +173,15 @@ class Execs:
 class ExecAttachment:
     """The client of an exec that is not detached: its process starts with the stream."""
 
-    def __init__(self, execs: Execs, one: Exec, console_size: list[int] | None) -> None:
+    def __init__(self, execs: Execs, one: Exec, start: ExecStartRequest) -> None:
         self._execs = execs
         self._one = one
-        self._console_size = console_size
+        self._start = start
 
     @property
     def tty(self) -> bool:
-        """Whether output is a terminal's, without frames."""
-        return self._one.request.tty
+        """Whether the client wants output without frames: as with docker the start says so, not the creation."""
+        return self._start.tty
 
     async def run(self, client: Duplex) -> None:
         """Start the process and pump until it ends."""
@@ -196,7 +196,7 @@ class ExecAttachment:
         )
         # A failure is raised: the API writes it into the stream, which has begun, and the client takes the exit code
         # from inspect.
-        process = await self._execs._run(self._one, attached=True, console_size=self._console_size)
+        process = await self._execs._run(self._one, attached=True, console_size=self._start.console_size)
         attachment.connect(process)
         await attachment.run(client)
         if attachment.output_ended:

@@ -85,11 +85,11 @@ class ImageArchives:
     async def load(
         self, arriving: AsyncIterator[bytes], *, quiet: bool = False, platform: Platform | None = None
     ) -> ProgressStream:
-        """Take an archive; errors before the first line of progress are raised, later ones come from the stream."""
+        """Take an archive. All errors come from the stream, as with dockerd: clients look for them there."""
 
         async def work(emit: Callable[[ProgressMessage], None]) -> None:
             loaded = await load(arriving, store=self._store, emit=emit, quiet=quiet, platform=platform)
             for each in loaded:
                 self._events.emit("image", "load", each.image.id, {"name": each.image.id})
 
-        return await ProgressStream(work).ready()
+        return ProgressStream(work)

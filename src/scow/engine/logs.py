@@ -93,7 +93,8 @@ async def open_log(
     if follow and (container.state.live or container.state.status in ("starting", "restarting")):
         ended = asyncio.Event()
         event = ended
-        container.not_running.add_done_callback(lambda _: event.set())
+        container.at_rest.add_done_callback(lambda _: event.set())
+    tty = container.record.config.tty
     lines = read_log(
         await asyncio.to_thread(files_of, container.log_path),
         stdout=stdout,
@@ -102,6 +103,8 @@ async def open_log(
         since_ns=since_ns,
         until_ns=until_ns,
         follow=ended,
-        joined=not (timestamps or details),
+        # With docker each line is a frame of its own, and clients take what a frame holds for a line.
+        joined=tty and not (timestamps or details),
+        timed=timestamps,
     )
-    return LogStream(lines, tty=container.record.config.tty, timestamps=timestamps, prefix=prefix)
+    return LogStream(lines, tty=tty, timestamps=timestamps, prefix=prefix)

@@ -2,8 +2,8 @@
 
 A line is `2024-05-06T07:08:09.123456789+00:00 stdout F text`: time, stream, and F for a whole line or P for a piece of
 one. All before the text is 45 bytes. conmon replaces a file that has reached its limit by a new one of the same name.
-Files are read and taken apart in threads, in blocks; a reader who doesn't ask for times gets lines joined, which is
-what makes a long log fast.
+Files are read and taken apart in threads, in blocks; times are read only for a reader who asks for them, and one whom
+the ends of lines don't concern gets lines joined, which is what makes a long log fast.
 """
 
 import asyncio
@@ -43,12 +43,18 @@ class LogLine(msgspec.Struct, frozen=True):
 
 
 class Wanted(msgspec.Struct, frozen=True):
-    """Which lines a reader is to give, and whether many may be joined in one."""
+    """Which lines a reader is to give, whether with their times, and whether many may be joined in one."""
 
     streams: frozenset[int]
     since_ns: int | None
     until_ns: int | None
     joined: bool
+    timed: bool = True
+
+    @property
+    def all_times(self) -> bool:
+        """Whether lines of any time are wanted."""
+        return self.since_ns is None and self.until_ns is None
 
 
 async def read_log(
@@ -61,16 +67,18 @@ async def read_log(
     until_ns: int | None = None,
     follow: asyncio.Event | None = None,
     joined: bool = False,
+    timed: bool = True,
 ) -> AsyncIterator[list[LogLine]]:
     """Yield batches of lines, oldest first. `paths` is one file or those of one log, oldest first; some may not exist.
 
     `tail` takes the last lines of all streams, before the other conditions; `since_ns` and `until_ns` are inclusive.
     With `follow` the last file is read as it grows, until the event is set and the file is at its end. `joined` lets
-    one item hold many lines. Close the generator if you leave it early.
+    one item hold many lines. Without `timed` times may be 0, and most pieces of a line come in one
+    item. Close the generator if you leave it early.
     """
     files = [paths] if isinstance(paths, Path) else list(paths)
     streams = frozenset(number for number, wanted in ((STDOUT, stdout), (STDERR, stderr)) if wanted)
-    wanted = Wanted(streams, since_ns, until_ns, joined)
+    wanted = Wanted(streams, since_ns, until_ns, joined, timed)
     reader = Reader(files, wanted)
     watcher = Watcher(files[-1]) if follow is not None else None
     try:
@@ -307,8 +315,10 @@ def parse(block: bytes, wanted: Wanted) -> tuple[list[LogLine], bool]:
     """Take whole lines apart; True with them if one was after `until_ns`, and the rest is of no interest."""
     lines = block.split(b"\n")
     lines.pop()
-    if wanted.joined and wanted.since_ns is None and wanted.until_ns is None:
+    if wanted.joined and wanted.all_times:
         return _join(lines, wanted.streams), False
+    if not wanted.timed and wanted.all_times:
+        return _whole(lines, wanted.streams), False
     found: list[LogLine] = []
     for line in lines:
         tag = _TAGS.get(line[_TIME:_HEADER])
@@ -340,6 +350,31 @@ def _join(lines: list[bytes], streams: frozenset[int]) -> list[LogLine]:
         end = b"" if partial else b"\n"
         data = end.join([line[_HEADER:] for line in group]) + end
         found.append(LogLine(stream, parse_time(group[0][:_TIME]), data, partial))
+    return found
+
+
+def _whole(lines: list[bytes], streams: frozenset[int]) -> list[LogLine]:
+    """Lines without their times, each with its pieces as far as no line of the other stream is between them."""
+    found: list[LogLine] = []
+    begun: list[bytes] = []
+    of = STDOUT
+    for line in lines:
+        stream, partial = _TAGS.get(line[_TIME:_HEADER], (0, False))
+        if stream not in streams:
+            continue
+        if begun and stream != of:
+            found.append(LogLine(of, 0, b"".join(begun), True))
+            begun = []
+        if partial:
+            of = stream
+            begun.append(line[_HEADER:])
+        elif begun:
+            found.append(LogLine(stream, 0, b"".join([*begun, line[_HEADER:], b"\n"])))
+            begun = []
+        else:
+            found.append(LogLine(stream, 0, line[_HEADER:] + b"\n"))
+    if begun:
+        found.append(LogLine(of, 0, b"".join(begun), True))
     return found
 
 

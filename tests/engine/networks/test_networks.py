@@ -56,6 +56,14 @@ def test_a_network_is_what_its_creator_asked_for(engine: Daemon, client: str) ->
     assert call("network", "inspect", "mine", check=False).returncode == 1
 
 
+def test_any_name_is_one_that_is_not_empty(engine: Daemon) -> None:
+    for name in ("two words", "a/b", "\u00e9"):
+        engine.docker("network", "create", name)
+        assert json.loads(engine.docker("network", "inspect", name).stdout)[0]["Name"] == name
+        assert engine.docker("run", "--rm", "--network", name, "busybox", "hostname", "-i").stdout.strip()
+        engine.docker("network", "rm", name)
+
+
 REFUSED = [
     ({"Name": "taken"}, 409, "network with name taken already exists"),
     ({"Name": "bridge"}, 403, "operation is not permitted on predefined bridge network"),
@@ -63,6 +71,7 @@ REFUSED = [
     ({"Name": "n", "Driver": "nosuch"}, 404, 'could not find plugin nosuch: plugin "nosuch" not found'),
     ({"Name": ""}, 400, "name is empty"),
     ({"Name": "a\nb"}, 400, "invalid network name: 'a\\nb': it has control characters"),
+    ({"Name": " "}, 400, "name is empty"),
     ({"Name": "n", "EnableIPv4": False}, 400, "IPv4 or IPv6 must be enabled"),
     ({"Name": "n", "Options": {"com.docker.network.driver.mtu": "many"}}, 400, "com.docker.network.driver.mtu"),
 ]

@@ -65,6 +65,14 @@ async def test_pieces_of_a_line_come_without_newline(path: Path, joined: bool) -
     assert b"".join(await data_of(path, joined=joined)) == b"long line\ncut"
 
 
+async def test_without_times_a_line_comes_with_its_pieces(path: Path) -> None:
+    write(path, entry(1, b"long ", flag="P") + entry(1, b"line") + entry(2, b"cut", flag="P"))
+    append(path, entry(2, b"x", "stderr") + entry(2, b"rest") + entry(2, b"end", flag="P"))
+    found = [(line.stream, line.data) async for batch in read_log(path, timed=False) for line in batch]
+    assert found == [(1, b"long line\n"), (1, b"cut"), (2, b"x\n"), (1, b"rest\n"), (1, b"end")]
+    assert await data_of(path, timed=False, stdout=False) == [b"x\n"]
+
+
 async def test_joined_lines_keep_the_order_of_streams(path: Path) -> None:
     write(path, entry(1, b"a") + entry(1, b"b") + entry(1, b"x", "stderr") + entry(1, b"c"))
     found = [(line.stream, line.data) async for batch in read_log(path, joined=True) for line in batch]
