@@ -30,6 +30,7 @@ _KINDS: Final = {
     "udp": (socket.SOCK_DGRAM, socket.IPPROTO_UDP),
     "sctp": (socket.SOCK_STREAM, socket.IPPROTO_SCTP),
 }
+RELAYED: Final = ("tcp", "udp")
 _LISTENING: Final = {"tcp": "0A", "udp": "07"}
 
 
@@ -97,8 +98,8 @@ class PortTable:
         """Take all the ports or none, for `holder` (an endpoint id). Raises PortTaken, NoPortLeft, BadPort.
 
         A request without address takes the port on all addresses of the IP versions that the holder has; one for an
-        address of another version leads nowhere, and is left out. Relays carry TCP from IPv6 to IPv4; a request without
-        address does without that if somebody else has the port there.
+        address of another version leads nowhere, and is left out. Relays carry TCP and UDP from IPv6 to IPv4; a request
+        without address does without that if somebody else has the port there.
         """
         try:
             found = [port for request in requests for port in self._reserve(request, holder, versions, default_ip)]
@@ -157,7 +158,8 @@ class PortTable:
         if not 0 < request.container_port < 65536 or not 0 <= request.host_port < 65536:
             raise BadPort(f"invalid port number: {request.host_port}:{request.container_port}")
         host_ip = request.host_ip or default_ip
-        reachable = {*versions, 6} if self._relays is not None and request.protocol == "tcp" else set(versions)
+        relayed = self._relays is not None and request.protocol in RELAYED
+        reachable = {*versions, 6} if relayed else set(versions)
         addresses = _addresses(host_ip, reachable)
         if not addresses:
             _log.warning(
@@ -232,7 +234,7 @@ class PortTable:
 
 
 def _may_be_relayed(port: PublishedPort) -> bool:
-    return port.protocol == "tcp" and ":" in port.host_ip
+    return port.protocol in RELAYED and ":" in port.host_ip
 
 
 def _addresses(host_ip: str, versions: Collection[int]) -> list[Address]:

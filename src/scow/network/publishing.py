@@ -65,7 +65,8 @@ class Publishing:
 
     def can_lead(self, port: Port, endpoint: Endpoint) -> bool:
         """Whether what comes to a port's address can get to the endpoint."""
-        return ":" not in port.host_ip or bool(endpoint.ipv6) or (self._relays is not None and port.protocol == "tcp")
+        is_relayed = self._relays is not None and port.protocol in ports.RELAYED
+        return ":" not in port.host_ip or bool(endpoint.ipv6) or is_relayed
 
     def close(self) -> None:
         """Let go of all ports; they stay published in the firewall."""

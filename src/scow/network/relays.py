@@ -1,11 +1,14 @@
-"""TCP connections that come by IPv6 where the firewall can't lead them on, carried to their containers by the engine.
+"""What comes by IPv6 where the firewall can't lead it on, TCP and UDP, carried to its containers by the engine.
 
 Address translation keeps the IP version, and the kernel lets nothing leave loopback under ::1. So what is published at
-an IPv6 address, of a container without one too, also listens there: connections that get as far as that listener, and
-none of the others, are carried from here. With the engine's end they break, as with docker's userland proxy.
+an IPv6 address, of a container without one too, also listens there: connections and datagrams that get as far as that
+listener, and none of the others, are carried from here. With the engine's end connections break, as with docker's
+userland proxy; its next start listens again at once.
 
 A connection has two ends. What is read at one is written to the other; where that can't take it at once, nothing more
-is read until it has, so no more than one piece a direction is ever kept.
+is read until it has, so no more than one piece a direction is ever kept. Datagrams have flows instead: each client is
+somebody of its own to the container, and gets its answers from the address that it has written to, until it has been
+silent for a while.
 """
 
 import contextlib
@@ -14,14 +17,21 @@ import select
 import socket
 import struct
 import threading
+import time
+from collections import OrderedDict
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 _PIECE: Final = 1 << 18
 _BATCH: Final = 16  # events that are dealt with while the lock is held: what waits for it waits a moment only
 _BACKLOG: Final = 128
 _PATIENCE_S: Final = 0.1  # before connections are taken again when files have run out
 _RESET: Final = struct.pack("ii", 1, 0)  # SO_LINGER: what closes is told as broken off, not as ended
+FLOW_IDLE_S: Final = 90.0  # as docker's userland proxy
+MOST_FLOWS: Final = 1024  # of a port: each is a socket
+_DATAGRAMS: Final = 64  # read at once
+_DATAGRAM: Final = 1 << 16
+_RECEIVED: Final = 212_992  # bytes that wait to be carried: the kernel's default
 _READ: Final = select.EPOLLIN | select.EPOLLHUP
 
 
@@ -62,6 +72,36 @@ class _End:
         return (select.EPOLLIN if reads else 0) | (select.EPOLLOUT if self.unsent else 0)
 
 
+class _Port:
+    """A UDP port; its flows by client and the address that was written to, the least recently used first."""
+
+    def __init__(self, bound: socket.socket, target: tuple[str, int]) -> None:
+        self.socket = bound
+        self.target = target
+        self.flows: OrderedDict[tuple[object, bytes], _Flow] = OrderedDict()
+
+
+class _Flow:
+    """A client of a UDP port: `socket` is what the container sees of it."""
+
+    def __init__(self, port: _Port, client: tuple[Any, ...], here: bytes) -> None:
+        self.port = port
+        self.client = client
+        self.here = here  # in6_pktinfo: the address of ours, and the link
+        family = socket.AF_INET6 if ":" in port.target[0] else socket.AF_INET
+        self.socket = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        self.used_at = time.monotonic()
+        try:
+            self.socket.connect(port.target)
+        except OSError:
+            self.socket.close()
+            raise
+
+    @property
+    def key(self) -> tuple[object, bytes]:
+        return self.client, self.here
+
+
 class Relays:
     """Carries connections in one thread of its own, which begins with the first listener. Calls don't wait."""
 
@@ -72,43 +112,65 @@ class Relays:
         self._thread: threading.Thread | None = None
         self._listeners: dict[int, _Listener] = {}
         self._ends: dict[int, _End] = {}
+        self._ports: dict[int, _Port] = {}
+        self._flows: dict[int, _Flow] = {}
 
     def listen(self, bound: socket.socket, target: tuple[str, int]) -> None:
-        """Carry what connects to a bound socket to `target`, an address and a port, until `forget`. Raises OSError."""
+        """Carry what comes to a bound socket, of TCP or UDP, to `target`, an address and a port, until `forget`.
+
+        Raises OSError.
+        """
         bound.setblocking(False)
+        if bound.type == socket.SOCK_DGRAM:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVED)
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+            with self._lock:
+                self._ports[bound.fileno()] = _Port(bound, target)
+                self._begun().register(bound.fileno(), select.EPOLLIN)
+            return
         # Connections inherit it: what remains of them (TIME_WAIT) keeps nobody from the port afterwards.
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.listen(_BACKLOG)
         with self._lock:
-            if self._epoll is None:
-                self._begin()
-            assert self._epoll is not None
             self._listeners[bound.fileno()] = _Listener(bound, target)
-            self._epoll.register(bound.fileno(), select.EPOLLIN)
+            self._begun().register(bound.fileno(), select.EPOLLIN)
 
     def forget(self, bound: socket.socket) -> None:
-        """Take no more connections at a socket, which is the caller's to close, and break those off that are carried.
-        Any other socket is fine."""
+        """Take nothing more at a socket, which is the caller's to close, and break off what is carried. Any other is
+        fine."""
         with self._lock:
+            port = self._ports.get(bound.fileno())
+            if port is not None and port.socket is bound:
+                del self._ports[bound.fileno()]
+                self._begun().unregister(bound.fileno())
+                for flow in tuple(port.flows.values()):
+                    self._end_flow(flow)
+                return
             listener = self._listeners.get(bound.fileno())
             if listener is None or listener.socket is not bound:
                 return
             del self._listeners[bound.fileno()]
-            assert self._epoll is not None
-            self._epoll.unregister(bound.fileno())
+            self._begun().unregister(bound.fileno())
             for end in tuple(listener.ends):
                 self._break(end)
 
     def close(self) -> None:
         """Forget all sockets, and end the thread. Idempotent."""
-        for listener in tuple(self._listeners.values()):
-            self.forget(listener.socket)
+        listening: list[_Listener | _Port] = [*self._listeners.values(), *self._ports.values()]
+        for each in listening:
+            self.forget(each.socket)
         if self._thread is not None:
             os.eventfd_write(self._wake, 1)
             self._thread.join()
             self._thread = None
 
     # the thread
+
+    def _begun(self) -> select.epoll:
+        if self._epoll is None:
+            self._begin()
+        assert self._epoll is not None
+        return self._epoll
 
     def _begin(self) -> None:
         self._epoll = select.epoll()
@@ -120,8 +182,9 @@ class Relays:
     def _run(self, epoll: select.epoll) -> None:
         pause = threading.Event()  # never set
         while True:
-            events = epoll.poll(maxevents=_BATCH)
+            events = epoll.poll(FLOW_IDLE_S if self._flows else None, _BATCH)
             with self._lock:
+                self._end_idle_flows()
                 if any(fd == self._wake for fd, _ in events):
                     break
                 scarce = not all([self._deal_with(fd, found) for fd, found in events])
@@ -138,6 +201,12 @@ class Relays:
                 self._carry(end, events)
             except OSError:
                 self._break(end)
+            return True
+        if (port := self._ports.get(fd)) is not None:
+            self._carry_in(port)
+            return True
+        if (flow := self._flows.get(fd)) is not None:
+            self._carry_out(flow)
             return True
         listener = self._listeners.get(fd)
         return listener is None or self._accept(listener)
@@ -210,6 +279,55 @@ class Relays:
             elif wanted != end.events:
                 self._epoll.modify(fd, wanted)
             end.events = wanted
+
+    # datagrams, which may be lost whenever one can't be carried at once
+
+    def _carry_in(self, port: _Port) -> None:
+        for _ in range(_DATAGRAMS):
+            try:
+                data, found, _, client = port.socket.recvmsg(_DATAGRAM, socket.CMSG_SPACE(32))
+            except OSError:  # that's all, or an answer of ours could not be delivered
+                return
+            here = next((value for _, kind, value in found if kind == socket.IPV6_PKTINFO), b"")
+            with contextlib.suppress(OSError):  # nobody listens inside, or files have run out
+                self._flow(port, client, here).socket.send(data)
+
+    def _carry_out(self, flow: _Flow) -> None:
+        for _ in range(_DATAGRAMS):
+            try:
+                data = flow.socket.recv(_DATAGRAM)
+            except OSError:
+                return
+            self._used(flow)
+            told = [(socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, flow.here)] if flow.here else []
+            with contextlib.suppress(OSError):
+                flow.port.socket.sendmsg([data], told, 0, flow.client)
+
+    def _flow(self, port: _Port, client: tuple[Any, ...], here: bytes) -> _Flow:
+        flow = port.flows.get((client, here))
+        if flow is None:
+            if len(port.flows) >= MOST_FLOWS:
+                self._end_flow(next(iter(port.flows.values())))
+            flow = _Flow(port, client, here)
+            port.flows[flow.key] = self._flows[flow.socket.fileno()] = flow
+            self._begun().register(flow.socket.fileno(), select.EPOLLIN)
+        self._used(flow)
+        return flow
+
+    def _used(self, flow: _Flow) -> None:
+        flow.used_at = time.monotonic()
+        flow.port.flows.move_to_end(flow.key)
+
+    def _end_idle_flows(self) -> None:
+        before = time.monotonic() - FLOW_IDLE_S
+        for port in self._ports.values():
+            while port.flows and (flow := next(iter(port.flows.values()))).used_at <= before:
+                self._end_flow(flow)
+
+    def _end_flow(self, flow: _Flow) -> None:
+        del self._flows[flow.socket.fileno()]
+        del flow.port.flows[flow.key]
+        flow.socket.close()
 
     def _break(self, end: _End) -> None:
         """Close both sides so that each sees that the connection was broken off."""

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import socket
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -109,6 +110,99 @@ def test_a_port_that_is_given_back_takes_its_connections_along(relays: Relays, s
         connected(port)
 
 
+@pytest.fixture
+def echoing() -> Iterator[tuple[str, int]]:
+    """Something that answers each datagram with where it came from."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as inside:
+        inside.bind(("127.0.0.1", 0))
+
+        def answer() -> None:
+            while (received := inside.recvfrom(1 << 16))[0] != b"end":
+                inside.sendto(b"%d %s" % (received[1][1], received[0]), received[1])
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        address: tuple[str, int] = inside.getsockname()
+        yield address
+        inside.sendto(b"end", address)
+        thread.join(TIMEOUT_S)
+
+
+@contextlib.contextmanager
+def datagram_entrance(relays: Relays, target: tuple[str, int]) -> Iterator[int]:
+    """A UDP port at all IPv6 addresses that leads to `target`."""
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as bound:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)  # as ports are held
+        bound.bind(("::", 0))
+        relays.listen(bound, target)
+        yield int(bound.getsockname()[1])
+        relays.forget(bound)
+
+
+@contextlib.contextmanager
+def speaker(port: int) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as client:
+        client.settimeout(TIMEOUT_S)
+        client.connect(("::1", port))  # answers from elsewhere don't count
+        yield client
+
+
+def ask(client: socket.socket, question: bytes) -> tuple[bytes, bytes]:
+    client.send(question)
+    number, _, said = client.recv(1 << 16).partition(b" ")
+    return number, said
+
+
+def test_datagrams_are_carried_and_each_client_is_somebody_of_its_own(relays: Relays, echoing: tuple[str, int]) -> None:
+    with datagram_entrance(relays, echoing) as port, speaker(port) as one, speaker(port) as other:
+        first, said = ask(one, b"hello")
+        assert said == b"hello"
+        second, said = ask(other, b"x" * 20_000)
+        assert said == b"x" * 20_000
+        assert first != second
+        assert ask(one, b"again") == (first, b"again")
+        assert len(relays._flows) == 2
+    assert not relays._flows
+
+
+def test_a_client_that_is_silent_for_a_while_is_forgotten(
+    relays: Relays, echoing: tuple[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with datagram_entrance(relays, echoing) as port, speaker(port) as one, speaker(port) as other:
+        ask(one, b"hello")
+        (flow,) = relays._flows.values()
+        monkeypatch.setattr("scow.network.relays.FLOW_IDLE_S", -1.0)
+        other.send(b"hello")  # whatever comes next finds that the time is over
+        end = time.monotonic() + TIMEOUT_S
+        while flow.socket.fileno() >= 0:
+            assert time.monotonic() < end
+            time.sleep(0.005)
+        monkeypatch.undo()
+        assert ask(one, b"again")[1] == b"again"
+
+
+def test_no_more_clients_are_remembered_than_may_be(
+    relays: Relays, echoing: tuple[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scow.network.relays.MOST_FLOWS", 2)
+    with datagram_entrance(relays, echoing) as port, contextlib.ExitStack() as stack:
+        for _ in range(5):
+            ask(stack.enter_context(speaker(port)), b"hello")
+        assert len(relays._flows) == 2
+
+
+def test_a_port_at_which_nobody_listens_inside_goes_on(relays: Relays, echoing: tuple[str, int]) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        target = nobody.getsockname()
+    with datagram_entrance(relays, target) as deaf, datagram_entrance(relays, echoing) as port:
+        with speaker(deaf) as client:
+            for _ in range(3):
+                client.send(b"anybody?")
+        with speaker(port) as client:
+            assert ask(client, b"hello")[1] == b"hello"
+
+
 def test_ports_of_containers_without_ipv6_are_published_there_too_if_there_are_relays(relays: Relays) -> None:
     table, plain = PortTable(relays), PortTable()
     wanted = [Port(80), Port(81, "udp"), Port(82, host_ip="127.0.0.1"), Port(83, host_ip="::1")]
@@ -117,6 +211,7 @@ def test_ports_of_containers_without_ipv6_are_published_there_too_if_there_are_r
         (80, "0.0.0.0"),
         (80, "::"),
         (81, "0.0.0.0"),
+        (81, "::"),
         (82, "127.0.0.1"),
         (83, "::1"),
     ]
