@@ -15,6 +15,7 @@ from scow.engine.streams import Duplex
 from scow.engine.tasks import Tasks
 from scow.errors import Conflict, InvalidArgument, NotFound, ScowError
 from scow.runtime.exec import ExecProcess
+from scow.runtime.monitor import Paused
 from scow.wire.exec import ExecCreateRequest, ExecInspect, ExecStartRequest, ProcessConfig
 
 KEPT = 256
@@ -212,7 +213,7 @@ class ExecAttachment:
 def _check_running(container: Container, ref: str) -> None:
     status = container.state.status
     if status == "paused":
-        raise Conflict(f"Container {ref} is paused, unpause the container before exec")
+        raise Paused(ref)
     if status == "restarting":
         raise Conflict(f"Container {container.id} is restarting, wait until the container is running")
     if status != "running":

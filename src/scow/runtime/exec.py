@@ -36,7 +36,7 @@ from scow.runtime.capabilities import bounding_set, container_capabilities
 from scow.runtime.environment import environment
 from scow.runtime.failures import RuntimeFailed, start_error
 from scow.runtime.limits import rlimits
-from scow.runtime.monitor import Monitors, NoSuchRun
+from scow.runtime.monitor import Monitors, NoSuchRun, Paused
 from scow.runtime.oci_runtime import ENVIRONMENT
 from scow.runtime.room import needing_room
 from scow.runtime.streams import ProcessStreams
@@ -122,7 +122,7 @@ class ExecProcess:
 async def start_exec(monitors: Monitors, id: str, spec: ExecSpec) -> ExecProcess:
     """Run a command in a running container; returns when it runs.
 
-    Raises NoSuchRun, CommandNotFound, CommandNotExecutable, RuntimeFailed.
+    Raises NoSuchRun, Paused, CommandNotFound, CommandNotExecutable, RuntimeFailed.
     """
     runtime = monitors.runtime_of(id)
     program = runtime.path
@@ -156,6 +156,8 @@ async def start_exec(monitors: Monitors, id: str, spec: ExecSpec) -> ExecProcess
         # In a container that is just ending, runtimes fail in a dozen ways, and the bundle may be gone.
         if monitors.is_ending(id):
             raise NoSuchRun(id) from error
+        if monitors.is_frozen(id):
+            raise Paused(id) from error
         raise
     except BaseException:
         await stdio.streams.aclose()

@@ -85,6 +85,14 @@ class NoSuchRun(Conflict):
         self.id = id
 
 
+class Paused(Conflict):
+    """The container's processes are frozen, so that no other can be started among them. The words are docker's."""
+
+    def __init__(self, id: str) -> None:
+        super().__init__(f"Container {id} is paused, unpause the container before exec")
+        self.id = id
+
+
 class Run:
     """A run that this process knows of."""
 
@@ -167,6 +175,13 @@ class Monitors:
         """Whether a run's first process has ended or is about to, seen before its exit is reported."""
         run = self._runs.get(id)
         return run is None or run.exited or is_ending(run.container)
+
+    def is_frozen(self, id: str) -> bool:
+        """Whether a run's processes are paused, or are just being paused. Raises NoSuchRun."""
+        try:
+            return cgroup.is_frozen(self._get(id).record.cgroups_path)
+        except OSError:  # its group has gone
+            return False
 
     async def create(
         self,

@@ -9,7 +9,7 @@ import pytest
 
 from scow.errors import ScowError
 from scow.runtime.failures import CommandNotExecutable, CommandNotFound
-from scow.runtime.monitor import NoSuchRun
+from scow.runtime.monitor import NoSuchRun, Paused
 from scow.runtime.user import ProcessUser
 from scow.wire.container import ContainerConfig
 from support.containers import Machine, everything
@@ -156,6 +156,14 @@ async def test_a_container_that_is_just_ending_is_not_running(machine: Machine, 
     os.close(ended)
     with pytest.raises(NoSuchRun, match=f"container {box} is not running"):
         await machine.exec(box, "true")
+
+
+async def test_a_paused_container_is_said_to_be_paused(machine: Machine, box: str) -> None:
+    await machine.monitors.pause(box)
+    with pytest.raises(Paused, match=f"Container {box} is paused, unpause the container before exec"):
+        await machine.exec(box, "true")
+    await machine.monitors.resume(box)
+    assert (await everything(await machine.exec(box, "echo", "again")))[1] == b"again\n"
 
 
 async def test_the_end_of_the_container_ends_it(machine: Machine, box: str) -> None:
