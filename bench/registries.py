@@ -257,6 +257,7 @@ class UploadChunks(Upload):
 
 class Download(RegistryCase):
     name, title, unit = "registry-download", "registry: download, 1 client", "B/s"
+    rounds = (15, 31)  # whether both sides have a CPU of their own is chance, for a sample at a time
     clients = 1
 
     def prepare(self, registry: Registry) -> Any:
@@ -286,6 +287,7 @@ class Download(RegistryCase):
 
 class DownloadMany(Download):
     name, title = "registry-download-8", "registry: download, 8 clients"
+    rounds = (9, 15)
     clients = 8
 
 

@@ -4,7 +4,8 @@ asyncio's own sendfile takes the descriptor out of its selector and puts it in a
 until a part is sent. And with asyncio's the kernel gathers MiB for which the client has no room yet: whenever it makes
 some they are sent as it acknowledges, which between two processes of one machine is on the client's CPU, while ours
 sleeps. With little unsent (`UNSENT_SIZE`) both work at the same time, which is up to twice as fast, and slow clients
-keep little of the kernel's memory. What is under way in a network is not limited by it.
+keep little of the kernel's memory. What is under way in a network is not limited by it: over links of 200 Mbit/s with
+50 ms of delay, and of 400 with 4, as much goes through as without.
 """
 
 import asyncio
