@@ -88,6 +88,7 @@ class Access:
             or bool(auth.oidc)
             or (tls is not None and tls.client_names)
         )
+        self._mirrors = any(not proxy.namespace for proxy in settings.proxy)  # as a whole
         self.rules = Rules(auth)
         self._anybody = Caller(None, self.rules, free=True)
         token = auth.token or Token()
@@ -127,6 +128,8 @@ class Access:
     def _may_enter(self, caller: Caller) -> bool:
         if caller.free or caller.name is not None:
             return True
+        if self._mirrors and caller.may("", "pull"):
+            return True  # it takes no pushes, and docker would try its password of Docker Hub here
         # Docker learns here that there are tokens; without them it would not log in where it is told to read freely.
         return self._verifier is None and self.rules.anonymous_may_pull
 

@@ -19,7 +19,9 @@ def advise(settings: Settings) -> Iterator[str]:
     auth, tls = settings.auth, settings.tls
     reads = auth.anonymous_pull or any(rule.anonymous and {"pull", "*"} & {*rule.actions} for rule in auth.rules)
     others = not auth.rules or any(rule.users or rule.groups or rule.robots for rule in auth.rules)
-    if reads and others and auth.token is None and not (tls is not None and tls.client_names):
+    has_other_way = auth.token is not None or (tls is not None and tls.client_names)
+    mirrors = any(not proxy.namespace for proxy in settings.proxy)  # nobody pushes there
+    if reads and others and not has_other_way and not mirrors:
         yield (
             "docker sends no password where it may read without one, so that nobody can push or pull more with it: "
             "add the table [auth.token]"

@@ -21,7 +21,7 @@ from joserfc.jwk import ECKey, KeySet
 from scow.registry.accounts import Account, RefreshToken
 from scow.registry.passwords import hash_password, make_secret
 from scow.registry.registry import Registry
-from scow.registry.settings import Auth, Rule, Settings, Token
+from scow.registry.settings import Auth, Proxy, Rule, Settings, Token
 from scow.transfer.credentials import Credentials
 from scow.transfer.hosts import HostPolicy
 from scow.transfer.registries import Registries
@@ -392,6 +392,16 @@ class TestUse:
         assert challenge(await client("GET", "/v2/"))["realm"] == f"{client.url}/token"
         assert (await client("GET", "/v2/", Authorization=await client.bearer())).status == 200
         assert (await client("GET", "/v2/team/app/manifests/v1")).status == 404
+
+    @pytest.mark.parametrize(("namespace", "status"), [("", 200), ("hub", 401)])
+    async def test_a_mirror_that_everybody_may_read_asks_for_no_login(
+        self, serve: Callable[..., Any], settings: Settings, session: aiohttp.ClientSession, namespace: str, status: int
+    ) -> None:
+        auth = Auth(token=Token(), anonymous_pull=True)
+        proxy = [Proxy(upstream="http://127.0.0.1:1", namespace=namespace)]
+        client = TokenClient(session, (await serve(settings, auth=auth, proxy=proxy)).url)
+        assert (await client("GET", "/v2/")).status == status
+        assert (await client("DELETE", "/v2/hub/app/manifests/v1")).status == 401
 
     async def test_a_mount_needs_pull_on_its_source(self, client: TokenClient) -> None:
         push = await client.bearer("repository:team/base:pull,push", user=ANN)

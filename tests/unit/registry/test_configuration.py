@@ -100,6 +100,7 @@ OTHERS = "[[auth.rules]]\nrepositories = ['**']\nusers = ['*']\nactions = ['*']\
         (OPEN + OTHERS + "[auth.token]", False),
         (OPEN, False),
         (OTHERS, False),
+        ("[auth]\nanonymous_pull = true\n[[proxy]]\nupstream = 'docker.io'", False),
         ("", False),
     ],
 )
