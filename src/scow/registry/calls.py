@@ -224,6 +224,8 @@ class Call:
 
 
 def _parse_query(text: str) -> dict[str, list[str]]:
+    if "%00" in text:  # which nothing here has, and PostgreSQL takes in no text
+        raise QueryInvalid("a query parameter has a NUL character")
     try:
         return parse_qs(text, keep_blank_values=True, max_num_fields=FIELDS_LIMIT)
     except ValueError as error:

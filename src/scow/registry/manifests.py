@@ -77,6 +77,8 @@ def read_manifest(data: bytes, content_type: str, digest: Digest) -> NewManifest
     artifact_type = document.artifact_type or None
     if artifact_type is None and document.config and not is_index:
         artifact_type = document.config.media_type
+    if artifact_type is not None and "\0" in artifact_type:  # which PostgreSQL takes in no text
+        raise ManifestRefused("the artifact type has a NUL character")
     return NewManifest(
         digest=digest,
         media_type=media_type,

@@ -117,6 +117,8 @@ class TokenRequests:
 
 async def _read_form(call: Call) -> dict[str, list[str]]:
     data = await call.form(FORM_LIMIT)
+    if b"%00" in data or b"\0" in data:
+        raise QueryInvalid("the form has a NUL character")
     try:
         return parse_qs(data.decode(), keep_blank_values=True, max_num_fields=200)
     except ValueError as error:

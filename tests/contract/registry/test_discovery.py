@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from .conftest import CONFIG, INDEX, MANIFEST, Client, descriptor
+from .conftest import CONFIG, INDEX, MANIFEST, Client, descriptor, digest_of
 
 REPO = "/v2/test/repo"
 TAGS = f"{REPO}/tags/list"
@@ -62,6 +62,17 @@ async def test_a_count_that_is_none_is_refused(client: Client, count: str) -> No
     await push_tags(client, "a")
     answer = await client("GET", f"{TAGS}?n={count}")
     assert (answer.status, answer.codes) == (400, ["UNSUPPORTED"])
+
+
+@pytest.mark.parametrize(
+    "path",
+    [f"{TAGS}?last=%00", "/v2/_catalog?last=a%00b", f"/v2/test/repo/referrers/{digest_of(b'x')}?artifactType=%00"],
+)
+async def test_a_query_with_a_nul_character_is_refused(client: Client, path: str) -> None:
+    await push_tags(client, "a")
+    answer = await client("GET", path)
+    assert (answer.status, answer.codes) == (400, ["UNSUPPORTED"])
+    assert (await client("GET", path.replace("%00", "%FF%01"))).status == 200
 
 
 async def test_tags_of_a_repository_without_any_are_an_empty_list(client: Client) -> None:

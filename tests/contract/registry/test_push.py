@@ -480,6 +480,17 @@ class TestManifests:
         image = await client.image(annotations={f"key{number}": '{"a":"b"}' for number in range(40_000)})
         assert (await client.push_manifest(image, "notes"))[1].status == 201
 
+    async def test_an_artifact_type_with_a_nul_character_is_refused(self, client: Client) -> None:
+        manifest = await client.image()
+        for changes in ({"artifactType": "a/b\0c"}, {"config": {**manifest["config"], "mediaType": "a/b\0c"}}):
+            _, answer = await client.push_manifest({**manifest, **changes}, "v1")
+            assert (answer.status, answer.codes) == (400, ["MANIFEST_INVALID"])
+        subject = descriptor(MANIFEST, digest_of(b"absent"))
+        _, answer = await client.push_manifest({**manifest, "subject": subject, "annotations": {"a\0": "\0"}}, "v1")
+        assert answer.status == 201
+        (shown,) = (await client("GET", f"{REPO}/referrers/{subject['digest']}")).json["manifests"]
+        assert shown["annotations"] == {"a\0": "\0"}
+
     async def test_a_subject_may_be_missing_and_is_confirmed(self, client: Client) -> None:
         subject = "sha256:" + "5" * 64
         image = await client.image(subject=descriptor(MANIFEST, subject))

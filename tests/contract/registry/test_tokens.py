@@ -307,7 +307,13 @@ class TestOauth:
         assert (await client.form(grant_type="refresh_token", refresh_token="earlier")).status == 200
 
     @pytest.mark.parametrize(
-        "fields", [{}, {"grant_type": "magic"}, {"grant_type": "refresh_token", "refresh_token": "guess"}]
+        "fields",
+        [
+            {},
+            {"grant_type": "magic"},
+            {"grant_type": "refresh_token", "refresh_token": "guess"},
+            {"grant_type": "password", "username": "bob", "password": BOB[1], "client_id": "a\0b"},
+        ],
     )
     async def test_other_forms_are_refused(self, client: TokenClient, fields: dict[str, str]) -> None:
         assert (await client.form(**fields)).status in (400, 401)
