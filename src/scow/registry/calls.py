@@ -113,7 +113,7 @@ class Call:
         self.repository = route.repository  # checked by the server before an endpoint sees it
         self.received = 0  # bytes of the body so far
         self.caller: Caller | None = None  # known once the call was admitted
-        self.tried: str | None = None  # whose password was given, right or wrong
+        self.tried: str | None = None  # whose password or refresh token was given, right or wrong
         self.query = _parse_query(query) if query else {}
         self.raw_path = request.raw_path  # with its query, as the client sent it
 

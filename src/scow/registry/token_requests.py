@@ -71,6 +71,7 @@ class TokenRequests:
             case "refresh_token":
                 text = form.get("refresh_token", [""])[0]
                 user = await tokens.verify_refresh(text)
+                call.tried = user
                 secret = await self._access.secret(user) if user is not None else None
                 if user is None or secret is None or not is_of_password(text, secret):
                     raise self._access.challenge(call)

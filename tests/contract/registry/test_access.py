@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import hashlib
 import json
 import re
 import subprocess
@@ -17,7 +18,7 @@ import bcrypt
 import pytest
 
 from scow.errors import InvalidArgument
-from scow.registry.accounts import Account
+from scow.registry.accounts import Account, RefreshToken
 from scow.registry.command import main
 from scow.registry.errors import TooManyRequests
 from scow.registry.htpasswd import HtpasswdInvalid, read_htpasswd
@@ -341,6 +342,10 @@ async def test_the_audit_log_tells_whose_password_was_tried(
     for password in ("wrong", "secret"):
         form = urlencode({"grant_type": "password", "username": "ann", "password": password}).encode()
         await client("POST", "/token", form, Content_Type="application/x-www-form-urlencoded")
+    old = RefreshToken("gone", "docker", time.time() + 100)
+    await running.registry.accounts.put_refresh_token(hashlib.sha256(b"old").digest(), old)
+    form = urlencode({"grant_type": "refresh_token", "refresh_token": "old"}).encode()
+    await client("POST", "/token", form, Content_Type="application/x-www-form-urlencoded")
     await running.registry.aclose()
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert [(line["action"], line["tried"], line["user"], line["status"]) for line in lines] == [
@@ -348,6 +353,7 @@ async def test_the_audit_log_tells_whose_password_was_tried(
         ("GET token", evil[:255], None, 401),
         ("POST token", "ann", None, 401),
         ("POST token", "ann", "ann", 200),
+        ("POST token", "gone", None, 401),
     ]
 
 
