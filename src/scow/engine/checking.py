@@ -153,6 +153,10 @@ class _Check:
                 )
         for volume in (await self._volumes.list({})).volumes:
             self.checked += 1
+            if self._volumes.is_lost(volume.name):
+                problem = "its record is damaged, and what its driver was told is lost"
+                yield CheckMessage(kind="volume", id=volume.name, problem=problem, repair="remove it and make it again")
+                continue
             place = Path(volume.mountpoint)
             if volume.driver == "local" and not await asyncio.to_thread(place.is_dir):
                 fixed = await self._try(asyncio.to_thread, place.mkdir, parents=True, exist_ok=True)

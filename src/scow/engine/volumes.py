@@ -143,6 +143,11 @@ class Volumes:
         """Whether there is such a volume."""
         return name in self._records
 
+    def is_lost(self, name: str) -> bool:
+        """Whether nothing but the name of a volume is known any more (see VolumeLost)."""
+        record = self._records.get(name)
+        return record is not None and record.lost
+
     def get(self, name: str) -> VolumeRecord:
         """Raises NoSuchVolume."""
         record = self._records.get(name)

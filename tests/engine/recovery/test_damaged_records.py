@@ -67,14 +67,18 @@ def test_a_volume_keeps_its_options_or_is_not_used(own_engine: Daemon) -> None:
     own_engine.docker("volume", "create", *options, "small")
     damage(own_engine, "volume", "record", "name", "small")
     assert own_engine.json("GET", "/volumes/small")["Options"] == {"type": "tmpfs", "device": "tmpfs", "o": "size=1m"}
-    (own_engine.folder / "data/volumes/small/opts.json").write_bytes(NOT_JSON)
+    folder = own_engine.folder / "data/volumes/small"
+    (folder / "opts.json").write_bytes(NOT_JSON)
     own_engine.kill()
     own_engine.start()
-    for _ in range(2):  # a volume that is lost stays so
+    for _ in range(2):  # a volume that is lost stays so, without its folder, and repaired, too
         refused = own_engine.docker("run", "--rm", "-v", "small:/v", "busybox", "true", check=False).stderr
         assert "volume small can't be used: its record is damaged" in refused
         assert own_engine.docker("volume", "ls", "-q").stdout.split() == ["small"]
+        checked = own_engine.scow("system", "check", "--repair", check=False).stdout
+        assert "its record is damaged, and what its driver was told is lost" in checked
         own_engine.kill()
+        shutil.rmtree(folder, ignore_errors=True)
         own_engine.start()
     own_engine.docker("volume", "rm", "small")
     own_engine.docker("run", "--rm", "-v", "small:/v", "busybox", "true")
