@@ -145,6 +145,7 @@ CONFIG: list[Row] = [
     ({"NetworkDisabled": True}, "ls /sys/class/net", "lo"),
     ({"MacAddress": "02:42:ac:11:00:99"}, "cat /sys/class/net/eth0/address", "02:42:ac:11:00:99"),
     ({"Volumes": {"/data": {}}}, "ls /data; grep -c ' /data ' /proc/mounts", "seed\n1"),
+    ({"Volumes": {"data": {}}}, "ls /data; grep -c ' /data ' /proc/mounts", "seed\n1"),
     ({"Labels": {"a": "b"}, "ExposedPorts": {"80/tcp": {}}, "OnBuild": ["RUN x"], "ArgsEscaped": True},
      "echo ran", "ran"),
     ({"StopSignal": "SIGUSR1", "StopTimeout": 3, "Shell": ["/bin/sh", "-c"]}, "echo ran", "ran"),

@@ -210,7 +210,8 @@ def resolve_mounts(config: ContainerConfig, host: HostConfig, inherited: Iterabl
         )
     found.update(asked)
     for path in config.volumes or {}:
-        destination = _destination(path, path)
+        # Images may say `VOLUME data`: as with docker that is a folder of the root.
+        destination = _destination(path, f"/{path}" if path and not path.startswith("/") else path)
         if destination not in found:
             found[destination] = _volume("", destination, host.volume_driver, "", frozenset())
     return sorted(
