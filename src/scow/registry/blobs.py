@@ -9,7 +9,7 @@ from typing import Final
 from scow.oci.digest import Digest
 from scow.registry.calls import Call
 from scow.registry.conditions import is_unmodified
-from scow.registry.errors import BlobUnknown, MethodUnsupported, SizeInvalid, StorageFull
+from scow.registry.errors import BlobDamaged, BlobUnknown, MethodUnsupported, SizeInvalid, StorageFull
 from scow.registry.metadata import LinkedBlob, Metadata
 from scow.registry.names import parse_blob_digest
 from scow.registry.objects import ObjectMissing, Objects
@@ -69,7 +69,7 @@ class Blobs:
             # Deleted, and pushed again, since it was looked up: it has another object now.
             found = await self._part(now, offset, count) if now.object != blob.object else None
         if found is None:
-            raise OSError(f"the object of blob {digest} is missing or damaged")
+            raise BlobDamaged(digest)
         return found
 
     async def _part(self, blob: LinkedBlob, offset: int, count: int) -> Slice | Flow | bytes | None:

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
-from scow.registry.names import is_repository
-from scow.registry.settings import Settings, SettingsInvalid
+from scow.registry.names import is_repository, is_tag
+from scow.registry.settings import Oidc, Policy, Settings, SettingsInvalid, Tls
 
 
 def check(settings: Settings) -> None:
@@ -44,8 +44,13 @@ def _problems(settings: Settings) -> Iterator[tuple[str, str]]:
         for robot in rule.robots:
             if robot.startswith("robot+"):
                 yield f"{key}.robots", f"{robot!r} is to be written without 'robot+'"
+    for number, issuer in enumerate(auth.oidc):
+        yield from _issuer(f"auth.oidc[{number}]", issuer)
     for number, policy in enumerate(settings.policies):
-        yield from _patterns(f"policies[{number}].repositories", policy.repositories)
+        yield from _policy(f"policies[{number}]", policy)
+    if settings.tls is not None:
+        yield from _tls(settings.tls)
+    yield from _elsewhere(settings)
     realm = auth.token.realm if auth.token else ""
     for key, url in (("url", settings.url), ("auth.token.realm", realm), ("traces.endpoint", settings.traces.endpoint)):
         if url and not _is_url(url):
@@ -59,9 +64,65 @@ def _problems(settings: Settings) -> Iterator[tuple[str, str]]:
         yield "database.url", str(error)
 
 
+def _policy(key: str, policy: Policy) -> Iterator[tuple[str, str]]:
+    yield from _patterns(f"{key}.repositories", policy.repositories)
+    for name in ("immutable_tags", "deprecated_tags", "keep_tags", "expire_tags"):
+        for pattern in getattr(policy, name):
+            if not is_tag(pattern.replace("*", "x")):
+                yield f"{key}.{name}", f"no tag can match {pattern!r}: tags have letters, digits, '_', '.' and '-'"
+    if not policy.has_retention:
+        # Not even another policy's retention would heed these.
+        for name in ("keep_tags", "expire_tags"):
+            if getattr(policy, name):
+                yield f"{key}.{name}", "means nothing without keep_last, keep_days or keep_pulled_days"
+
+
+def _issuer(key: str, issuer: Oidc) -> Iterator[tuple[str, str]]:
+    for name in ("issuer", "client_id", "user_claim"):
+        if not getattr(issuer, name):
+            yield f"{key}.{name}", "is empty"
+    for name in ("client_secret_file", "ca"):
+        if getattr(issuer, name) == "":
+            yield f"{key}.{name}", "is empty, where a file is to be named"
+
+
+def _tls(tls: Tls) -> Iterator[tuple[str, str]]:
+    for name in ("cert", "key"):
+        if not getattr(tls, name):
+            yield f"tls.{name}", "is empty, where a file is to be named"
+
+
+def _elsewhere(settings: Settings) -> Iterator[tuple[str, str]]:
+    """What is wrong with what is said of other registries and endpoints."""
+    for number, proxy in enumerate(settings.proxy):
+        yield from _some_patterns(f"proxy[{number}].repositories", proxy.repositories)
+    for number, rule in enumerate(settings.sync):
+        if not rule.name:
+            yield f"sync[{number}].name", "is empty"
+        yield from _patterns(f"sync[{number}].repositories", rule.repositories)
+        if rule.namespace and not is_repository(rule.namespace):
+            yield f"sync[{number}].namespace", f"no repository's name can begin with {rule.namespace!r} and a slash"
+    for number, endpoint in enumerate(settings.webhooks):
+        if not endpoint.name:
+            yield f"webhooks[{number}].name", "is empty"
+        if not endpoint.actions:
+            yield f"webhooks[{number}].actions", "is empty: nothing would be told"
+        yield from _some_patterns(f"webhooks[{number}].repositories", endpoint.repositories)
+    for kind, remotes in (("proxy", settings.proxy), ("sync", settings.sync)):
+        for number, remote in enumerate(remotes):
+            if not remote.upstream or not _is_quotable(remote.upstream) or " " in remote.upstream:
+                yield f"{kind}[{number}].upstream", f"{remote.upstream!r} is neither a host nor a URL"
+            if " " in remote.http_proxy or not _is_quotable(remote.http_proxy):
+                yield f"{kind}[{number}].http_proxy", f"{remote.http_proxy!r} is no URL"
+
+
 def _patterns(key: str, patterns: list[str]) -> Iterator[tuple[str, str]]:
     if not patterns:
         yield key, "is empty: no repository is meant"
+    yield from _some_patterns(key, patterns)
+
+
+def _some_patterns(key: str, patterns: list[str]) -> Iterator[tuple[str, str]]:
     for pattern in patterns:
         if not is_repository(pattern.replace("{user}", "x").replace("**", "x").replace("*", "x")):
             yield key, f"no repository's name can match {pattern!r}: names are lower case, as in team/**"

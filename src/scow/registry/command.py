@@ -5,10 +5,9 @@ import asyncio
 import getpass
 import logging
 import os
-import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
@@ -21,25 +20,22 @@ from scow.registry.audit import note_by_hand
 from scow.registry.checks import advise
 from scow.registry.collector import Plan, counts
 from scow.registry.configuration import read_settings
-from scow.registry.connections import quieten, raise_descriptor_limit
+from scow.registry.connections import raise_descriptor_limit
 from scow.registry.heaps import share_heaps
 from scow.registry.imports.arguments import add_arguments
-from scow.registry.metrics import Metrics
 from scow.registry.os_errors import sentence
 from scow.registry.passwords import hash_password, make_secret
 from scow.registry.readiness import ready as is_ready
 from scow.registry.registry import Registry
 from scow.registry.rules import ROBOT
-from scow.registry.server import Server, access_log, listen
-from scow.registry.settings import Settings, SettingsInvalid, Tls
-from scow.registry.storage import open_database
+from scow.registry.server import access_log
+from scow.registry.service import Lone, work
+from scow.registry.settings import Settings, SettingsInvalid, Tls, Workers
+from scow.registry.storage import check_is_there, open_database
 from scow.registry.supervisor import Post, Supervisor
-from scow.registry.upstream.relay import RelayClient, RelayServer
 
 DAYS_LIMIT: Final = 36_500
 """Of a robot's time: a century."""
-
-log = logging.getLogger("scow.registry")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -58,72 +54,157 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="scow registry", description="A registry for container images.")
+    parser = argparse.ArgumentParser(
+        prog="scow registry",
+        description="A registry for container images.",
+        epilog="`scow registry COMMAND --help` tells more of each.",
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--config", metavar="FILE", type=Path, help="TOML file with all settings")
     common.add_argument("--storage", metavar="DIR", help="folder of blobs and names")
 
-    serve = commands.add_parser("serve", parents=[common], help="serve the registry")
+    serve = _add(
+        commands,
+        "serve",
+        common,
+        "serve the registry",
+        "SIGTERM ends it when requests in flight are answered, SIGHUP has it read FILE anew. Each setting can come\n"
+        "from the environment too: gc.grace_s from SCOW_REGISTRY_GC_GRACE_S.",
+        "serve --listen 127.0.0.1:5000 --storage /srv/registry",
+        "serve --config /etc/scow/registry.toml",
+    )
     serve.add_argument("--listen", metavar="HOST:PORT", help="address, port 0 takes a free one (127.0.0.1:5000)")
     serve.add_argument("--htpasswd", metavar="FILE", help="users with bcrypt hashes")
     serve.add_argument("--tls-cert", metavar="FILE", help="certificate chain, PEM")
     serve.add_argument("--tls-key", metavar="FILE", help="key of the certificate, PEM")
     serve.add_argument("--tls-client-ca", metavar="FILE", help="clients must show a certificate signed by these, PEM")
-    serve.add_argument("--workers", metavar="N", type=int, help="processes that serve; 0 is one for each core (0)")
+    serve.add_argument("--workers", metavar="N", type=_workers, help="processes that serve; 0 is one for each core (0)")
     serve.add_argument("--access-log", action="store_true", help="log every request")
     serve.add_argument("--no-web", action="store_true", help="no pages for browsers")
     serve.add_argument("--ready-file", metavar="FILE", type=Path, help="write the URL here once it listens")
     serve.add_argument("--pidfile", metavar="FILE", type=Path, help="write the process ID here")
     serve.set_defaults(run=_serve)
 
-    asks = commands.add_parser("ready", parents=[common], help="exit with 0 if the registry takes requests, 1 if not")
+    asks = _add(commands, "ready", common, "ask the registry of these settings on this machine whether it is ready")
     asks.add_argument("--listen", metavar="HOST:PORT", help="where it listens (127.0.0.1:5000)")
     asks.set_defaults(run=_ask)
 
-    collect = commands.add_parser("gc", parents=[common], help="remove now what is due to be removed")
+    collect = _add(
+        commands,
+        "gc",
+        common,
+        "remove now what is due to be removed",
+        "The server may run meanwhile, and does the same by itself.",
+        "gc --dry-run --config /etc/scow/registry.toml",
+    )
     collect.add_argument(
         "--dry-run", action="store_true", help="say what would be removed, tags by retention too, and remove nothing"
     )
     collect.set_defaults(run=_collect)
 
-    check = commands.add_parser("check", parents=[common], help="read every blob and manifest and verify its digest")
+    check = _add(
+        commands,
+        "check",
+        common,
+        "read every blob and manifest and verify its digest",
+        "What is damaged or missing is named, and the exit code is 1. The server may run meanwhile.",
+        "check --config /etc/scow/registry.toml",
+    )
     check.set_defaults(run=_check)
 
-    sync = commands.add_parser("sync", parents=[common], help="copy now what the rules say of other registries")
+    sync = _add(
+        commands,
+        "sync",
+        common,
+        "copy now what the rules say of other registries",
+        "If a tag or a rule fails the others go on, and the exit code is 1.",
+        "sync --dry-run --config /etc/scow/registry.toml base-images",
+    )
     sync.add_argument("rules", metavar="RULE", nargs="*", help="names of rules (all)")
     sync.add_argument("--dry-run", action="store_true", help="say which tags would be copied and deleted")
     sync.add_argument("--quiet", "-q", action="store_true", help="say nothing but the sums")
     sync.set_defaults(run=_sync)
 
-    imports = commands.add_parser(
-        "import", parents=[common], help="take over a folder of docker's registry, an OCI layout or a running registry"
+    imports = _add(
+        commands,
+        "import",
+        common,
+        "take over a folder of docker's registry, an OCI layout or a running registry",
+        "What is here is left, so it can be repeated; the server may run meanwhile. What can't be taken over is\n"
+        "named, and the exit code is 1.",
+        "import /var/lib/docker-registry --storage /srv/registry",
+        "import https://old.example.com --only 'team/**' --storage /srv/registry",
     )
     add_arguments(imports)
     imports.set_defaults(run=_import)
 
     user = commands.add_parser("user", help="manage users").add_subparsers(required=True, metavar="COMMAND")
-    add = user.add_parser("add", parents=[common], help="add a user or change the password")
+    add = _add(
+        user,
+        "add",
+        common,
+        "add a user or change the password",
+        "The server may run meanwhile, and knows it at once.",
+        "user add ann --password-stdin --storage /srv/registry < FILE",
+    )
     add.add_argument("name")
     add.add_argument("--password-stdin", action="store_true", help="read the password from standard input")
     add.set_defaults(run=_add_user)
-    remove = user.add_parser("rm", parents=[common], help="remove a user and the tokens to log in again")
+    remove = _add(user, "rm", common, "remove a user and the tokens to log in again")
     remove.add_argument("name")
     remove.set_defaults(run=_remove_account, prefix="")
-    ls = user.add_parser("ls", aliases=["list"], parents=[common], help="list users and robots")
+    ls = _add(user, "ls", common, "list users and robots", aliases=["list"])
     ls.set_defaults(run=_list_accounts)
 
     robot = commands.add_parser("robot", help="manage accounts of machines").add_subparsers(
         required=True, metavar="COMMAND"
     )
-    add = robot.add_parser("add", parents=[common], help="add a robot or change its secret, which is printed once")
+    add = _add(
+        robot,
+        "add",
+        common,
+        "add a robot or change its secret, which is printed once",
+        "It logs in as robot+NAME.",
+        "robot add ci --expires 90 --storage /srv/registry",
+    )
     add.add_argument("name")
     add.add_argument("--expires", metavar="DAYS", type=_days, help="let it end after so many days")
     add.set_defaults(run=_add_robot)
-    remove = robot.add_parser("rm", parents=[common], help="remove a robot")
+    remove = _add(robot, "rm", common, "remove a robot")
     remove.add_argument("name")
     remove.set_defaults(run=_remove_account, prefix=ROBOT)
     return parser
+
+
+def _add(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
+    name: str,
+    common: argparse.ArgumentParser,
+    said: str,
+    more: str = "",
+    *examples: str,
+    aliases: Sequence[str] = (),
+) -> argparse.ArgumentParser:
+    """A command; `more` and `examples`, and what exit codes mean, stand at the end of its help."""
+    codes = "Exit codes: 0 done, 1 not done or something is wrong, 2 the arguments are wrong."
+    shown = "\n".join(("Examples:", *(f"  scow registry {each}" for each in examples))) if examples else ""
+    return commands.add_parser(
+        name,
+        aliases=aliases,
+        parents=[common],
+        help=said,
+        description=f"{said[0].upper()}{said[1:]}.",
+        epilog="\n\n".join(filter(None, (more, shown, codes))),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def _workers(text: str) -> int:
+    try:
+        return msgspec.convert(int(text), Workers)
+    except (ValueError, msgspec.ValidationError) as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 to 256") from error
 
 
 def _settings(options: argparse.Namespace) -> Settings:
@@ -173,11 +254,11 @@ def _serve(settings: Settings, options: argparse.Namespace) -> int:
             _write_file(options.ready_file, f"{url}\n")
 
     for advice in advise(settings):
-        log.warning("%s", advice)
+        logging.getLogger("scow.registry").warning("%s", advice)
     try:
         if settings.worker_count() > 1:
             return Supervisor(settings, _work, lambda: _settings(options), ready).run()
-        return asyncio.run(_serve_here(settings, ready, Metrics()))
+        return asyncio.run(Lone(settings, lambda: _settings(options)).run(ready))
     finally:
         for path in (options.pidfile, options.ready_file):
             if path is not None:
@@ -186,55 +267,11 @@ def _serve(settings: Settings, options: argparse.Namespace) -> int:
 
 def _work(post: Post) -> int:
     """Be one of several workers."""
-
-    def ready(url: str) -> None:
-        os.write(post.ready, b"1")
-        os.close(post.ready)
-
     try:
-        return asyncio.run(_serve_here(post.settings, ready, post.metrics, post))
+        return asyncio.run(work(post))
     except (ScowError, OSError) as error:
         print(f"scow registry: {sentence(error)}", file=sys.stderr, flush=True)
         return 1
-
-
-async def _serve_here(
-    settings: Settings, ready: Callable[[str], None], metrics: Metrics, post: Post | None = None
-) -> int:
-    listener = post.listener if post is not None else listen(settings)
-    holds_cache = post is None or post.number == 0
-    registry = Registry.open(
-        settings,
-        metrics,
-        post.failures if post is not None else None,
-        RelayClient(post.relay) if post is not None and not holds_cache else None,
-    )
-    relay = RelayServer(post.relay, registry.answer_relayed) if post is not None and holds_cache else None
-    buckets = post.buckets if post is not None else None
-    server = Server(registry, settings, collects=post is None or post.number == 0, buckets=buckets)
-    ending = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    quieten(loop)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, ending.set)
-    if post is not None:
-        loop.add_reader(post.lifeline, ending.set)
-    else:
-        # One process alone can't be replaced by another: better no effect than death, which is the default.
-        loop.add_signal_handler(signal.SIGHUP, log.warning, "SIGHUP reads the settings anew only with several workers")
-    try:
-        if relay is not None:
-            await relay.start()
-        ready(await server.start(listener))
-        await ending.wait()
-    finally:
-        if post is not None:
-            loop.remove_reader(post.lifeline)
-        await server.aclose()
-        if relay is not None:
-            await relay.aclose()
-        await registry.aclose()
-    return 0
 
 
 def _ask(settings: Settings, options: argparse.Namespace) -> int:
@@ -245,6 +282,7 @@ def _ask(settings: Settings, options: argparse.Namespace) -> int:
 
 
 async def _collect(settings: Settings, options: argparse.Namespace) -> int:
+    check_is_there(settings)
     registry = Registry.open(settings)
     try:
         if options.dry_run:
@@ -308,6 +346,7 @@ async def _import(settings: Settings, options: argparse.Namespace) -> int:
 
 
 async def _check(settings: Settings, options: argparse.Namespace) -> int:
+    check_is_there(settings)
     registry = Registry.open(settings)
     damaged = 0
     try:
@@ -384,6 +423,7 @@ async def _add_robot(settings: Settings, options: argparse.Namespace) -> int:
 
 
 async def _remove_account(settings: Settings, options: argparse.Namespace) -> int:
+    check_is_there(settings)
     name = options.prefix + options.name.removeprefix(options.prefix)
     async with _accounts(settings) as accounts:
         gone = await accounts.remove(name)
@@ -394,6 +434,7 @@ async def _remove_account(settings: Settings, options: argparse.Namespace) -> in
 
 
 async def _list_accounts(settings: Settings, options: argparse.Namespace) -> int:
+    check_is_there(settings)
     async with _accounts(settings) as accounts:
         for name, account in sorted((await accounts.all()).items()):
             ends = (

@@ -349,7 +349,19 @@ class TimedOut(Refusal, Unavailable):
     code, status = "BLOB_UPLOAD_INVALID", HTTPStatus.REQUEST_TIMEOUT
 
 
+class BlobDamaged(Refusal):
+    """The bytes of a blob are gone, or not what they were."""
+
+    code, status = "UNKNOWN", HTTPStatus.INTERNAL_SERVER_ERROR
+
+    def __init__(self, digest: str) -> None:
+        super().__init__(
+            f"the content of blob {digest} is missing or damaged here: delete the blob and push it again",
+            {"digest": digest},
+        )
+
+
 class Draining(Refusal, Unavailable):
     """The registry is shutting down."""
 
-    code, status = "UNSUPPORTED", HTTPStatus.SERVICE_UNAVAILABLE
+    code, status = "UNAVAILABLE", HTTPStatus.SERVICE_UNAVAILABLE

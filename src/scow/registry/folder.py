@@ -224,6 +224,12 @@ class Folder:
             _sync_directory(common)
             _sync_directory(self._blobs)
 
+    def check_writable(self) -> None:
+        """Raise PermissionError if nothing can be written: each push would find it out."""
+        for path in (self._uploads, self._blobs, self._blobs / "sha256"):
+            if not os.access(path, os.W_OK | os.X_OK, effective_ids=True):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
     def path(self, name: ObjectName) -> Path:
         """Where an object lies."""
         kind, _, rest = name.partition(":")

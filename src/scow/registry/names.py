@@ -30,9 +30,14 @@ def parse_repository(text: str) -> str:
     return text
 
 
+def is_tag(text: str) -> bool:
+    """Whether it can be a tag."""
+    return _TAG.match(text) is not None
+
+
 def parse_tag(text: str) -> str:
     """Check a tag. Raises TagInvalid."""
-    if not _TAG.match(text):
+    if not is_tag(text):
         raise TagInvalid(text)
     return text
 

@@ -8,7 +8,6 @@ import re
 import secrets
 import socket
 import time
-from contextlib import suppress
 from typing import Final, cast
 
 from aiohttp.http import HttpProcessingError
@@ -18,9 +17,10 @@ from aiohttp.web_response import StreamResponse
 from scow.errors import Unavailable
 from scow.registry.calls import Call, parse_path
 from scow.registry.connections import Connection, Connections, connection_limit
-from scow.registry.errors import Draining, Refusal, StorageFull, StorageUnavailable, TooManyRequests
+from scow.registry.errors import BlobDamaged, Draining, Refusal, StorageFull, StorageUnavailable, TooManyRequests
 from scow.registry.folder import FULL
 from scow.registry.heaps import Tidying
+from scow.registry.os_errors import sentence
 from scow.registry.proxies import Origin, Proxies
 from scow.registry.rates import Rates
 from scow.registry.registry import Registry
@@ -42,6 +42,14 @@ BACKLOG: Final = 1024
 ACCEPTS: Final = 100
 """Connections that are accepted in one turn of the loop, which asyncio has as the same number."""
 
+FULL_PAUSE_S: Final = 10.0
+"""Between two lines of the log that tell of a full disk."""
+
+_UNREACHABLE: Final = {
+    *(errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.ESTALE, errno.ENODEV),
+    *(errno.ENXIO, errno.ENOTCONN, errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE),
+}
+"""What is wrong with a folder or its file system, or with how many files may be open, and not with this program."""
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,64}\Z")
 _HEALTH: Final = {"/healthz", "/readyz"}
 
@@ -117,6 +125,7 @@ class Server:
         self._tidying = Tidying()
         self._in_flight = 0
         self._draining = False
+        self._full_again = 0.0  # when the log tells of a full disk again (monotonic)
         self._idle = asyncio.Event()
         self._idle.set()
         self._http: Connections | None = None
@@ -170,9 +179,13 @@ class Server:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         # aiohttp's own shutdown stops reading at once, which would break the uploads that it waits for.
-        with suppress(TimeoutError):
+        if self._in_flight:
+            log.info("ending when %d requests have: within %g s", self._in_flight, self._settings.drain_s)
+        try:
             async with asyncio.timeout(self._settings.drain_s):
                 await self._idle.wait()
+        except TimeoutError:
+            log.warning("%d requests are cut off: they took longer than %g s", self._in_flight, self._settings.drain_s)
         if self._http is not None:
             self._http.pre_shutdown()
             await self._http.shutdown(1.0)
@@ -189,11 +202,7 @@ class Server:
             try:
                 reply = await self._answer(request, exchange)
             except Refusal as refusal:
-                if isinstance(refusal, TooManyRequests):
-                    self._metrics.count("refused_rate")
-                elif isinstance(refusal, StorageUnavailable | StorageFull) and refusal.why:
-                    log.error("request %s: %s: %s", exchange.request_id, refusal, refusal.why)
-                reply = refusal_reply(refusal)
+                reply = self._refuse(exchange, refusal)
             except ConnectionError:
                 raise
             except Exception as error:
@@ -251,9 +260,25 @@ class Server:
             await self._registry.health.check()
         return json_reply(200, {"status": "ok"})
 
+    def _refuse(self, exchange: "_Exchange", refusal: Refusal) -> Reply:
+        """Answer a request that can't be done; whoever runs the registry reads of what is not the client's fault."""
+        if isinstance(refusal, TooManyRequests):
+            self._metrics.count("refused_rate")
+        elif isinstance(refusal, StorageUnavailable):
+            log.error("request %s: %s: %s", exchange.request_id, refusal, refusal.why)
+        elif isinstance(refusal, BlobDamaged):
+            log.error("request %s: %s", exchange.request_id, refusal)
+        elif isinstance(refusal, StorageFull) and time.monotonic() >= self._full_again:
+            # Seldom, since every push says it, and the log may be on the same disk.
+            self._full_again = time.monotonic() + FULL_PAUSE_S
+            log.error("request %s: %s%s", exchange.request_id, refusal, f": {refusal.why}" if refusal.why else "")
+        return refusal_reply(refusal)
+
     def _failure(self, request: BaseRequest, exchange: "_Exchange", error: Exception) -> Reply:
         if isinstance(error, OSError) and error.errno in FULL:
-            return refusal_reply(StorageFull())
+            return self._refuse(exchange, StorageFull())
+        if isinstance(error, OSError) and error.errno in _UNREACHABLE:
+            return self._refuse(exchange, StorageUnavailable(sentence(error)))
         log.error("request %s: %s %s failed", exchange.request_id, request.method, request.raw_path, exc_info=error)
         # No code of the specification fits; `UNKNOWN` is docker's, and clients try a 500 again.
         return json_reply(500, {"errors": [{"code": "UNKNOWN", "message": "internal error", "detail": None}]})

@@ -44,13 +44,25 @@ def check_spool(settings: Settings) -> None:
             raise SettingsInvalid("spool", sentence(error)) from error
 
 
+def database_path(settings: Settings) -> Path:
+    """The SQLite file, where the settings name no other database."""
+    return Path(settings.database.path or Path(settings.storage) / DATABASE)
+
+
+def check_is_there(settings: Settings) -> None:
+    """Raise SettingsInvalid if there is no registry: who only looks after one must not make an empty one by a typo."""
+    if not settings.database.url and not database_path(settings).exists():
+        where = settings.database.path or settings.storage
+        raise SettingsInvalid(where, f"no registry is here, for there is no {database_path(settings).name}")
+
+
 def open_database(settings: Settings) -> Database:
     """Open the database, a file brought up to date. Blocks: to be called at start. Raises SettingsInvalid."""
     names = settings.database
     if not names.url:
         if has_bucket(settings) and not names.path:
             raise SettingsInvalid("storage", "with an object store, database.url or database.path is needed")
-        path = Path(names.path or Path(settings.storage) / DATABASE)
+        path = database_path(settings)
         try:
             return SqliteDatabase.open(path, STEPS)
         except sqlite3.DatabaseError as error:
@@ -74,7 +86,10 @@ def open_objects(settings: Settings, database: Database) -> Objects:
 
 def _open_large_objects(settings: Settings, database: Database) -> Objects:
     if not has_bucket(settings):
-        return Folder(Path(settings.storage))
+        folder = Folder(Path(settings.storage))
+        if not settings.read_only:
+            folder.check_writable()
+        return folder
     bucket = settings.bucket
     if bucket.part_size < PART_SIZE_LEAST:
         raise SettingsInvalid("bucket.part_size", f"must be {PART_SIZE_LEAST} at least")

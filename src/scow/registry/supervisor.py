@@ -18,9 +18,10 @@ from typing import Final
 from scow.errors import Unavailable
 from scow.registry.heaps import trim
 from scow.registry.metrics import Metrics, shared_memory
+from scow.registry.os_errors import sentence
 from scow.registry.preload import preload
 from scow.registry.server import listen, url_of
-from scow.registry.settings import Settings
+from scow.registry.settings import Settings, SettingsInvalid
 from scow.registry.shared import SharedTable
 from scow.registry.upstream.relay import RelaySocket
 
@@ -31,6 +32,8 @@ FIRST_PAUSE_S: Final = 0.1
 LAST_PAUSE_S: Final = 10.0
 LONG_LIFE_S: Final = 30.0
 """A worker that lived for so long did not die of its start."""
+ROWS: Final = 8
+"""Rows of metrics for each worker: those that drain still write theirs."""
 KILL_AFTER_S: Final = 5.0
 """A worker that has not ended for so long after its drain time is killed."""
 _SIGNALS: Final = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGHUP}
@@ -60,11 +63,33 @@ class Post:
     ready: int  # to be written to once it serves
     lifeline: int  # at its end the supervisor is gone
 
+    def tell_ready(self) -> None:
+        """Tell the supervisor that this worker serves. To be called once."""
+        os.write(self.ready, b"1")
+        os.close(self.ready)
+
 
 @dataclass
 class _Worker:
     number: int
+    row: int  # of the metrics
     started: float  # monotonic
+
+
+@dataclass
+class _Leaving:
+    """A worker that drains."""
+
+    row: int
+    until: float  # when it is killed (monotonic)
+
+
+def check_replaceable(before: Settings, after: Settings) -> None:
+    """Raise SettingsInvalid for what a server can't change while it runs."""
+    if after.listen != before.listen:
+        raise SettingsInvalid("listen", "can only be changed by a restart")
+    if after.worker_count() != before.worker_count():
+        raise SettingsInvalid("workers", "can only be changed by a restart")
 
 
 class Supervisor:
@@ -82,11 +107,13 @@ class Supervisor:
         self._reread = reread
         self._on_ready = on_ready
         self._sockets: list[socket.socket] = []
-        self._memory = shared_memory(settings.worker_count())
+        rows = settings.worker_count() * ROWS
+        self._memory = shared_memory(rows)
+        self._rows = list(range(rows))  # that nobody writes to
         self._buckets, self._failures = SharedTable(), SharedTable()
         self._relay = RelaySocket()
         self._workers: dict[int, _Worker] = {}  # by process
-        self._leaving: dict[int, float] = {}  # processes that drain, and when they are killed (monotonic)
+        self._leaving: dict[int, _Leaving] = {}  # by process
         self._pauses = [0.0] * settings.worker_count()
         self._due: dict[int, float] = {}
         self._lifeline: tuple[int, int] = (-1, -1)
@@ -127,7 +154,8 @@ class Supervisor:
 
     def _watch(self) -> None:
         while True:
-            next_s = min((*self._due.values(), *self._leaving.values()), default=time.monotonic() + 3600.0)
+            times = (*self._due.values(), *(each.until for each in self._leaving.values()))
+            next_s = min(times, default=time.monotonic() + 3600.0)
             caught = signal.sigtimedwait(_SIGNALS, max(next_s - time.monotonic(), 0))
             if caught is not None and caught.si_signo in _ENDING:
                 return
@@ -139,13 +167,15 @@ class Supervisor:
                 del self._due[number]
                 if not self._start(number):
                     self._start_later(number)
-            for process in [process for process, until in self._leaving.items() if until <= now]:
-                os.kill(process, signal.SIGKILL)
-                self._leaving[process] = now + KILL_AFTER_S
+            for process, leaving in self._leaving.items():
+                if leaving.until <= now:
+                    os.kill(process, signal.SIGKILL)
+                    leaving.until = now + KILL_AFTER_S
 
     def _start(self, number: int) -> bool:
         """Fork a worker and wait until it serves; False if it did not, and is gone."""
         ready, told = os.pipe()
+        row = self._take_row()
         process = os.fork()
         if process == 0:
             code = 1
@@ -156,7 +186,7 @@ class Supervisor:
                     if other != number:
                         listener.close()
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-                metrics = Metrics(self._memory, number)
+                metrics = Metrics(self._memory, row)
                 listener, lifeline = self._sockets[number], self._lifeline[0]
                 shared = (metrics, self._buckets, self._failures, self._relay)
                 post = Post(number, listener, *shared, self._settings, told, lifeline)
@@ -167,21 +197,36 @@ class Supervisor:
                 os._exit(code)
         os.close(told)
         if _serves(ready):
-            self._workers[process] = _Worker(number, time.monotonic())
+            self._workers[process] = _Worker(number, row, time.monotonic())
             return True
         os.kill(process, signal.SIGKILL)  # if it has not ended by itself
         os.waitpid(process, 0)
+        self._free_row(row)
         return False
+
+    def _take_row(self) -> int:
+        while not self._rows:  # settings were read anew time and again, and old workers still drain
+            process = min(self._leaving, key=lambda process: self._leaving[process].until)
+            os.kill(process, signal.SIGKILL)
+            os.waitpid(process, 0)
+            self._free_row(self._leaving.pop(process).row)
+        return self._rows.pop(0)
+
+    def _free_row(self, row: int) -> None:
+        Metrics(self._memory, row)  # which ends its gauges: of a worker that is gone nothing goes on
+        self._rows.append(row)
 
     def _reap(self) -> None:
         while self._workers or self._leaving:
             process, status = os.waitpid(-1, os.WNOHANG)
             if process == 0:
                 return
-            self._leaving.pop(process, None)
+            if process in self._leaving:
+                self._free_row(self._leaving.pop(process).row)
             worker = self._workers.pop(process, None)
             if worker is None:
                 continue
+            self._free_row(worker.row)
             if time.monotonic() - worker.started > LONG_LIFE_S:
                 self._pauses[worker.number] = 0.0
             ended = os.waitstatus_to_exitcode(status)
@@ -200,11 +245,9 @@ class Supervisor:
         before = self._settings
         try:
             settings = self._reread()
+            check_replaceable(before, settings)
         except Exception as error:
-            log.error("the settings are kept as they were: %s", error)
-            return
-        if (settings.listen, settings.worker_count()) != (before.listen, before.worker_count()):
-            log.error("the settings are kept as they were: listen and workers can only be changed by a restart")
+            log.error("the settings are kept as they were: %s", sentence(error))
             return
         self._settings = settings
         self._prepare()
@@ -221,7 +264,7 @@ class Supervisor:
                 return
             del self._workers[process]
             os.kill(process, signal.SIGTERM)
-            self._leaving[process] = time.monotonic() + before.drain_s + KILL_AFTER_S
+            self._leaving[process] = _Leaving(worker.row, time.monotonic() + before.drain_s + KILL_AFTER_S)
         log.info("the settings were read anew")
 
     def _end(self) -> None:

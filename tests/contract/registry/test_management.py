@@ -1,6 +1,7 @@
 """distribution-spec spec.md#content-management, and what collection may take away."""
 
 import asyncio
+import errno
 import hashlib
 import json
 import os
@@ -320,6 +321,45 @@ async def test_a_damaged_blob_is_good_again_once_it_is_pushed(
     assert (await client("GET", f"{REPO}/blobs/{rotten}")).body == b"good"
     assert [each async for each in running.registry.collector.damaged()] == []
     assert len(list((Path(settings.storage) / "uploads").iterdir())) == 0
+
+
+@pytest.mark.in_storage
+@pytest.mark.parametrize("kind_of_storage", ["folder"], indirect=True)
+async def test_whoever_pulls_what_is_gone_is_told_and_so_is_the_log(
+    client: Client, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    digest = await client.push_blob(b"gone")
+    kept_as(settings, digest).unlink()
+    answer = await client("GET", f"{REPO}/blobs/{digest}")
+    assert (answer.status, answer.codes) == (500, ["UNKNOWN"])
+    told = f"the content of blob {digest} is missing or damaged here: delete the blob and push it again"
+    assert answer.json["errors"][0]["message"] == told
+    (record,) = (record for record in caplog.records if told in record.getMessage())
+    assert record.exc_info is None
+
+
+@pytest.mark.parametrize("kind_of_storage", ["folder"], indirect=True)
+async def test_what_is_wrong_with_the_folder_is_told_as_one_line(
+    client: Client, settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    failures = iter([errno.EROFS, errno.EACCES, errno.EIO, errno.ENOSPC, errno.ENOSPC])
+
+    def fail(*given: object, **named: object) -> int:
+        raise OSError(number := next(failures), os.strerror(number), "uploads/1")
+
+    location = await client.begin()
+    with monkeypatch.context() as patched:
+        patched.setattr("scow.registry.folder.os.open", fail)
+        for why in ("Read-only file system", "Permission denied", "Input/output error"):
+            answer = await client("PATCH", location, bytes(100_000))
+            assert (answer.status, answer.codes) == (503, ["UNAVAILABLE"])
+            assert f"the registry's storage cannot be reached: uploads/1: {why}" in caplog.messages[-1]
+        for _ in range(2):
+            assert (await client("PATCH", location, bytes(100_000))).status == 507
+    # Each push says so, and the log may be on that disk.
+    assert len([message for message in caplog.messages if "no space left" in message]) == 1
+    assert all(record.exc_info is None for record in caplog.records)
+    assert (await client("PATCH", location, bytes(100_000))).status == 202
 
 
 async def test_a_damaged_manifest_is_found(client: Client, running: Running) -> None:

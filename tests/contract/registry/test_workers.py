@@ -21,13 +21,13 @@ UPLOADS = "/v2/test/repo/blobs/uploads/"
 
 
 class Service:
-    """`scow registry serve` with several workers."""
+    """`scow registry serve`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, workers: int = WORKERS) -> None:
         self.config = folder / "registry.toml"
         self.log = folder / "log"
         self.config.write_text(
-            f'listen = "127.0.0.1:0"\nstorage = "{folder / "storage"}"\nworkers = {WORKERS}\ndrain_s = 10\n'
+            f'listen = "127.0.0.1:0"\nstorage = "{folder / "storage"}"\nworkers = {workers}\ndrain_s = 10\n'
         )
         ready = folder / "ready"
         with self.log.open("wb") as log:
@@ -76,6 +76,18 @@ async def client(service: Service) -> AsyncIterator[Client]:
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110  # of other processes: nothing tells us
+            await asyncio.sleep(0.02)
+
+
+async def in_flight(client: Client) -> int:
+    """Requests that are being answered, this one included."""
+    lines = (await client("GET", "/metrics")).body.decode().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("scow_registry_requests_in_flight "))
+
+
+async def until_in_flight(client: Client, count: int) -> None:
+    async with asyncio.timeout(20):
+        while await in_flight(client) != count:  # noqa: ASYNC110  # of other processes: nothing tells us
             await asyncio.sleep(0.02)
 
 
@@ -226,6 +238,24 @@ async def test_a_hangup_waits_for_no_upload_and_an_end_for_all(client: Client, s
         assert await ending == 0
 
 
+async def test_a_worker_that_drains_takes_nothing_from_the_numbers_of_the_one_that_follows_it(
+    client: Client, service: Service
+) -> None:
+    location = await client.begin()
+    _, writer = await asyncio.open_connection(*service.url.removeprefix("http://").split(":"))
+    writer.write(f"PATCH {location} HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n".encode())
+    await writer.drain()
+    await until_in_flight(client, 2)
+    before = service.workers()
+    service.process.send_signal(signal.SIGHUP)
+    await until(lambda: len(before & service.workers()) == 1)  # the one that waits for the upload's bytes
+    assert await in_flight(client) == 2
+    (draining,) = before & service.workers()
+    writer.close()
+    await until(lambda: draining not in service.workers())
+    await until_in_flight(client, 1)
+
+
 async def test_requests_are_counted_over_all_workers(client: Client, service: Service) -> None:
     before = service.workers()
     service.config.write_text(service.config.read_text() + "limits = { requests_per_s = 0.01, burst = 20 }\n")
@@ -253,18 +283,62 @@ def test_a_port_that_another_registry_shares_among_its_workers_is_taken(service:
     assert (done.returncode, done.stderr) == (1, f"scow registry: cannot listen on {address}: the address is in use\n")
 
 
-def test_a_hangup_does_not_end_a_server_that_is_alone(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "scow.registry", "serve", "--listen", "127.0.0.1:0", "--workers", "1"]
-    with subprocess.Popen(
-        [*command, "--storage", tmp_path / "x"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout
-        assert process.stdout.readline().startswith("listening on ")
-        process.send_signal(signal.SIGHUP)
-        assert process.stderr
-        assert "only with several workers" in process.stderr.readline()
-        process.terminate()
-        assert process.wait(60) == 0
+class TestAlone:
+    """One process without a supervisor."""
+
+    @pytest.fixture
+    def service(self, tmp_path: Path) -> Iterator[Service]:
+        started = Service(tmp_path, 1)
+        assert not started.workers()
+        yield started
+        if started.process.poll() is None:
+            assert started.stop() == 0, started.log.read_text()
+
+    async def test_a_hangup_brings_new_settings_and_cuts_nobody_off(self, client: Client, service: Service) -> None:
+        location = await client.begin()
+        reader, writer = await asyncio.open_connection(*service.url.removeprefix("http://").split(":"))
+        data = bytes(100_000)
+        digest = digest_of(data)
+        writer.write(f"PUT {location}?digest={digest} HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n".encode())
+        writer.write(data[:50_000])
+        await writer.drain()
+        await until_in_flight(client, 2)
+        good = service.config.read_text()
+        service.config.write_text(good + "read_only = true\nlimits = { requests_per_s = 0.01, burst = 20 }\n")
+        service.process.send_signal(signal.SIGHUP)
+        await until(lambda: "the settings were read anew" in service.log.read_text())
+        assert (await client("POST", UPLOADS)).status == 405
+        writer.write(data[50_000:])
+        async with asyncio.timeout(15):
+            assert (await reader.readline()).startswith(b"HTTP/1.1 201 ")
+        writer.close()
+        assert (await client("GET", f"/v2/test/repo/blobs/{digest}")).body == data
+        service.process.send_signal(signal.SIGHUP)
+        await until(lambda: service.log.read_text().count("the settings were read anew") == 2)
+        statuses = [(await client("GET", "/v2/")).status for _ in range(20)]
+        assert statuses == [200] * 18 + [429] * 2  # new settings forgive nobody
+
+    @pytest.mark.parametrize(
+        ("added", "why"),
+        [
+            ("colour = 1\n", "unknown key colour"),
+            ("[auth]\nhtpasswd = '/nowhere/htpasswd'\n", "/nowhere/htpasswd: auth.htpasswd cannot be read"),
+            ("[tls]\ncert = '/nowhere/cert'\nkey = '/nowhere/key'\n", "/nowhere/cert: No such file or directory"),
+            ("listen = '127.0.0.1:1'\n", "listen: can only be changed by a restart"),
+            ("workers = 3\n", "workers: can only be changed by a restart"),
+        ],
+    )
+    async def test_settings_that_cannot_be_used_change_nothing(
+        self, added: str, why: str, client: Client, service: Service
+    ) -> None:
+        lines = service.config.read_text().splitlines(keepends=True)
+        kept = [line for line in lines if line.partition(" ")[0] != added.partition(" ")[0]]
+        service.config.write_text("read_only = true\n" + "".join(kept) + added)
+        service.process.send_signal(signal.SIGHUP)
+        await until(lambda: "the settings are kept as they were" in service.log.read_text())
+        assert why in service.log.read_text()
+        assert "Traceback" not in service.log.read_text()
+        assert (await client("POST", UPLOADS)).status == 202
 
 
 def test_workers_that_cannot_start_are_a_clear_error(tmp_path: Path) -> None:

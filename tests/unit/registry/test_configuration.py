@@ -81,6 +81,36 @@ def test_every_kind_of_key(tmp_path: Path) -> None:
             "database.url: Port could not be cast to integer value as 'x'",
         ),
         ("[[policies]]\nrepositories = []", "policies[0].repositories: is empty: no repository is meant"),
+        (
+            "[[policies]]\nrepositories=['**']\nimmutable_tags=['v 1']",
+            "policies[0].immutable_tags: no tag can match 'v 1'",
+        ),
+        (
+            "[[policies]]\nrepositories=['**']\nexpire_tags=['pr-*']",
+            "policies[0].expire_tags: means nothing without keep_last, keep_days or keep_pulled_days",
+        ),
+        (
+            "[[policies]]\nrepositories=['**']\nkeep_tags=['v*']\nuntagged_days=1",
+            "policies[0].keep_tags: means nothing",
+        ),
+        (
+            "[[sync]]\nname='s'\nupstream='quay.io'\nrepositories=[]",
+            "sync[0].repositories: is empty: no repository is meant",
+        ),
+        (
+            "[[sync]]\nname='s'\nupstream='quay.io'\nrepositories=['x']\nnamespace='A'",
+            "sync[0].namespace: no repository's name can begin with 'A' and a slash",
+        ),
+        ("[[proxy]]\nupstream=''", "proxy[0].upstream: '' is neither a host nor a URL"),
+        (
+            "[[proxy]]\nupstream='quay.io'\nrepositories=['A']",
+            "proxy[0].repositories: no repository's name can match 'A'",
+        ),
+        ("[[proxy]]\nupstream='quay.io'\nhttp_proxy='a b'", "proxy[0].http_proxy: 'a b' is no URL"),
+        ("[[webhooks]]\nname=''\nurl='http://x'", "webhooks[0].name: is empty"),
+        ("[[webhooks]]\nname='w'\nurl='http://x'\nactions=[]", "webhooks[0].actions: is empty: nothing would be told"),
+        ("[[auth.oidc]]\nname='o'\nissuer=''\nclient_id='c'", "auth.oidc[0].issuer: is empty"),
+        ("[tls]\ncert=''\nkey='k'", "tls.cert: is empty, where a file is to be named"),
     ],
 )
 def test_a_mistake_is_named_with_its_place(tmp_path: Path, text: str, message: str) -> None:

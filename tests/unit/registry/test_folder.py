@@ -84,3 +84,19 @@ async def test_whoever_reads_a_removed_blob_reads_it_to_its_end(tmp_path: Path) 
     assert not is_open(ours.path(name))
     await ours.aclose()
     await theirs.aclose()
+
+
+def test_a_folder_that_cannot_be_written_to_is_found_before_anybody_pushes(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    folder.check_writable()
+    if os.geteuid() != 0:
+        (tmp_path / "uploads").chmod(0o500)
+        with pytest.raises(PermissionError, match="uploads"):
+            folder.check_writable()
+        return
+    os.seteuid(65534)
+    try:
+        with pytest.raises(PermissionError, match="uploads"):
+            folder.check_writable()
+    finally:
+        os.seteuid(0)
