@@ -243,6 +243,8 @@ class Collector:
             if stored is None:  # deleted since it was listed
                 return True
             data = stored.data
+        if not isinstance(data, bytes):  # SQLite keeps of what kind a value is beside it, where it can rot too
+            return False
         return await asyncio.to_thread(digest_of, data, kept.digest) == kept.digest
 
     async def _is_blob(self, digest: Digest, name: ObjectName) -> bool:

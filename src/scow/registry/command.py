@@ -5,6 +5,7 @@ import asyncio
 import getpass
 import logging
 import os
+import sqlite3
 import sys
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -31,11 +32,14 @@ from scow.registry.rules import ROBOT
 from scow.registry.server import access_log
 from scow.registry.service import Lone, work
 from scow.registry.settings import Settings, SettingsInvalid, Tls, Workers
-from scow.registry.storage import check_is_there, open_database
+from scow.registry.sqlite import copy_database
+from scow.registry.storage import check_is_there, database_path, open_database
 from scow.registry.supervisor import Post, Supervisor
 
 DAYS_LIMIT: Final = 36_500
 """Of a robot's time: a century."""
+HOLDERS_SHOWN: Final = 5
+"""Repositories that are named for one damaged blob."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -111,7 +115,23 @@ def _parser() -> argparse.ArgumentParser:
         "What is damaged or missing is named, and the exit code is 1. The server may run meanwhile.",
         "check --config /etc/scow/registry.toml",
     )
+    check.add_argument(
+        "--repair",
+        action="store_true",
+        help="take damaged blobs away from their repositories, so that pushes bring them",
+    )
     check.set_defaults(run=_check)
+
+    backup = _add(
+        commands,
+        "backup",
+        common,
+        "copy the SQLite file as it is at this moment",
+        "The server may run meanwhile. Copy the folder's blobs afterwards: they never change.",
+        "backup /backup/registry.db --storage /srv/registry",
+    )
+    backup.add_argument("file", metavar="FILE", type=Path, help="where the copy goes")
+    backup.set_defaults(run=_back_up)
 
     sync = _add(
         commands,
@@ -357,12 +377,41 @@ async def _check(settings: Settings, options: argparse.Namespace) -> int:
             print(f"damaged manifest: {manifest.repository}@{manifest.digest}")
             damaged += 1
         async for digest in registry.collector.damaged():
-            print(f"damaged or missing: {digest}")
+            holders = await registry.metadata.holders(digest, HOLDERS_SHOWN + 1)
+            print(f"damaged or missing: {digest}{_where(holders)}")
             damaged += 1
+            if options.repair:
+                await registry.metadata.let_go(digest)
     finally:
         await registry.aclose()
-    print(f"{damaged} damaged" if damaged else "all blobs and manifests are sound")
-    return 1 if damaged else 0
+    if not damaged:
+        print("all blobs and manifests are sound")
+        return 0
+    print(f"{damaged} damaged: each is whole again when it is pushed again")
+    if not options.repair:
+        print("clients push no blob that they find here: let --repair take the damaged ones away before")
+    return 1
+
+
+def _where(repositories: list[str]) -> str:
+    """Which repositories have a blob."""
+    shown = ", ".join(repositories[:HOLDERS_SHOWN])
+    more = " and others" if len(repositories) > HOLDERS_SHOWN else ""
+    return f" (in {shown}{more})" if shown else " (in no repository)"
+
+
+def _back_up(settings: Settings, options: argparse.Namespace) -> int:
+    check_is_there(settings)
+    if settings.database.url:
+        raise SettingsInvalid("database.url", "names are in PostgreSQL, which has pg_dump for this")
+    try:
+        copy_database(database_path(settings), options.file)
+    except sqlite3.Error as error:
+        raise SettingsInvalid(str(options.file), f"the copy could not be made: {error}") from error
+    except FileExistsError as error:
+        raise SettingsInvalid(str(options.file), "is there already") from error
+    print(f"{options.file}: {options.file.stat().st_size} bytes; now copy {Path(settings.storage) / 'blobs'}")
+    return 0
 
 
 @asynccontextmanager

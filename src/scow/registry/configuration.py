@@ -60,6 +60,16 @@ def keys(table: type[Table] = Settings, before: str = "") -> Iterator[tuple[str,
             yield from keys(inner, f"{before}{name}{'[]' if many else ''}.")
 
 
+def lists(table: type[Table] = Settings, before: str = "") -> Iterator[tuple[str, Any]]:
+    """All keys that are lists of tables, outside of such lists, and their types."""
+    for name, kind in typing.get_type_hints(table, include_extras=True).items():
+        inner, many = _table_of(kind)
+        if many:
+            yield before + name, kind
+        elif inner is not None:
+            yield from lists(inner, f"{before}{name}.")
+
+
 def _table_of(kind: Any) -> tuple[type[Table] | None, bool]:
     """The table that a type is or may be, and whether there is a list of them."""
     if isinstance(kind, type) and not isinstance(kind, types.GenericAlias):
@@ -90,7 +100,8 @@ def _nearest(name: str, known: typing.Iterable[str]) -> str:
 
 
 def _override(document: dict[str, Any], name: str, text: str) -> None:
-    variables = {PREFIX + key.replace(".", "_").upper(): (key, kind) for key, kind in keys() if "[]" not in key}
+    known = (*((key, kind) for key, kind in keys() if "[]" not in key), *lists())
+    variables = {PREFIX + key.replace(".", "_").upper(): (key, kind) for key, kind in known}
     if name not in variables:
         raise SettingsInvalid(name, f"unknown variable{_nearest(name, variables)}")
     key, kind = variables[name]
@@ -107,14 +118,27 @@ def _override(document: dict[str, Any], name: str, text: str) -> None:
 def _value(name: str, text: str, kind: Any) -> Any:
     """What a variable says. Its text is not repeated where it may be a secret."""
     if typing.get_origin(kind) in (list, dict):
-        example = '["a", "b"]' if typing.get_origin(kind) is list else '{a = "b"}'
+        table, _ = _table_of(kind)
         try:
-            return msgspec.convert(tomllib.loads(f"value = {text}")["value"], kind)
+            value = tomllib.loads(f"value = {text}")["value"]
+            for number, each in enumerate(value if table is not None and isinstance(value, list) else ()):
+                if table is not None and isinstance(each, dict):
+                    _refuse_unknown(each, table, f"[{number}].", name)
+            msgspec.convert(value, kind)
         except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
-            raise SettingsInvalid(name, f"not a TOML value like {example}: {error}") from error
+            raise SettingsInvalid(name, f"not a TOML value like {_example(kind)}: {error}") from error
+        return value
     if kind is str or str in typing.get_args(kind):
         return text
     try:
         return msgspec.convert(text.lower() if kind is bool else text, kind, strict=False)
     except msgspec.ValidationError as error:
         raise SettingsInvalid(name, f"{error}: {text[:100]!r}") from error
+
+
+def _example(kind: Any) -> str:
+    if _table_of(kind)[0] is not None:
+        return '[{name = "a"}]'
+    if typing.get_origin(kind) is list:
+        return '["a", "b"]'
+    return '{a = ["b"]}' if typing.get_origin(typing.get_args(kind)[1]) is list else '{a = "b"}'

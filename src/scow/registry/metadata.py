@@ -191,6 +191,9 @@ class Metadata(Protocol):
     async def delete_blob(self, repository: str, digest: Digest) -> bool:
         """Take a blob away from the repository; False if it did not have it. Raises TagImmutable."""
 
+    async def let_go(self, digest: Digest) -> None:
+        """Take a damaged blob away from all repositories, whatever needs it: who has it is asked for it again."""
+
     async def repository_exists(self, repository: str) -> bool:
         """Tell whether anything was ever pushed to it."""
 

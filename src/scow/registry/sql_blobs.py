@@ -55,6 +55,15 @@ class SqlBlobs(SqlNames):
 
         return await self._db.write(delete, frees=True)
 
+    async def let_go(self, digest: Digest) -> None:
+        async def let_go(session: Session) -> None:
+            query = "SELECT repository FROM repository_blob WHERE digest = ? ORDER BY repository [hold]"
+            for (owner,) in await session.rows(query, digest):
+                await unlink(session, owner, digest)
+            await self._queue(session, "blob", 0, [digest])
+
+        await self._db.write(let_go, frees=True)
+
     async def check_room(self, repository: str, size: int, digest: Digest | None = None) -> None:
         if not self._policies.quotas(repository):
             return

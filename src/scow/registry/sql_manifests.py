@@ -86,7 +86,9 @@ class SqlManifests(SqlNames):
                 "INSERT INTO manifest (repository, digest, media_type, artifact_type, subject, annotations, size, "
                 "pushed_at, data) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (repository, digest) DO UPDATE SET "
                 "media_type = excluded.media_type, artifact_type = excluded.artifact_type, "
-                "pushed_at = excluded.pushed_at",
+                "pushed_at = excluded.pushed_at, "
+                # They are equal, unless what was there has rotted.
+                "data = CASE WHEN manifest.data = excluded.data THEN manifest.data ELSE excluded.data END",
                 owner,
                 manifest.digest,
                 manifest.media_type,

@@ -70,12 +70,14 @@ class SqlUploads(SqlNames):
                 return SmallEnd.WRONG_BYTES
             name = small_name(digest, upload.upload_id)
             kept, fits = await self._make_blob(session, upload.repository, digest, name, len(whole))
-            if kept == name:
-                await session.run("INSERT INTO small_object (name, data) VALUES (?, ?)", name, whole)
-            else:
-                # It should be equal. If its bytes have rotted this is how they become good again.
-                statement = "UPDATE small_object SET data = ? WHERE name = ? AND data <> ?"
-                await session.run(statement, whole, kept, whole)
+            if is_small(kept):
+                # What was there should be equal. If it has rotted, or is gone, this is how it becomes good again.
+                await session.run(
+                    "INSERT INTO small_object (name, data) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET "
+                    "data = excluded.data WHERE small_object.data <> excluded.data",
+                    kept,
+                    whole,
+                )
             return SmallEnd.DONE if fits else SmallEnd.NO_ROOM
 
         return await self._db.write(finish)

@@ -8,6 +8,7 @@ as long as `version()` says that no process has changed anything.
 """
 
 import asyncio
+import errno
 import logging
 import os
 import queue
@@ -96,6 +97,26 @@ class _Call:
     done: "Future[Any]"
 
 
+def copy_database(source: Path, target: Path) -> None:
+    """Copy a database as it is at one moment, whoever writes to it meanwhile. Blocks. Raises OSError and sqlite3.Error.
+
+    The copy is one file, synced, of which nothing is to be seen before it is whole.
+    """
+    if target.exists():
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
+    half = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        os.close(os.open(half, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))  # secrets are in it
+        with closing(sqlite3.connect(source, timeout=30)) as read, closing(sqlite3.connect(half)) as write:
+            read.backup(write)
+            write.execute("PRAGMA journal_mode=DELETE").close()
+        with half.open("rb") as file:
+            os.fsync(file.fileno())
+        half.rename(target)
+    finally:
+        half.unlink(missing_ok=True)
+
+
 class SqliteDatabase:
     """A SQLite file in WAL mode. Make it by `open`; `aclose` ends its threads."""
 
@@ -132,6 +153,8 @@ class SqliteDatabase:
                         connection.execute(statement)
             if done < len(steps):
                 connection.execute(f"PRAGMA user_version={len(steps)}")
+            elif done > len(steps):
+                log.warning("%s was used by a newer version, whose additions are left alone", path)
             connection.execute("COMMIT")
         except BaseException:
             connection.execute("ROLLBACK")

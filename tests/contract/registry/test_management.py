@@ -5,6 +5,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,15 +19,16 @@ import pytest
 
 from scow.oci.digest import parse_digest
 from scow.registry.accounts import Account
+from scow.registry.command import main
 from scow.registry.errors import UploadUnknown
 from scow.registry.schema import STEPS
-from scow.registry.settings import Gc, Settings
+from scow.registry.settings import Gc, Policy, Settings
 from scow.registry.sql import Session
 from scow.registry.sqlite import SqliteDatabase
 from scow.registry.storage import DATABASE
 from scow.registry.upload_ids import AHEAD_S
 
-from .conftest import Client, Running, digest_of
+from .conftest import MANIFEST, Client, Running, digest_of
 
 REPO = "/v2/test/repo"
 
@@ -360,6 +362,74 @@ async def test_what_is_wrong_with_the_folder_is_told_as_one_line(
     assert len([message for message in caplog.messages if "no space left" in message]) == 1
     assert all(record.exc_info is None for record in caplog.records)
     assert (await client("PATCH", location, bytes(100_000))).status == 202
+
+
+@pytest.mark.in_storage
+@pytest.mark.parametrize("kind_of_storage", ["folder"], indirect=True)
+async def test_the_check_names_who_has_what_is_damaged_and_lets_it_be_pushed_again(
+    serve: Callable[..., Any], client: Client, settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    policy = Policy(repositories=["test/**"], immutable_tags=["v*"])
+    client.url = (await serve(msgspec.structs.replace(settings, policies=[policy]))).url
+    await client.push_image("v1")
+    bad, good = digest_of(b"layer "), await client.push_blob(b"good")
+    await client.push_blob(b"layer ", "other")
+    kept_as(settings, bad).write_bytes(b"LAYER!")
+    check = ["check", "--storage", settings.storage]
+    assert await asyncio.to_thread(main, check) == 1
+    told = capsys.readouterr().out.splitlines()
+    assert told[0] in {f"damaged or missing: {bad} (in {names})" for names in ("test/repo, other", "other, test/repo")}
+    assert told[1] == "1 damaged: each is whole again when it is pushed again"
+    assert "--repair" in told[2]
+    assert (await client("HEAD", f"{REPO}/blobs/{bad}")).status == 200  # so that no client pushes it
+    assert await asyncio.to_thread(main, [*check, "--repair"]) == 1
+    for repository in ("test/repo", "other"):
+        assert (await client("HEAD", f"/v2/{repository}/blobs/{bad}")).status == 404
+        await client.push_blob(b"layer ", repository)
+        assert (await client("GET", f"/v2/{repository}/blobs/{bad}")).body == b"layer "
+    assert (await client("GET", f"{REPO}/blobs/{good}")).body == b"good"
+    assert await asyncio.to_thread(main, check) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "all blobs and manifests are sound"
+
+
+@pytest.mark.in_storage
+@pytest.mark.parametrize("kind_of_storage", ["folder"], indirect=True)
+async def test_a_backup_of_a_registry_that_runs_is_one_that_serves(
+    serve: Callable[..., Any], client: Client, settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    digest = await client.push_image("v1")
+    again = tmp_path / "again"
+    again.mkdir()
+    backup = ["backup", str(again / DATABASE), "--storage", settings.storage]
+    assert await asyncio.to_thread(main, backup) == 0
+    assert sorted(path.name for path in again.iterdir()) == [DATABASE]
+    assert (again / DATABASE).stat().st_mode & 0o777 == 0o600
+    await client.push_image("v2", seed="later")
+    shutil.copytree(Path(settings.storage) / "blobs", again / "blobs")
+    assert await asyncio.to_thread(main, ["check", "--storage", str(again)]) == 0
+    client.url = (await serve(msgspec.structs.replace(settings, storage=str(again)))).url
+    assert (await client("GET", f"{REPO}/tags/list")).json["tags"] == ["v1"]
+    assert (await client("GET", f"{REPO}/manifests/v1")).headers["Docker-Content-Digest"] == digest
+    assert await asyncio.to_thread(main, backup) == 1
+    assert f"{again / DATABASE}: is there already" in capsys.readouterr().err
+
+
+async def test_a_damaged_manifest_is_whole_again_once_it_is_pushed(client: Client, running: Running) -> None:
+    digest = await client.push_image("v1")
+    good = (await client("GET", f"{REPO}/manifests/{digest}")).body
+    database = running.registry._database
+    await database.write(lambda session: session.run("UPDATE manifest SET data = ?", b"{}"))
+    assert [each.digest async for each in running.registry.collector.damaged_manifests()] == [digest]
+    assert (await client("PUT", f"{REPO}/manifests/v1", good, Content_Type=MANIFEST)).status == 201
+    assert [each async for each in running.registry.collector.damaged_manifests()] == []
+    assert (await client("GET", f"{REPO}/manifests/v1")).body == good
+
+
+@pytest.mark.parametrize("kind_of_storage", ["folder"], indirect=True)
+async def test_a_manifest_that_has_rotted_into_another_type_is_damaged(client: Client, running: Running) -> None:
+    digest = await client.push_image("v1")
+    await running.registry._database.write(lambda session: session.run("UPDATE manifest SET data = 'text'"))
+    assert [each.digest async for each in running.registry.collector.damaged_manifests()] == [digest]
 
 
 async def test_a_damaged_manifest_is_found(client: Client, running: Running) -> None:

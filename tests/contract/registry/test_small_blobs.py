@@ -274,6 +274,14 @@ async def test_what_has_rotted_is_not_served_and_is_good_again_once_it_is_pushed
     assert (await client("GET", f"{REPO}/blobs/{digest}")).body == b"good"
 
 
+async def test_what_is_gone_is_there_again_once_it_is_pushed(client: Client, running: Running) -> None:
+    digest = await client.push_blob(b"small")
+    await running.registry._database.write(lambda session: session.run("DELETE FROM small_object"))
+    assert (await client("GET", f"{REPO}/blobs/{digest}")).status == 500
+    await client.push_blob(b"small")
+    assert (await client("GET", f"{REPO}/blobs/{digest}")).body == b"small"
+
+
 async def test_what_lies_in_the_database_is_read_when_no_more_of_it_is_wanted(
     client: Client, serve: Callable[..., Any], settings: Settings
 ) -> None:

@@ -7,7 +7,9 @@ import pytest
 from scow.registry.command import main
 
 
-@pytest.mark.parametrize("command", [["gc"], ["gc", "--dry-run"], ["check"], ["user", "ls"], ["user", "rm", "ann"]])
+@pytest.mark.parametrize(
+    "command", [["gc"], ["gc", "--dry-run"], ["backup", "file"], ["check"], ["user", "ls"], ["user", "rm", "ann"]]
+)
 def test_who_looks_after_a_registry_does_not_make_one(
     command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -25,7 +27,9 @@ def test_a_number_of_workers_is_checked(count: str, tmp_path: Path, capsys: pyte
     assert f"--workers: '{count}' is no number from 0 to 256" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["serve", "ready", "gc", "check", "sync", "import", "user add", "robot rm"])
+@pytest.mark.parametrize(
+    "command", ["serve", "ready", "gc", "check", "backup", "sync", "import", "user add", "robot rm"]
+)
 def test_help_says_what_a_command_does_and_what_its_exit_codes_mean(
     command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

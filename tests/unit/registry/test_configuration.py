@@ -204,7 +204,11 @@ def test_the_environment_wins(tmp_path: Path) -> None:
         ("SCOW_REGISTRY_WORKERS", "many", "'many'"),
         ("SCOW_REGISTRY_READ_ONLY", "maybe", "Expected `bool`, got `str`: 'maybe'"),
         ("SCOW_REGISTRY_DRAIN_S", "-1", "Expected `float` >= 0.0: '-1'"),
-        ("SCOW_REGISTRY_AUTH_GROUPS", "{", 'not a TOML value like {a = "b"}'),
+        ("SCOW_REGISTRY_AUTH_GROUPS", "{", 'not a TOML value like {a = ["b"]}'),
+        ("SCOW_REGISTRY_TRACES_HEADERS", "{", 'not a TOML value like {a = "b"}'),
+        ("SCOW_REGISTRY_POLICIES", "{", 'not a TOML value like [{name = "a"}]'),
+        ("SCOW_REGISTRY_POLICIES", "[{keep_lst = 1}]", "unknown key [0].keep_lst, did you mean keep_last?"),
+        ("SCOW_REGISTRY_AUTH_RULES", "[{repositories = ['x']}]", "missing required field `actions` - at `$[0]`"),
         ("SCOW_REGISTRY_PROXIES", "10.0.0.0/8", 'not a TOML value like ["a", "b"]'),
         ("SCOW_REGISTRY_PROXIES", "[1]", "Expected `str`, got `int` - at `$[0]`"),
         ("SCOW_REGISTRY_TLS_CERT", "x", "Object missing required field `key` - at `$.tls`"),
@@ -215,6 +219,18 @@ def test_a_mistake_in_the_environment_names_the_variable(name: str, value: str, 
     others = {"SCOW_REGISTRY_URL": "https://x.example", "SCOW_REGISTRY_WEB": "true"}  # which are good, and behind it
     with pytest.raises(SettingsInvalid, match=rf"{name}.*: .*{re.escape(message)}"):
         read_settings(None, {**others, name: value})
+
+
+def test_lists_of_tables_come_from_the_environment_too(tmp_path: Path) -> None:
+    rules = '[{repositories = ["team/**"], users = ["ann"], actions = ["pull"]}]'
+    settings = settings_of(
+        tmp_path,
+        "[[policies]]\nrepositories = ['x']\nkeep_last = 1",
+        SCOW_REGISTRY_POLICIES='[{repositories = ["**"], keep_last = 3}]',
+        SCOW_REGISTRY_AUTH_RULES=rules,
+    )
+    assert [(policy.repositories, policy.keep_last) for policy in settings.policies] == [(["**"], 3)]
+    assert settings.auth.rules[0].users == ["ann"]
 
 
 def test_a_mistake_in_the_file_is_not_put_on_the_environment(tmp_path: Path) -> None:

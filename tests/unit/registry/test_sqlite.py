@@ -158,6 +158,17 @@ async def test_a_later_version_adds_its_steps_to_an_older_file(tmp_path: Path) -
     await newer.aclose()
 
 
+async def test_an_older_version_says_that_a_newer_one_was_there_and_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    await SqliteDatabase.open(tmp_path / "new", (*STEPS, "CREATE TABLE u (y)")).aclose()
+    assert not caplog.messages
+    older = SqliteDatabase.open(tmp_path / "new", STEPS)
+    assert caplog.messages == [f"{tmp_path / 'new'} was used by a newer version, whose additions are left alone"]
+    await older.write(insert(1))
+    await older.aclose()
+
+
 async def test_only_the_owner_reads_the_file(database: SqliteDatabase, tmp_path: Path) -> None:
     await database.write(insert(1))
     names = [name for name in os.listdir(tmp_path) if name.startswith("db")]
