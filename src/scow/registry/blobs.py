@@ -1,5 +1,6 @@
 """Blobs: HEAD, GET with ranges, DELETE. distribution-spec spec.md#pulling-blobs, #deleting-blobs; RFC 9110."""
 
+import logging
 import re
 import time
 from collections.abc import Awaitable, Callable
@@ -18,6 +19,8 @@ from scow.registry.small_objects import SmallObject
 
 SOON_S: Final = 3600
 """A blob whose review is due within this time is put off when somebody is told that it exists."""
+
+log = logging.getLogger("scow.registry")
 
 _RANGE: Final = re.compile(r"bytes=\s*([0-9]{0,19})\s*-\s*([0-9]{0,19})\s*\Z", re.IGNORECASE)
 
@@ -56,7 +59,18 @@ class Blobs:
             url = await self._objects.url(blob.object)
             if url is not None:
                 return Reply(HTTPStatus.TEMPORARY_REDIRECT, (("Location", url), ("Docker-Content-Digest", digest)))
+        if call.method == "HEAD" and not await has_object(self._objects, blob):
+            await self._look_again(call.repository, digest, blob)
         return await blob_reply(call, digest, blob.size, part)
+
+    async def _look_again(self, repository: str, digest: Digest, blob: LinkedBlob) -> None:
+        """Raise BlobUnknown unless it was deleted, and pushed again, since it was looked up."""
+        now = await self._metadata.blob(repository, digest)
+        if now is None:
+            raise BlobUnknown(digest)
+        if now.object == blob.object or not await has_object(self._objects, now):
+            log.error("%s", BlobDamaged(digest))
+            raise BlobUnknown(digest)  # so that clients push it
 
     async def _body(
         self, repository: str, digest: Digest, blob: LinkedBlob, offset: int, count: int
@@ -101,6 +115,17 @@ class Blobs:
             if not kept:
                 raise BlobUnknown(digest)
         return blob
+
+
+async def has_object(objects: Objects, blob: LinkedBlob) -> bool:
+    """Whether a blob's bytes are there, and as many as there should be, as far as a look without a request tells."""
+    source = objects.open_now(blob.object) or await objects.open(blob.object)
+    if source is None:
+        return False
+    try:
+        return source.size is None or source.size == blob.size
+    finally:
+        source.release()
 
 
 async def blob_reply(

@@ -356,7 +356,7 @@ class BlobDamaged(Refusal):
 
     def __init__(self, digest: str) -> None:
         super().__init__(
-            f"the content of blob {digest} is missing or damaged here: delete the blob and push it again",
+            f"the content of blob {digest} is missing or damaged here: push it again",
             {"digest": digest},
         )
 

@@ -9,7 +9,7 @@ import msgspec
 from scow.oci.digest import Digest, algorithm, encoded
 from scow.registry.errors import UploadUnknown
 from scow.registry.metadata import Misplaced, SmallEnd, Upload, UploadRecord
-from scow.registry.objects import ObjectName, object_name
+from scow.registry.objects import ObjectName, object_digest, object_name
 from scow.registry.small_objects import is_small, small_name
 from scow.registry.sql import Session
 from scow.registry.sql_names import SqlNames, discard, ensure_repository, queue_blob
@@ -134,7 +134,12 @@ class SqlUploads(SqlNames):
                 await discard(session, name)
                 return None
             kept, fits = await self._make_blob(session, upload.repository, digest, name, size)
-            if kept != name:
+            if kept == name:
+                return fits
+            if is_small(kept) and not await _is_sound(session, ObjectName(kept)):
+                await session.run("UPDATE blob SET object = ? WHERE digest = ? AND object = ?", name, digest, kept)
+                await session.run("DELETE FROM small_object WHERE name = ?", kept)
+            else:
                 await discard(session, name)
             return fits
 
@@ -173,6 +178,12 @@ class SqlUploads(SqlNames):
     async def forget_uploads(self, before: float) -> None:
         statement = "DELETE FROM upload WHERE ended_at < ?"
         await self._db.write(lambda session: session.run(statement, before), durable=False, frees=True)
+
+
+async def _is_sound(session: Session, name: ObjectName) -> bool:
+    """Whether a small object is there and has not rotted."""
+    row, digest = await session.row("SELECT data FROM small_object WHERE name = ?", name), object_digest(name)
+    return row is not None and hashlib.new(algorithm(digest), row[0]).hexdigest() == encoded(digest)
 
 
 class _Record(msgspec.Struct, frozen=True):

@@ -7,6 +7,7 @@ from typing import Final
 import msgspec
 
 from scow.oci.digest import HEX_LENGTH, Digest, algorithm
+from scow.registry.blobs import has_object
 from scow.registry.calls import Call
 from scow.registry.errors import (
     BlobUploadInvalid,
@@ -167,6 +168,9 @@ class UploadRequests:
             # Where the caller may not read, the answer must not tell whether the blob is there: an upload begins.
             if call.caller is None or not call.caller.may(name, "pull"):
                 continue
+            blob = self._metadata.blob_now(name, digest) or await self._metadata.blob(name, digest)
+            if blob is None or not await has_object(self._uploads.objects, blob):
+                continue  # what is damaged is to be pushed
             if await self._metadata.mount_blob(call.repository, name, digest):
                 return _created(call.repository, digest)
         return None

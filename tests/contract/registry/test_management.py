@@ -334,7 +334,7 @@ async def test_whoever_pulls_what_is_gone_is_told_and_so_is_the_log(
     kept_as(settings, digest).unlink()
     answer = await client("GET", f"{REPO}/blobs/{digest}")
     assert (answer.status, answer.codes) == (500, ["UNKNOWN"])
-    told = f"the content of blob {digest} is missing or damaged here: delete the blob and push it again"
+    told = f"the content of blob {digest} is missing or damaged here: push it again"
     assert answer.json["errors"][0]["message"] == told
     (record,) = (record for record in caplog.records if told in record.getMessage())
     assert record.exc_info is None
@@ -430,6 +430,27 @@ async def test_a_manifest_that_has_rotted_into_another_type_is_damaged(client: C
     digest = await client.push_image("v1")
     await running.registry._database.write(lambda session: session.run("UPDATE manifest SET data = 'text'"))
     assert [each.digest async for each in running.registry.collector.damaged_manifests()] == [digest]
+
+
+@pytest.mark.in_storage
+@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(b"goo")])
+@pytest.mark.parametrize("steps", [False, True])
+async def test_what_is_missing_or_cut_is_unknown_until_it_is_pushed(
+    client: Client, settings: Settings, damage: Callable[[Path], Any], steps: bool
+) -> None:
+    digest = await client.push_blob(b"good")
+    damage(kept_as(settings, digest))
+    for method, status in (("HEAD", 404), ("GET", 500)):
+        assert (await client(method, f"{REPO}/blobs/{digest}")).status == status
+    assert (await client("POST", f"/v2/other/blobs/uploads/?mount={digest}&from=test/repo")).status == 202
+    if steps:
+        location = await client.begin()
+        location = (await client("PATCH", location, b"go")).headers["Location"]
+        assert (await client("PUT", f"{location}?digest={digest}", b"od")).status == 201
+    else:
+        await client.push_blob(b"good")
+    assert (await client("HEAD", f"{REPO}/blobs/{digest}")).status == 200
+    assert (await client("GET", f"{REPO}/blobs/{digest}")).body == b"good"
 
 
 async def test_a_damaged_manifest_is_found(client: Client, running: Running) -> None:
