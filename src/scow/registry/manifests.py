@@ -5,6 +5,7 @@ whose descriptors are well-formed. The bytes are stored as they came; this view 
 """
 
 import codecs
+import re
 from typing import Final
 
 import msgspec
@@ -20,7 +21,12 @@ REFERENCES_LIMIT: Final = 20_000
 ANNOTATIONS_LIMIT: Final = 50_000
 URLS_SIZE: Final = 64 << 10
 """Bytes of one descriptor's URLs. As with annotations, more of them would take many times their size in memory."""
+DEPTH_LIMIT: Final = 64
+"""Levels of arrays and objects, one in another; what specifications know has five."""
 _PIECE_SIZE: Final = 64 << 10
+_NEITHER: Final = bytes(sorted(set(range(256)) - set(b'"{}[]')))
+_ALIKE: Final = bytes.maketrans(b"[]", b"{}")
+_STRING: Final = re.compile(rb'"[^"]*"')
 _MAX_SIZE: Final = (1 << 63) - 1
 # Types that clients send when they know nothing better; the document's own word counts then.
 _VAGUE: Final = {"", "application/json", "application/octet-stream", "application/x-www-form-urlencoded", "text/plain"}
@@ -55,6 +61,7 @@ def read_manifest(data: bytes, content_type: str, digest: Digest) -> NewManifest
     announced = content_type.partition(";")[0].strip()
     try:
         _check_text(data)
+        _check_depth(data)
         document = _DECODER.decode(data)
         annotations = _read_annotations(document.annotations)
     except UnicodeDecodeError as error:
@@ -158,6 +165,25 @@ def _read_annotations(raw: msgspec.Raw) -> dict[str, str] | None:
     if (text.count(b'"') - text.count(b'\\"')) // 4 > ANNOTATIONS_LIMIT:
         raise ManifestRefused(f"more than {ANNOTATIONS_LIMIT} annotations")
     return _ANNOTATIONS.decode(text)
+
+
+def _check_depth(data: bytes) -> None:
+    """Raise ManifestRefused for what is nested too deeply; what is no JSON may pass.
+
+    In no call of a parser's, which would have a stack that is deep.
+    """
+    if data.count(b"{") + data.count(b"[") <= DEPTH_LIMIT:
+        return
+    if b"\\" in data:
+        data = data.replace(rb"\\", b"").replace(rb"\"", b"")
+    # Brackets in strings are none; of the rest each turn takes the innermost ones away.
+    left = _STRING.sub(b"", data.translate(_ALIKE, _NEITHER))
+    for _ in range(DEPTH_LIMIT):
+        before, left = left, left.replace(b"{}", b"")
+        if len(left) == len(before):
+            return
+    if left:
+        raise ManifestRefused(f"nested in more than {DEPTH_LIMIT} levels")
 
 
 def _check_text(data: bytes) -> None:

@@ -4,16 +4,18 @@ import hashlib
 import json
 from typing import Any
 
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from scow.oci import media_types
 from scow.oci.digest import Digest, parse_digest
 from scow.registry.errors import ManifestRefused
-from scow.registry.manifests import read_manifest
+from scow.registry.manifests import DEPTH_LIMIT, read_manifest
 from scow.registry.metadata import NewManifest
 
 DIGESTS = [f"{name}:{hashlib.new(name, b'').hexdigest()}" for name in ("sha256", "sha512")]
+ANY = Digest(DIGESTS[0])
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
@@ -95,3 +97,34 @@ def test_an_index_and_an_image_in_one_are_refused_however_the_type_is_spelt() ->
         for spelt in (media_type, media_type.upper()):
             assert read(json.dumps({**both, "mediaType": spelt}).encode(), spelt) is None
             assert read(json.dumps(both).encode(), spelt) is None
+
+
+def nested(levels: int) -> bytes:
+    """A manifest with something nested in so many levels, the manifest itself and brackets in strings among them."""
+    inner = b'{"a":[' * ((levels - 1) // 2) + b'"{[\\"{[\\\\"' + b"]}" * ((levels - 1) // 2)
+    return (
+        b'{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[],"more":'
+        + inner
+        + b"}"
+    )
+
+
+def test_manifests_may_be_nested_up_to_a_limit() -> None:
+    for levels, more in ((DEPTH_LIMIT - 1, b""), (3, b" " + b'{"x":[]},' * 100)):
+        data = nested(levels)
+        if more:
+            data = data[:-1] + b',"list":[' + more.rstrip(b",") + b"]}"
+        assert read_manifest(data, "", ANY).media_type.endswith("index.v1+json")
+    for levels in (DEPTH_LIMIT + 1, 1001, 100_001):
+        with pytest.raises(ManifestRefused, match=f"nested in more than {DEPTH_LIMIT} levels"):
+            read_manifest(nested(levels), "", ANY)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"[" * 100_000, b"{" * 100, b'{"a":' * 5000, b"]" * 100, b'{"a":"' + b"[" * 1000],
+    ids=["arrays", "objects", "members", "ends", "string"],
+)
+def test_what_is_not_even_closed_is_refused(data: bytes) -> None:
+    with pytest.raises(ManifestRefused):
+        read_manifest(data, "", ANY)
