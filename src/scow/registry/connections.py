@@ -36,15 +36,15 @@ LEAST: Final = 16
 QUIET_S: Final = 10.0
 HEAD_LIMIT: Final = 192 << 10
 """Bytes of a request's line and headers together: the longest token, and the cookies and forwarding of a proxy."""
-HEADS_LIMIT: Final = 64 << 20
-"""The same of all connections whose requests are not whole."""
-HEAD_SMALL: Final = 16 << 10
-"""A head of so many bytes is let be, however many others there are."""
+HEADS_LIMIT: Final = 8 << 20
+"""The same of all connections whose requests are not whole; parsed, they take several times as much. More, and those
+that have been waited for the longest end: what comes from others than slow or hostile clients is whole in a moment."""
 HEAD_S: Final = 60.0
 """A head has to come within so long, and the first one after the connection has."""
 SWEEP_S: Final = 10.0
 UNMADE_LIMIT: Final = 128
 """Handshakes of TLS that failed, after which their 256 KiB each are collected."""
+_TOO_LATE: Final = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 _TOO_LARGE: Final = b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 log = logging.getLogger("scow.registry")
@@ -104,10 +104,10 @@ class Connection(RequestHandler):
             refusal = RequestMalformed(f"malformed request: {(message or '').partition(chr(10))[0].rstrip(':')}")
         return HttpReply(refusal_reply(refusal), keep_alive=False, done=self.end, request_id=secrets.token_hex(8))
 
-    def refuse_head(self) -> None:
-        """Say that a request's head is too large, and end."""
+    def refuse_head(self, answer: bytes) -> None:
+        """Say that a request's head is too large or takes too long, and end."""
         if self.transport is not None:
-            self.transport.write(_TOO_LARGE)
+            self.transport.write(answer)
             self.transport.close()
 
     @property
@@ -151,6 +151,7 @@ class Connections(Server):
         super().__init__(handler, **options)
         self._limit = limit
         self._open: dict[Connection, None] = {}  # the oldest first
+        self._heads: dict[Connection, None] = {}  # those that have sent a part of one, the oldest first
         self._heads_size = 0
         self._sweeping: asyncio.TimerHandle | None = None
         self._unmade = 0  # protocols whose connections were not made, or not yet
@@ -186,12 +187,19 @@ class Connections(Server):
             connection.head_since = self._loop.time()
         connection.head_size += size
         self._heads_size += size
-        whole = connection.head_size
-        if whole > HEAD_LIMIT or (self._heads_size > HEADS_LIMIT and whole > HEAD_SMALL):
-            connection.refuse_head()
+        self._heads[connection] = None
+        if connection.head_size > HEAD_LIMIT:
+            self._refuse_head(connection, _TOO_LARGE)
+        while self._heads_size > HEADS_LIMIT:
+            self._refuse_head(next(iter(self._heads)), _TOO_LATE)
+
+    def _refuse_head(self, connection: Connection, answer: bytes) -> None:
+        connection.refuse_head(answer)
+        self.head_came(connection)
 
     def head_came(self, connection: Connection) -> None:
         """Note that a request has come whole, or will never. Idempotent."""
+        self._heads.pop(connection, None)
         self._heads_size -= connection.head_size
         connection.head_size, connection.head_since = 0, None
 
