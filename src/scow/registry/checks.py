@@ -1,10 +1,12 @@
 """What settings say that can't be meant: found when they are read rather than when somebody is refused at night."""
 
+import os
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 from scow.registry.names import is_repository, is_tag
-from scow.registry.settings import Oidc, Policy, Settings, SettingsInvalid, Tls
+from scow.registry.os_errors import sentence
+from scow.registry.settings import Oidc, Policy, Remote, Settings, SettingsInvalid, Tls
 
 
 def check(settings: Settings) -> None:
@@ -12,6 +14,44 @@ def check(settings: Settings) -> None:
     settings.address()
     for key, problem in _problems(settings):
         raise SettingsInvalid(key, problem)
+
+
+def check_files(settings: Settings) -> None:
+    """Raise SettingsInvalid for the first file that can't be read or variable that is not there. Blocks."""
+    for key, path in _files(settings):
+        if not path:
+            continue
+        try:
+            with open(path, "rb") as file:
+                file.read(1)
+        except OSError as error:
+            raise SettingsInvalid(key, sentence(error)) from error
+    for key, remote in _remotes(settings):
+        if remote.password_env and remote.password_env not in os.environ:
+            raise SettingsInvalid(f"{key}.password_env", f"the environment has no {remote.password_env}")
+
+
+def _files(settings: Settings) -> Iterator[tuple[str, str | None]]:
+    auth, tls = settings.auth, settings.tls
+    yield "auth.htpasswd", auth.htpasswd
+    if auth.token is not None:
+        yield "auth.token.ca", auth.token.ca
+        yield "auth.token.keys", auth.token.keys if "://" not in auth.token.keys else None
+    for number, issuer in enumerate(auth.oidc):
+        yield f"auth.oidc[{number}].client_secret_file", issuer.client_secret_file
+        yield f"auth.oidc[{number}].ca", issuer.ca
+    if tls is not None:
+        for name in ("cert", "key", "client_ca", "client_crl"):
+            yield f"tls.{name}", getattr(tls, name)
+    for key, remote in _remotes(settings):
+        yield f"{key}.password_file", remote.password_file
+
+
+def _remotes(settings: Settings) -> Iterator[tuple[str, Remote]]:
+    for number, proxy in enumerate(settings.proxy):
+        yield f"proxy[{number}]", proxy
+    for number, rule in enumerate(settings.sync):
+        yield f"sync[{number}]", rule
 
 
 def advise(settings: Settings) -> Iterator[str]:

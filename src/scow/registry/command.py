@@ -18,7 +18,7 @@ import msgspec
 from scow.errors import ScowError
 from scow.registry.accounts import Account, SqlAccounts
 from scow.registry.audit import note_by_hand
-from scow.registry.checks import advise
+from scow.registry.checks import advise, check_files
 from scow.registry.collector import Plan, counts
 from scow.registry.configuration import read_settings
 from scow.registry.connections import raise_descriptor_limit
@@ -273,12 +273,18 @@ def _serve(settings: Settings, options: argparse.Namespace) -> int:
         if options.ready_file:
             _write_file(options.ready_file, f"{url}\n")
 
+    def reread() -> Settings:
+        settings = _settings(options)
+        check_files(settings)
+        return settings
+
+    check_files(settings)
     for advice in advise(settings):
         logging.getLogger("scow.registry").warning("%s", advice)
     try:
         if settings.worker_count() > 1:
-            return Supervisor(settings, _work, lambda: _settings(options), ready).run()
-        return asyncio.run(Lone(settings, lambda: _settings(options)).run(ready))
+            return Supervisor(settings, _work, reread, ready).run()
+        return asyncio.run(Lone(settings, reread).run(ready))
     finally:
         for path in (options.pidfile, options.ready_file):
             if path is not None:

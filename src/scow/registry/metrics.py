@@ -40,13 +40,18 @@ GAUGES: Final = {
     "upstream_fetches": "Blobs that are being fetched from other registries.",
 }
 
+MOMENTS: Final = {
+    "tls_certificate_expiry_timestamp_seconds": "When the certificate, or one of its chain, expires.",
+}
+"""Seconds since the epoch, of one worker alone; not shown as long as there is none."""
+
 _ENDPOINT: Final = {name: number for number, name in enumerate(ENDPOINTS)}
 _METHOD: Final = {name: number for number, name in enumerate(METHODS)}
 _TIMES: Final = len(BUCKETS) + 2  # the last bucket, and the sum
 _REQUESTS_AT: Final = 0
 _TIMES_AT: Final = len(ENDPOINTS) * len(METHODS) * len(CLASSES)
 _COUNTERS_AT: Final = _TIMES_AT + len(ENDPOINTS) * _TIMES
-_SLOT: Final = {name: _COUNTERS_AT + number for number, name in enumerate([*COUNTERS, *GAUGES])}
+_SLOT: Final = {name: _COUNTERS_AT + number for number, name in enumerate([*COUNTERS, *GAUGES, *MOMENTS])}
 ROW: Final = _COUNTERS_AT + len(_SLOT)
 """Numbers of one worker."""
 
@@ -62,12 +67,16 @@ class Metrics:
     def __init__(self, memory: "memoryview[float] | None" = None, worker: int = 0) -> None:
         self._all: memoryview[float] = memory if memory is not None else shared_memory(1)
         self._own = self._all[worker * ROW : (worker + 1) * ROW]
-        for slot in (_SLOT[name] for name in GAUGES):
+        for slot in (_SLOT[name] for name in (*GAUGES, *MOMENTS)):
             self._own[slot] = 0.0  # of a worker that died
 
     def count(self, name: str, by: float = 1.0) -> None:
         """Add to a counter or gauge."""
         self._own[_SLOT[name]] += by
+
+    def set(self, name: str, value: float) -> None:
+        """Say what a moment is. To be called by one of the workers only."""
+        self._own[_SLOT[name]] = value
 
     def observe(self, endpoint: str, method: str, status: int, took_s: float) -> None:
         """Count an answered request."""
@@ -111,8 +120,10 @@ class Metrics:
                 yield f'{name}_bucket{{endpoint="{endpoint}",le="{limit}"}} {total:.0f}'
             yield f'{name}_sum{{endpoint="{endpoint}"}} {counts[-1]:.6f}'
             yield f'{name}_count{{endpoint="{endpoint}"}} {total:.0f}'
-        for kind_of, names, ending in (("counter", COUNTERS, "_total"), ("gauge", GAUGES, "")):
+        for kind_of, names, ending in (("counter", COUNTERS, "_total"), ("gauge", GAUGES, ""), ("gauge", MOMENTS, "")):
             for short, help_text in names.items():
+                if names is MOMENTS and not self._sum(_SLOT[short]):
+                    continue
                 name = f"scow_registry_{short}{ending}"
                 yield from (f"# HELP {name} {help_text}", f"# TYPE {name} {kind_of}")
                 yield f"{name} {self._sum(_SLOT[short]):.0f}"

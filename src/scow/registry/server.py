@@ -8,6 +8,7 @@ import re
 import secrets
 import socket
 import time
+from functools import partial
 from typing import Final, cast
 
 from aiohttp.http import HttpProcessingError
@@ -117,6 +118,7 @@ class Server:
         self._metrics = registry.metrics
         self._rates = Rates(settings.limits, buckets)
         self._proxies = Proxies(settings.proxies) if settings.proxies else None
+        self._is_first = collects
         changes = collects and not settings.read_only
         self._collects = changes and settings.gc.interval_s > 0
         self._syncs = changes and bool(settings.sync) and registry.syncs.scheduled
@@ -167,7 +169,8 @@ class Server:
         if self._tells:
             self._tasks.append(asyncio.create_task(self._registry.webhooks.run()))
         if certificates is not None:
-            self._tasks.append(asyncio.create_task(certificates.watch(http.renew)))
+            tell = partial(self._metrics.set, "tls_certificate_expiry_timestamp_seconds") if self._is_first else None
+            self._tasks.append(asyncio.create_task(certificates.watch(http.renew, tell)))
         return url_of(listener, self._settings)
 
     async def aclose(self) -> None:

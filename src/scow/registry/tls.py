@@ -9,9 +9,11 @@ began, whoever is trusted or revoked since.
 
 import asyncio
 import logging
+import re
 import ssl
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -25,8 +27,55 @@ Stamp = tuple[tuple[int, int, int], ...]
 REFUSALS_S: Final = 10.0
 """Between two lines about clients that were turned away: anybody can be."""
 
+EXPIRY_S: Final = 14 * 86400.0
+"""A certificate that expires within so long is told of, or within a third of its life if that is less."""
+REMIND_S: Final = 86400.0
+_PEM: Final = re.compile("-----BEGIN CERTIFICATE-----[^-]*-----END CERTIFICATE-----")
+_VERSION: Final = 0xA0
+_UTC_TIME: Final = 0x17
+
 log = logging.getLogger("scow.registry.tls")
 refusals_log = logging.getLogger("scow.registry.tls.clients")
+
+
+def validity(path: Path) -> tuple[float, float] | None:
+    """From when to when a file's certificates are all valid (seconds since the epoch); None if that can't be read.
+
+    RFC 5280 section 4.1.2.5. Python's ssl tells it of peers alone.
+    """
+    try:
+        times = [_times(ssl.PEM_cert_to_DER_cert(pem)) for pem in _PEM.findall(path.read_text())]
+    except (OSError, ValueError, IndexError):
+        return None
+    return (max(first for first, _ in times), min(last for _, last in times)) if times else None
+
+
+def _times(der: bytes) -> tuple[float, float]:
+    """When a certificate begins and ends to be valid. Raises ValueError and IndexError."""
+    body = _element(_element(der, 0)[1], 0)[1]
+    offset, left = 0, 3  # its serial number, algorithm and issuer come before
+    while left:
+        tag, _, offset = _element(body, offset)
+        left -= tag != _VERSION
+    span = _element(body, offset)[1]
+    tag, first, offset = _element(span, 0)
+    last_tag, last, _ = _element(span, offset)
+    return _time(tag, first), _time(last_tag, last)
+
+
+def _element(data: bytes, offset: int) -> tuple[int, bytes, int]:
+    """Tag and content of an element of DER, and where the next one begins."""
+    tag, size, offset = data[offset], data[offset + 1], offset + 2
+    if size >= 0x80:
+        digits = size & 0x7F
+        size, offset = int.from_bytes(data[offset : offset + digits], "big"), offset + digits
+    return tag, data[offset : offset + size], offset + size
+
+
+def _time(tag: int, text: bytes) -> float:
+    form = "%y%m%d%H%M%SZ" if tag == _UTC_TIME else "%Y%m%d%H%M%SZ"
+    found = datetime.strptime(text.decode("ascii"), form).replace(tzinfo=UTC)
+    return (found.replace(year=found.year - 100) if tag == _UTC_TIME and found.year >= 2050 else found).timestamp()
 
 
 class _Seldom(logging.Filter):
@@ -82,6 +131,7 @@ class Certificates:
         self._tls = tls
         self._stamp = self._look()
         self._current = self._load()
+        self._validity = validity(Path(tls.cert))
         self.context = self._load()
         """For the listening socket."""
         self.context.sni_callback = self._swap
@@ -127,6 +177,25 @@ class Certificates:
             context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
         return context
 
+    @property
+    def expires_at(self) -> float:
+        """When the certificate, or one of its chain, expires (seconds since the epoch); 0 if that can't be told."""
+        return self._validity[1] if self._validity is not None else 0.0
+
+    def expiry(self, now: float) -> str:
+        """A sentence about a certificate that has expired or soon will; empty if there is nothing to tell."""
+        if self._validity is None:
+            return ""
+        begins, ends = self._validity
+        when = time.strftime("%F %T UTC", time.gmtime(ends))
+        if now >= ends:
+            return f"tls.cert: {self._tls.cert} has expired at {when}: clients refuse it"
+        if now < begins:
+            return f"tls.cert: {self._tls.cert} is not valid yet: clients refuse it"
+        if ends - now < min(EXPIRY_S, (ends - begins) / 3):
+            return f"tls.cert: {self._tls.cert} expires at {when}, in {(ends - now) / 86400:.1f} days"
+        return ""
+
     def reload(self) -> bool:
         """Take up changed files; whether there were any. Blocks. Raises SettingsInvalid, and the old ones stay."""
         stamp = self._look()
@@ -134,18 +203,26 @@ class Certificates:
             return False
         self._stamp = stamp
         self._current = self._load()
+        self._validity = validity(Path(self._tls.cert))
         return True
 
-    async def watch(self, on_clients: Callable[[], None]) -> None:
+    async def watch(self, on_clients: Callable[[], None], on_expiry: Callable[[float], None] | None = None) -> None:
         """Reload when files change, until cancelled. Files that cannot be used are logged, once for each change.
 
-        `on_clients` is called when other clients may be trusted than before.
+        `on_clients` is called when other clients may be trusted than before. `on_expiry` gets `expires_at`, now and
+        after each change; where it is given the log tells of it too, once a day.
         """
-        said = ""
+        said, remind_at = "", 0.0
         while True:
+            if on_expiry is not None and time.monotonic() >= remind_at:
+                remind_at = time.monotonic() + REMIND_S
+                on_expiry(self.expires_at)
+                if sentence := self.expiry(time.time()):
+                    log.warning("%s", sentence)
             await asyncio.sleep(RELOAD_S)
             try:
                 if await asyncio.to_thread(self.reload):
+                    remind_at = 0.0
                     log.info("certificates were loaded anew from %s", self._tls.cert)
                     if self._tls.client_ca:
                         on_clients()

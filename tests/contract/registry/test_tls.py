@@ -6,6 +6,8 @@ import gc
 import shutil
 import socket
 import ssl
+import subprocess
+import time
 from asyncio.sslproto import SSLProtocol
 from collections.abc import Callable
 from pathlib import Path
@@ -314,3 +316,37 @@ async def test_handshakes_that_fail_leave_little_behind(
         gc.enable()
     assert left <= 25
     assert await shown(running.url, trusting(authority))
+
+
+def end_of(cert: Path) -> float:
+    command = ["openssl", "x509", "-enddate", "-noout", "-in", cert]
+    told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return ssl.cert_time_to_seconds(told.removeprefix("notAfter=").strip())
+
+
+@pytest.mark.parametrize(("days", "said"), [(-1, "has expired at"), (2, ""), (20_000, "")])
+async def test_a_certificate_that_expires_is_told(
+    serve: Callable[..., Any],
+    settings: Settings,
+    authority: Authority,
+    tls: Tls,
+    days: int,
+    said: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    cert, key = authority.sign("server", server=True, days=days)
+    shutil.copy(cert, tls.cert)
+    shutil.copy(key, tls.key)
+    loaded = Certificates(tls)
+    assert loaded.expires_at == end_of(cert)
+    assert said in loaded.expiry(time.time())
+    assert bool(loaded.expiry(time.time())) == bool(said)
+    assert days < 0 or "expires at" in loaded.expiry(loaded.expires_at - 1)
+    assert "not valid yet" in loaded.expiry(0.0)
+    running = await serve(settings, tls=tls)
+    async with asyncio.timeout(60):
+        while not running.registry.metrics.value("tls_certificate_expiry_timestamp_seconds"):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    name = "scow_registry_tls_certificate_expiry_timestamp_seconds"
+    assert f"{name} {loaded.expires_at:.0f}\n" in running.registry.metrics.text()
+    assert ("has expired at" in caplog.text) == bool(said)

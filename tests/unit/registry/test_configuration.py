@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from scow.registry.checks import advise
+from scow.registry.checks import advise, check_files
 from scow.registry.configuration import keys, read_settings
 from scow.registry.settings import Settings, SettingsInvalid
 
@@ -152,6 +152,40 @@ def test_a_rule_that_allows_nobody_anything_is_a_mistake(tmp_path: Path, rule: s
     text = f"[auth]\ngroups = {{dev=['ann']}}\nrules = [{{repositories=['team/**'], {rule}}}]"
     with pytest.raises(SettingsInvalid, match=re.escape(message)):
         settings_of(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("[auth]\nhtpasswd = 'FILE'", "auth.htpasswd"),
+        ("[auth.token]\nkeys = 'FILE'", "auth.token.keys"),
+        ("[tls]\ncert = 'FILE'\nkey = '/dev/null'", "tls.cert"),
+        (
+            "[[auth.oidc]]\nname = 'x'\nissuer = 'https://x'\nclient_id = 'x'\nclient_secret_file = 'FILE'",
+            "auth.oidc[0].client_secret_file",
+        ),
+        ("[[proxy]]\nupstream = 'docker.io'\nusername = 'x'\npassword_file = 'FILE'", "proxy[0].password_file"),
+        (
+            "[[sync]]\nname = 'x'\nupstream = 'x'\nrepositories = ['x']\npassword_file = 'FILE'",
+            "sync[0].password_file",
+        ),
+    ],
+)
+def test_a_file_that_is_missing_is_found_at_start(tmp_path: Path, text: str, key: str) -> None:
+    file = tmp_path / "file"
+    settings = settings_of(tmp_path, text.replace("FILE", str(file)))
+    with pytest.raises(SettingsInvalid, match=re.escape(f"{key}: {file}: No such file")):
+        check_files(settings)
+    file.write_text("x")
+    check_files(settings)
+
+
+def test_a_variable_that_is_missing_is_found_at_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = settings_of(tmp_path, "[[proxy]]\nupstream = 'docker.io'\nusername = 'x'\npassword_env = 'SOME_PW'")
+    with pytest.raises(SettingsInvalid, match=re.escape("proxy[0].password_env: the environment has no SOME_PW")):
+        check_files(settings)
+    monkeypatch.setenv("SOME_PW", "")
+    check_files(settings)
 
 
 def test_an_issuers_groups_need_not_be_known_here(tmp_path: Path) -> None:
