@@ -122,6 +122,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     check.set_defaults(run=_check)
 
+    history = _add(
+        commands,
+        "history",
+        common,
+        "show what a tag stands for, and what it stood for before",
+        "It goes back by a push of the same manifest: scow pull REPOSITORY@DIGEST, tag and push.",
+        "history team/app:latest --storage /srv/registry",
+    )
+    history.add_argument("tag", metavar="REPOSITORY:TAG")
+    history.set_defaults(run=_show_history)
+
     backup = _add(
         commands,
         "backup",
@@ -406,6 +417,27 @@ def _where(repositories: list[str]) -> str:
     return f" (in {shown}{more})" if shown else " (in no repository)"
 
 
+async def _show_history(settings: Settings, options: argparse.Namespace) -> int:
+    check_is_there(settings)
+    repository, _, tag = options.tag.rpartition(":")
+    if not repository:
+        raise SettingsInvalid(options.tag, "which tag? REPOSITORY:TAG is needed")
+    registry = Registry.open(settings)
+    try:
+        now = await registry.metadata.find_manifest(repository, tag, is_digest=False)
+        past = await registry.metadata.tag_history(repository, tag) if now is not None else []
+    finally:
+        await registry.aclose()
+    if now is None:
+        print(f"scow registry: there is no tag {options.tag}", file=sys.stderr)
+        return 1
+    print(f"{now.digest}\tnow")
+    for each in past:
+        until = time.strftime("%F %T", time.localtime(each.until))
+        print(f"{each.digest}\tuntil {until}{'' if each.is_here else ', is gone'}")
+    return 0
+
+
 def _back_up(settings: Settings, options: argparse.Namespace) -> int:
     check_is_there(settings)
     if settings.database.url:
@@ -416,6 +448,8 @@ def _back_up(settings: Settings, options: argparse.Namespace) -> int:
         raise SettingsInvalid(str(options.file), f"the copy could not be made: {error}") from error
     except FileExistsError as error:
         raise SettingsInvalid(str(options.file), "is there already") from error
+    except OSError as error:  # which names the file that the copy is made in
+        raise SettingsInvalid(str(options.file), error.strerror or str(error)) from error
     print(f"{options.file}: {options.file.stat().st_size} bytes; now copy {Path(settings.storage) / 'blobs'}")
     return 0
 

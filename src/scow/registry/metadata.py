@@ -47,6 +47,14 @@ class LargeManifest(msgspec.Struct, frozen=True):
 KnownManifest = StoredManifest | LargeManifest
 
 
+class PastTag(msgspec.Struct, frozen=True):
+    """What a tag stood for, until when (seconds since the epoch), and whether that can still be pulled."""
+
+    digest: Digest
+    until: float
+    is_here: bool
+
+
 class KeptManifest(msgspec.Struct, frozen=True):
     """A manifest of any repository."""
 
@@ -300,6 +308,9 @@ class Metadata(Protocol):
 
     async def due_blobs(self) -> list[tuple[Digest, int]]:
         """Blobs that deciding all due reviews would remove, with their sizes. Changes nothing."""
+
+    async def tag_history(self, repository: str, tag: str) -> list[PastTag]:
+        """What a tag stood for before it moved, the newest first; nothing of one that is deleted."""
 
     async def tag_times(self, repository: str) -> list[TagTime]:
         """Every tag with the time of its last move."""

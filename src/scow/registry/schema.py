@@ -90,7 +90,7 @@ CREATE TABLE stage_part (
     PRIMARY KEY (upload, number)) WITHOUT ROWID;
 ALTER TABLE garbage ADD COLUMN due_at REAL NOT NULL DEFAULT 0
 """,
-    # Nobody ever read it. The table stays for versions that still write to it while replicas are upgraded.
+    # It told what a tag stands for now, and of tags that are gone; from now on, what one stood for before it moved.
     """
 DELETE FROM tag_history
 """,

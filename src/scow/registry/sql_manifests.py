@@ -20,6 +20,7 @@ from scow.registry.metadata import (
     LargeManifest,
     LinkedBlob,
     NewManifest,
+    PastTag,
     Referrer,
     ShownRepository,
     ShownTag,
@@ -33,6 +34,8 @@ _FOUND: Final = f"SELECT m.digest, m.media_type, m.size, {_UNLESS_LARGE} FROM ma
 _WHOLE: Final = f"SELECT m.digest, m.media_type, m.data FROM manifest m WHERE m.repository = {ID_OF} "
 _BY_DIGEST: Final = "AND m.digest = ?"
 _BY_TAG: Final = f"AND m.digest = (SELECT digest FROM tag WHERE repository = {ID_OF} AND name = ?)"
+HISTORY: Final = 20
+"""Moves of each tag that are remembered."""
 _REFERENCES: Final = 200
 """Digests that are looked for by one statement."""
 
@@ -127,6 +130,7 @@ class SqlManifests(SqlNames):
             if before[0] != digest:
                 self._check_mutable(repository, tag)
                 await _untag(session, owner, before[0])
+                await _remember(session, owner, tag, before[0], now)
             statement = "UPDATE tag SET digest = ?, updated_at = ? WHERE repository = ? AND name = ?"
             await session.run(statement, digest, now, *key)
             return
@@ -148,6 +152,7 @@ class SqlManifests(SqlNames):
         row = await session.row("DELETE FROM tag WHERE repository = ? AND name = ? RETURNING digest", owner, tag)
         if row is None:
             return False
+        await session.run("DELETE FROM tag_history WHERE repository = ? AND name = ?", owner, tag)
         await _untag(session, owner, row[0])
         return True
 
@@ -164,6 +169,11 @@ class SqlManifests(SqlNames):
         key = (owner, digest)
         query = "SELECT digest FROM manifest_ref WHERE repository = ? AND manifest = ? AND kind = 'blob'"
         blobs = [row[0] for row in await session.rows(query, *key)]
+        await session.run(
+            "DELETE FROM tag_history WHERE repository = ? "
+            "AND name IN (SELECT name FROM tag WHERE repository = ? AND digest = ?)",
+            *(owner, *key),
+        )
         gone = await session.run("DELETE FROM manifest WHERE repository = ? AND digest = ?", *key) > 0
         await self._queue(session, "link", owner, blobs)
         return gone
@@ -181,6 +191,14 @@ class SqlManifests(SqlNames):
             "AND EXISTS (SELECT 1 FROM manifest m WHERE m.repository = r.id) ORDER BY r.name LIMIT ?"
         )
         return [row[0] for row in await self._db.rows(query, after, limit)]
+
+    async def tag_history(self, repository: str, tag: str) -> list[PastTag]:
+        query = (
+            "SELECT h.digest, h.changed_at, m.digest IS NOT NULL FROM tag_history h "
+            "LEFT JOIN manifest m ON m.repository = h.repository AND m.digest = h.digest "
+            f"WHERE h.repository = {ID_OF} AND h.name = ? ORDER BY h.changed_at DESC LIMIT {HISTORY}"
+        )
+        return [PastTag(row[0], row[1], bool(row[2])) for row in await self._db.rows(query, repository, tag)]
 
     async def show_repositories(self, search: str, after: str, limit: int) -> list[ShownRepository]:
         query = (
@@ -246,3 +264,15 @@ async def _untag(session: Session, owner: int, digest: str) -> None:
     """Let the time of a manifest that lost a tag begin anew: untagged ones are removed by age."""
     statement = "UPDATE manifest SET pushed_at = ? WHERE repository = ? AND digest = ?"
     await session.run(statement, time.time(), owner, digest)
+
+
+async def _remember(session: Session, owner: int, tag: str, digest: str, until: float) -> None:
+    """Write down what a tag stood for until now; of each tag the newest few are kept."""
+    key = (owner, tag)
+    statement = "INSERT INTO tag_history (repository, name, digest, changed_at) VALUES (?, ?, ?, ?)"
+    await session.run(statement, *key, digest, until)
+    await session.run(
+        "DELETE FROM tag_history WHERE repository = ? AND name = ? AND changed_at < (SELECT changed_at "
+        f"FROM tag_history WHERE repository = ? AND name = ? ORDER BY changed_at DESC LIMIT 1 OFFSET {HISTORY - 1})",
+        *(*key, *key),
+    )

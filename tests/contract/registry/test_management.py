@@ -79,6 +79,43 @@ async def test_deleting_a_manifest_takes_its_tags_along_at_once(client: Client) 
     assert (await client("DELETE", f"{REPO}/manifests/{digest}")).status == 404
 
 
+async def test_what_a_tag_stood_for_is_remembered_until_it_goes(
+    client: Client, running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scow.registry.sql_manifests.HISTORY", 3)
+    metadata = running.registry.metadata
+    pushed = [await client.push_image("latest", seed=str(number)) for number in range(6)]
+    await client.push_image("latest", seed="5")  # where it is already
+    past = await metadata.tag_history("test/repo", "latest")
+    assert [each.digest for each in past] == pushed[4:1:-1]
+    assert [each.until for each in past] == sorted((each.until for each in past), reverse=True)
+    assert (await client("DELETE", f"{REPO}/manifests/{pushed[3]}")).status == 202
+    assert [each.is_here for each in await metadata.tag_history("test/repo", "latest")] == [True, False, True]
+    for reference in ("latest", pushed[5]):
+        await client.push_image("latest", seed="0")
+        await client.push_image("latest", seed="5")
+        assert (await client("DELETE", f"{REPO}/manifests/{reference}")).status == 202
+        assert await metadata.tag_history("test/repo", "latest") == []
+        await client.push_image("latest", seed="0")
+        assert await metadata.tag_history("test/repo", "latest") == []
+
+
+@pytest.mark.parametrize("kind_of_storage", ["folder"], indirect=True)
+async def test_the_history_of_a_tag_is_shown(
+    client: Client, settings: Settings, running: Running, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second, third = [await client.push_image("v1", seed=str(number)) for number in range(3)]
+    assert (await client("DELETE", f"{REPO}/manifests/{first}")).status == 202
+    history = ["history", "test/repo:v1", "--storage", settings.storage]
+    assert await asyncio.to_thread(main, history) == 0
+    lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    assert [digest for digest, _ in lines] == [third, second, first]
+    assert lines[0][1] == "now"
+    assert [told.endswith(", is gone") for _, told in lines] == [False, False, True]
+    assert await asyncio.to_thread(main, [*history[:1], "test/repo:v2", *history[2:]]) == 1
+    assert capsys.readouterr().err == "scow registry: there is no tag test/repo:v2\n"
+
+
 async def test_deleting_a_manifest_of_an_unknown_repository(client: Client) -> None:
     answer = await client("DELETE", f"/v2/never/heard-of/manifests/sha256:{'0' * 64}")
     assert answer.status == 404
@@ -412,6 +449,9 @@ async def test_a_backup_of_a_registry_that_runs_is_one_that_serves(
     assert (await client("GET", f"{REPO}/manifests/v1")).headers["Docker-Content-Digest"] == digest
     assert await asyncio.to_thread(main, backup) == 1
     assert f"{again / DATABASE}: is there already" in capsys.readouterr().err
+    nowhere = str(tmp_path / "nowhere" / DATABASE)
+    assert await asyncio.to_thread(main, ["backup", nowhere, "--storage", settings.storage]) == 1
+    assert capsys.readouterr().err == f"scow registry: {nowhere}: No such file or directory\n"
 
 
 async def test_a_damaged_manifest_is_whole_again_once_it_is_pushed(client: Client, running: Running) -> None:
