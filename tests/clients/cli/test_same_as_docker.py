@@ -33,6 +33,8 @@ run hello-world
 run -d hello-world
 run
 run -p xx hello-world
+container run -p xx hello-world
+container create -m xx hello-world
 run -m xx hello-world
 run --rm=foo hello-world
 run --memory

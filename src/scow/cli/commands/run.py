@@ -36,7 +36,8 @@ def exit_code_of(message: str) -> int:
 def as_run_error(session: Session, error: CliError) -> CliError:
     """Say an error as `run` says it, with the exit code that its words stand for."""
     code = exit_code_of(error.message) if isinstance(error, EngineError) else 125
-    text = f"{session.program}: {error.message}\n\nRun '{session.command} --help' for more information"
+    verb = session.command.rpartition(" ")[2]  # docker says `docker run` to `docker container run`, too
+    text = f"{session.program}: {error.message}\n\nRun '{session.program} {verb} --help' for more information"
     return CliError(text, code)
 
 
