@@ -170,6 +170,20 @@ def test_the_log_is_lines_of_json_that_name_the_address_of_the_metrics(configure
     assert "features has no effect" in configured.log
 
 
+def test_without_a_default_bridge_containers_have_no_network(registry: Registry) -> None:
+    with folder() as path:
+        daemon = Daemon(path, "--bridge", "none", "--registry-mirror", f"http://{registry.address}").start()
+        try:
+            assert {network["Name"] for network in daemon.json("GET", "/networks")} == {"host", "none"}
+            daemon.docker("pull", "-q", "busybox")
+            for options in ([], ["--network", "bridge"]):
+                links = daemon.docker("run", "--rm", *options, "busybox", "ls", "/sys/class/net").stdout.split()
+                assert links == ["lo"]
+        finally:
+            daemon.stop()
+        assert not traces(path)
+
+
 def test_a_profile_that_is_no_json_keeps_the_engine_from_starting(tmp_path: Path) -> None:
     profile = tmp_path / "profile.json"
     profile.write_text("{")

@@ -61,7 +61,10 @@ def _parser() -> argparse.ArgumentParser:
     text("--storage-driver", "-s", metavar="NAME", help="erofs or overlay2 (default: erofs where the kernel can)")
     text("--bip", metavar="CIDR", help="address of the default bridge, with its prefix length")
     text(
-        "--bridge", "-b", metavar="NAME", help="name of the default bridge; one that exists is used with its addresses"
+        "--bridge",
+        "-b",
+        metavar="NAME",
+        help="name of the default bridge; one that exists is used with its addresses; none: no default bridge",
     )
     text("--ip", metavar="ADDRESS", help="address to publish ports at by default (default all)")
     text("--fixed-cidr", metavar="CIDR", help="part of the default bridge's subnet that containers get addresses of")

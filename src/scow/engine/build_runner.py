@@ -110,9 +110,9 @@ class BuildRuns:
         await asyncio.to_thread(shutil.rmtree, container.folder, True)
 
     def _record(self, id: str, host: HostConfig, request: RunRequest) -> ContainerRecord:
-        mode = {"default": host.network_mode or "bridge"}.get(request.network, request.network)
-        if mode == "default":
-            mode = "bridge"
+        mode = (host.network_mode or "default") if request.network == "default" else request.network
+        if mode in ("default", "bridge"):
+            mode = self._config.default_network
         privileged = request.insecure
         host = msgspec.structs.replace(
             host,

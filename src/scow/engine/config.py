@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 DATA_ROOT = Path("/var/lib/scow")
 EXEC_ROOT = Path("/run/scow")
 CONFIG_FILE = Path("/etc/scow/daemon.json")
+NO_BRIDGE = "none"
+"""As the value of `bridge`: there is no default bridge."""
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
 
@@ -140,6 +142,11 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     experimental: bool = False
     min_api_version: str = ""
     metrics_addr: str = ""
+
+    @property
+    def default_network(self) -> str:
+        """The network of containers that ask for none."""
+        return "none" if self.bridge == NO_BRIDGE else "bridge"
 
     @property
     def engine_id(self) -> str:

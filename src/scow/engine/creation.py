@@ -147,8 +147,10 @@ class Creation:
         """Fill in the engine's defaults; what they mean for the caller comes as warnings."""
         host, warnings = discarded(host)
         mode = host.network_mode
-        if mode in ("", "default"):
-            mode = "bridge"
+        if mode in ("", "default", "bridge"):
+            mode = (
+                self._config.default_network
+            )  # that of whoever asks for a bridge that isn't there, too, as with dockerd
         if config.network_disabled:
             mode = "none"
         if self._remapped:
@@ -247,8 +249,9 @@ class Creation:
         """
         asked = (request.networking_config.endpoints_config if request.networking_config else None) or {}
         endpoints = {name: settings or EndpointSettings() for name, settings in asked.items()}
-        if "default" in endpoints:
-            endpoints["bridge"] = endpoints.pop("default")
+        for name in ("default", "bridge"):
+            if name in endpoints:
+                endpoints[self._config.default_network] = endpoints.pop(name)
         mode = host.network_mode
         if mode.startswith("container:"):
             self._named(mode.partition(":")[2])

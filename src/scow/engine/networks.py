@@ -8,7 +8,7 @@ from typing import Final
 import msgspec
 
 from scow.engine import validation
-from scow.engine.config import EngineConfig, InvalidConfig
+from scow.engine.config import NO_BRIDGE, EngineConfig, InvalidConfig
 from scow.engine.container import Container, ContainerTable, NoSuchContainer
 from scow.engine.endpoints import HOST_ONLY, NO_NETWORK, SHARES_NETWORK, check_endpoint, endpoint_request
 from scow.engine.events import Events
@@ -60,7 +60,8 @@ def network_settings(config: EngineConfig) -> Settings:
         except InvalidArgument as error:
             raise InvalidConfig(f"invalid address for published ports: {config.ip}") from error
     settings = Settings(
-        bridge_name=config.bridge,
+        has_bridge=config.bridge != NO_BRIDGE,
+        bridge_name=config.bridge if config.bridge != NO_BRIDGE else "",
         bip=config.bip,
         fixed_cidr=config.fixed_cidr,
         ipv6=config.ipv6,

@@ -58,9 +58,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     `bridge_name` of the default bridge is derived from the engine id if empty; one that is there already is used with
     the addresses that it has. Otherwise its subnet is chosen from `default_pools` if there is neither `bip` (an address
     with prefix) nor `fixed_cidr` (the part of the subnet that containers get addresses of). `relays` carry what comes
-    by IPv6 to containers without. `spare_sandboxes` bounds the pool of ready ones.
+    by IPv6 to containers without. `spare_sandboxes` bounds the pool of ready ones. Without `has_bridge` there is no
+    network `bridge`.
     """
 
+    has_bridge: bool = True
     bridge_name: str = ""
     bip: str = ""
     fixed_cidr: str = ""

@@ -119,7 +119,7 @@ class Networks:
         self._networks = {network.id: network for network in networks}
         self._recorded_sandboxes = set(sandboxes)
         async with claims.choosing():
-            await self._ensure_predefined()
+            await self._ensure_predefined({endpoint.network_id for endpoint in endpoints})
             for network in self._networks.values():
                 self._pools[network.id] = NetworkAddresses(network.pools)
             for endpoint in endpoints:
@@ -131,8 +131,10 @@ class Networks:
         await self._firewall.install(self._networks.values(), self._endpoints.values())
         await self._drop_unrecorded()
         await self._departures.finish({link for network in self._networks.values() for link in network.own_links})
-        default = self.get(BRIDGE)
-        self._sandboxes.warm_up(lambda: (self._bridges[default.id], default.mtu))
+        self._sandboxes.open()
+        default = self._find(BRIDGE)
+        if default is not None:
+            self._sandboxes.warm_up(lambda: (self._bridges[default.id], default.mtu))
 
     async def reconcile(self, live: Iterable[str]) -> None:
         """Release what belongs to containers that don't live any more; mend the links of those that do."""
@@ -436,12 +438,22 @@ class Networks:
 
     # inside
 
-    async def _ensure_predefined(self) -> None:
-        by_name = {network.name: network for network in self._networks.values()}
+    def _find(self, name: str) -> Network | None:
+        return next((network for network in self._networks.values() if network.name == name), None)
+
+    async def _ensure_predefined(self, used: set[str]) -> None:
+        """Have the networks that are always there, as they are configured; `used` are those with endpoints."""
         for name in (HOST, NONE):
-            if name not in by_name:
+            if self._find(name) is None:
                 await self._record(definitions.linkless(name))
-        before = by_name.get(BRIDGE)
+        before = self._find(BRIDGE)
+        if self._settings.has_bridge or (before is not None and before.id in used):  # for the containers that are on it
+            await self._ensure_default(before)
+        elif before is not None:
+            self._networks.pop(before.id)
+            await self._state.retire_network(before)  # its bridge goes with those of other removed networks
+
+    async def _ensure_default(self, before: Network | None) -> None:
         settings, foreign = await self._with_bridge(before)
         missing = definitions.wants_subnet(settings, before)
         taken = await self._taken_subnets() if missing else []

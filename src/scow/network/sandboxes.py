@@ -103,9 +103,12 @@ class Sandboxes:
     def path(self, container_id: str) -> Path:
         return self._folder / container_id
 
+    def open(self) -> None:
+        """Make the folder. Blocks for a moment: for start-up."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+
     def warm_up(self, bridge: Callable[[], tuple[int, int | None]]) -> None:
         """Begin to keep spare sandboxes on the bridge whose index and MTU `bridge` tells."""
-        self._folder.mkdir(parents=True, exist_ok=True)
         self._bridge = bridge
         self._schedule(0)
 

@@ -387,6 +387,23 @@ async def test_a_default_bridge_that_was_there_is_used_and_left_as_it_was(
     await rig.engine(bridge_name=name, bip="")
 
 
+async def test_without_a_default_bridge_the_one_that_was_there_goes_when_nobody_is_on_it(rig: Rig) -> None:
+    networks = await rig.engine()
+    bridge = networks.get("bridge").bridge
+    await run(networks, "c1")
+    await rig.kill(networks)
+    networks = await rig.engine(has_bridge=False)
+    assert networks.get("bridge").bridge == bridge
+    assert links.index_of(bridge)
+    await networks.release("c1")
+    await networks.settled()
+    await rig.kill(networks)
+    networks = await rig.engine(has_bridge=False)
+    assert {network.name for network in networks.all()} == {"host", "none"}
+    with pytest.raises(OSError, match="no interface"):
+        links.index_of(bridge)
+
+
 async def test_a_network_on_a_bridge_that_was_there_leaves_it_when_it_goes(
     own_bridge: tuple[str, set[str]], rig: Rig
 ) -> None:
