@@ -1,9 +1,11 @@
 """Networks that are only a configuration, and the address that ports are published at by default."""
 
+import socket
 import urllib.request
 
 import pytest
 
+from support.calls import eventually
 from support.daemon import Daemon, Registry, folder, free_subnet
 from support.docker_client import modern_docker
 from support.machine import traces
@@ -45,6 +47,12 @@ def test_a_network_takes_another_ones_configuration(engine: Daemon, client: str)
         engine.docker("network", "rm", "plan")
 
 
+def answers(host: str, port: int) -> bool:
+    """Whether somebody takes connections there."""
+    with socket.socket() as sock:
+        return sock.connect_ex((host, port)) == 0
+
+
 def test_ports_are_published_at_the_address_that_the_engine_is_told(registry: Registry) -> None:
     with folder() as path:
         daemon = Daemon(path, "--registry-mirror", f"http://{registry.address}", "--ip", "127.0.0.1").start()
@@ -54,6 +62,8 @@ def test_ports_are_published_at_the_address_that_the_engine_is_told(registry: Re
             daemon.docker("run", "-d", "--name", "box", "-p", "80", *serve)
             address = daemon.docker("port", "box", "80").stdout.strip()
             assert address.startswith("127.0.0.1:")
+            host, port = address.split(":")
+            eventually(lambda: answers(host, int(port)))  # the server listens a moment after its start
             with urllib.request.urlopen(f"http://{address}/", timeout=30) as reply:
                 assert reply.read() == b"hello\n"
             daemon.clean()
