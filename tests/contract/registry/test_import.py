@@ -318,6 +318,10 @@ async def test_an_oci_layout_is_taken_over_by_the_names_in_it(
     layer = digest_of(b"layer 1")
     (ours,) = (Path(settings.storage) / "blobs" / "sha256" / layer[7:9]).glob(f"{layer[7:]}*")
     assert same_file(ours, layout.path(layer))
+    layout.path(single).unlink()
+    done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=60)
+    missing = f"all@{single}: {layout.path(single)}: No such file or directory"
+    assert (done.returncode, set(done.stderr.splitlines())) == (1, {f"left out: {missing}"})
 
 
 async def test_a_running_registry_is_taken_over(

@@ -20,6 +20,7 @@ from scow.registry.imports.folders import opened, read_file
 from scow.registry.manifests import SIZE_LIMIT, read_manifest
 from scow.registry.metadata import Metadata, NewManifest
 from scow.registry.objects import Objects
+from scow.registry.os_errors import sentence
 
 SAY_S: Final = 5.0
 """Between two lines about the progress of one repository."""
@@ -120,7 +121,7 @@ class FileImporter:
         except FileNotFoundError:
             return  # its manifest will be refused, if any needs it
         except (ScowError, OSError) as error:
-            self.done.problems.append(f"{name}: blob {digest}: {error}")
+            self.done.problems.append(f"{name}: blob {digest}: {sentence(error)}")
         else:
             self.done.blobs += 1
             self.done.bytes += size
@@ -136,5 +137,5 @@ class FileImporter:
             return read_manifest(data, media_type, digest)
         except (ScowError, OSError) as error:
             detail = getattr(error, "detail", None)
-            self.done.problems.append(f"{name}@{digest}: {error}{f': {detail}' if detail else ''}")
+            self.done.problems.append(f"{name}@{digest}: {sentence(error)}{f': {detail}' if detail else ''}")
             return None
