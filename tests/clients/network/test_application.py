@@ -7,15 +7,18 @@ import json
 import shutil
 import subprocess
 import tempfile
+import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.error import HTTPError, URLError
 
 import pytest
 
 from support import debian, images
 from support.calls import eventually
 from support.daemon import Daemon, Registry
+from support.ports import free_port
 
 COMPOSE = shutil.which("docker-compose")
 pytestmark = pytest.mark.skipif(COMPOSE is None, reason="needs docker-compose 1.29 (Debian's docker-compose)")
@@ -89,7 +92,7 @@ services:
   proxy:
     image: software
     command: nginx -c /app/nginx.conf
-    ports: ["127.0.0.1::80"]
+    ports: ["127.0.0.1:PORT:80"]
     depends_on: [web]
     networks: [front]
     stop_grace_period: 0s
@@ -137,7 +140,9 @@ class Project:
     def __init__(self, engine: Daemon, folder: Path, version: str) -> None:
         self.engine = engine
         self.folder = folder
-        (folder / "docker-compose.yml").write_text(f'version: "{version}"\n{SERVICES}')
+        # Nobody holds the port while the engine is dead: it is not one that engines beside it would choose.
+        services = SERVICES.replace("PORT", str(free_port()))
+        (folder / "docker-compose.yml").write_text(f'version: "{version}"\n{services}')
 
     def __call__(self, *args: str) -> str:
         done = subprocess.run(
@@ -156,9 +161,17 @@ class Project:
     def visit(self, path: str) -> dict[str, object]:
         """What the application answers from outside, through its published port."""
         address = self("port", "proxy", "80").strip()
-        with urllib.request.urlopen(f"http://{address}{path}", timeout=60) as reply:
-            found: dict[str, object] = json.load(reply)
-        return found
+        end = time.monotonic() + 60
+        while True:
+            try:
+                with urllib.request.urlopen(f"http://{address}{path}", timeout=60) as reply:
+                    found: dict[str, object] = json.load(reply)
+                return found
+            except HTTPError:
+                raise
+            except (ConnectionError, URLError):  # the proxy may have been started a moment ago, and not listen yet
+                assert time.monotonic() < end
+                time.sleep(0.05)
 
     def wait_ready(self) -> None:
         """Return when all of the web service's members have said that they are ready."""

@@ -32,7 +32,9 @@ def parent() -> Iterator[str]:
     for end in (name, f"{name}p"):
         ip("link", "set", end, "up")
     yield name
-    ip("link", "delete", name)
+    # Both ends go with one, and that may have gone with a namespace that it was put into.
+    subprocess.run(["ip", "link", "delete", name], check=False, capture_output=True)
+    assert name not in links()
 
 
 def can_have(parent: str, kind: str) -> bool:

@@ -43,6 +43,11 @@ def link_names(networks: Networks) -> set[str]:
         machine.close()
 
 
+def of_its_own() -> Port:
+    """Port 80 at a port that no engine beside us chooses when nobody holds it for a while."""
+    return Port(80, host_port=free_port("0.0.0.0"))
+
+
 def own_table(networks: Networks) -> str:
     with Nftables() as nft:
         return nft.run(f"list table inet scow_{networks.tag}")
@@ -75,7 +80,7 @@ async def test_a_port_that_a_program_of_the_machine_has_is_refused_naming_it(rig
 
 async def test_a_published_port_is_kept_from_programs_of_the_machine(rig: Rig) -> None:
     networks = await rig.engine()
-    published = (await run(networks, "c1", Port(80))).ports[0]
+    published = (await run(networks, "c1", of_its_own())).ports[0]
     with socket.socket() as program:
         program.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         with pytest.raises(OSError, match="Address already in use"):
@@ -141,7 +146,7 @@ async def test_forty_containers_at_once_get_forty_addresses_and_leave_nothing(ri
 
 async def test_after_a_kill_live_containers_keep_their_network_and_dead_ones_lose_it(rig: Rig) -> None:
     networks = await rig.engine()
-    live, dead = await run(networks, "live", Port(80)), await run(networks, "dead", Port(80))
+    live, dead = await run(networks, "live", of_its_own()), await run(networks, "dead", of_its_own())
     path = rig.folder / "netns" / "live"
     await rig.kill(networks)
     with serving(path, 80):
@@ -174,9 +179,11 @@ async def test_a_kill_in_the_middle_of_a_connect_or_release_leaves_nothing(rig: 
     elif point == "attached":
         networks._firewall.publish = stop_here  # type: ignore[method-assign]  # the pause point
     elif point == "unpinned":
-        await networks.connect(sandbox, "bridge", published=[Port(80)])
+        await networks.connect(sandbox, "bridge", published=[of_its_own()])
         networks._state.remove_sandbox = stop_here  # type: ignore[method-assign]  # the pause point
-    step = networks.release("c1") if point == "unpinned" else networks.connect(sandbox, "bridge", published=[Port(80)])
+    step = (
+        networks.release("c1") if point == "unpinned" else networks.connect(sandbox, "bridge", published=[of_its_own()])
+    )
     if point == "published":
         await step
     else:
@@ -213,7 +220,7 @@ async def test_a_flushed_ruleset_is_restored_by_the_next_change(rig: Rig) -> Non
 
 async def test_a_lost_link_of_a_live_container_is_made_again(rig: Rig) -> None:
     networks = await rig.engine()
-    endpoint = await run(networks, "c1", Port(80))
+    endpoint = await run(networks, "c1", of_its_own())
     await rig.kill(networks)
     machine = Netlink()
     machine.request([links.delete_link(endpoint.link), links.delete_link(networks.get("bridge").bridge)])
@@ -226,7 +233,7 @@ async def test_a_lost_link_of_a_live_container_is_made_again(rig: Rig) -> None:
 
 async def test_stopping_the_engine_leaves_live_containers_alone(rig: Rig) -> None:
     networks = await rig.engine()
-    endpoint = await run(networks, "c1", Port(80))
+    endpoint = await run(networks, "c1", of_its_own())
     await networks.stop()
     assert link_names(networks) == {endpoint.link}, "spare sandboxes are gone"
     with serving(rig.folder / "netns" / "c1", 80):

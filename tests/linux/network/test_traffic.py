@@ -171,18 +171,17 @@ async def test_a_udp_client_that_keeps_its_port_reaches_whoever_has_the_port_nex
     networks = await rig.engine()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
         client.settimeout(60)
-        target = ""
+        number = free_port()
         for name in ("c1", "c2"):
             sandbox = await networks.sandbox(name)
             address = f"{rig.subnet}.{10 + int(name[1])}"
-            number = int(target.rpartition(":")[2] or 0)
             published = [Port(53, "udp", "127.0.0.1", number)]
             endpoint = await networks.connect(sandbox, "bridge", EndpointRequest(ipv4=address), published)
-            target = f"127.0.0.1:{endpoint.ports[0].host_port}"
+            assert endpoint.ports[0].host_port == number
             server = in_sandbox(sandbox.path, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
             server.bind(("0.0.0.0", 53))
             server.settimeout(60)
-            client.sendto(name.encode(), ("127.0.0.1", endpoint.ports[0].host_port))
+            client.sendto(name.encode(), ("127.0.0.1", number))
             assert await asyncio.to_thread(server.recv, 100) == name.encode()
             server.close()
             await networks.release(name)
