@@ -212,7 +212,7 @@ class TestQuotas:
         gate: Callable[[str], Any],
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        monkeypatch.setattr("scow.registry.postgres.IDLE_S", 0.5)
+        monkeypatch.setattr("scow.registry.postgres.IDLE_S", 2.0)
         one, other = limited
         with gate("INSERT INTO repository_blob") as held:
             first = asyncio.create_task(self.commit(one, "team/a", 1, 55))

@@ -301,7 +301,7 @@ async def test_a_push_is_not_robbed_of_a_blob_that_it_was_told_exists(
 ) -> None:
     """Reviews are due in less than SOON_S here, so each HEAD puts them off again."""
     registry = running.registry
-    soon = msgspec.structs.replace(settings, gc=Gc(interval_s=0, grace_s=2))
+    soon = msgspec.structs.replace(settings, gc=Gc(interval_s=0, grace_s=300))
     client.url = (await serve(soon)).url
     digest = await client.push_blob(b"needed")
     first = await registry.metadata.blob("test/repo", digest)  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ UPLOADS = "/v2/test/repo/blobs/uploads/"
 async def test_each_client_behind_a_proxy_has_limits_of_its_own(
     serve: Callable[..., Any], settings: Settings, client: Client
 ) -> None:
-    limits = Limits(requests_per_s=0.1, burst=2)
+    limits = Limits(requests_per_s=0.01, burst=2)
     client.url = (await serve(settings, limits=limits, proxies=["127.0.0.0/8"])).url
     for address in ("203.0.113.5", "203.0.113.6"):
         answers = [await client("GET", "/v2/", X_Forwarded_For=address) for _ in range(3)]
@@ -23,7 +23,7 @@ async def test_each_client_behind_a_proxy_has_limits_of_its_own(
 async def test_without_trust_the_header_is_anybodys_word(
     serve: Callable[..., Any], settings: Settings, client: Client
 ) -> None:
-    limits = Limits(requests_per_s=0.1, burst=2)
+    limits = Limits(requests_per_s=0.01, burst=2)
     client.url = (await serve(settings, limits=limits, proxies=["192.0.2.1"])).url
     answers = [await client("GET", "/v2/", X_Forwarded_For=f"203.0.113.{number}") for number in range(3)]
     assert [answer.status for answer in answers] == [200, 200, 429]

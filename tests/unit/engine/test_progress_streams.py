@@ -30,5 +30,5 @@ async def test_work_that_waits_for_its_listener_ends_with_it() -> None:
 
     stream = ProgressStream(work)
     await asyncio.sleep(0)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         await stream.aclose()

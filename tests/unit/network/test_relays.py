@@ -15,7 +15,7 @@ from scow.network.relays import Relays, has_ipv6
 
 pytestmark = pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
 
-TIMEOUT_S = 10.0
+TIMEOUT_S = 60.0
 
 
 @pytest.fixture

@@ -113,7 +113,7 @@ async def test_few_bodies_that_are_whole_are_in_memory_at_once(tmp_path: Path) -
             await asyncio.sleep(0)
             held -= len(data)
 
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         await asyncio.gather(*(put() for _ in range(8)))
     assert most == ROOM_SIZE // COPIES
 

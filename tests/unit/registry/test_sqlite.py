@@ -39,7 +39,7 @@ async def test_a_caller_that_is_cancelled_leaves_its_write_and_the_writer_alone(
 
     async def wait(session: Session) -> int:
         holding.set()
-        go_on.wait(10)
+        go_on.wait(60)
         return await insert(1)(session)
 
     calls = [asyncio.create_task(database.write(wait))]
@@ -65,7 +65,7 @@ async def test_a_write_whose_connection_is_lost_fails_and_the_next_one_gets_anot
     database: SqliteDatabase, neighbours: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     lost = [asyncio.create_task(database.write(lose_the_connection)) for _ in range(1 + neighbours)]
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         outcomes = await asyncio.gather(*lost, return_exceptions=True)
         assert {type(outcome) for outcome in outcomes} == {sqlite3.ProgrammingError}
         assert await database.write(insert(3)) == 1
@@ -82,12 +82,12 @@ async def test_a_transaction_that_cannot_begin_fails_and_the_next_one_begins(
     await database.write(have_no_patience)
     with closing(sqlite3.connect(tmp_path / "db", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             with pytest.raises(StorageUnavailable) as refusal:
                 await database.write(insert(1))
             assert refusal.value.why == "SQLite: database is locked"
         other.execute("ROLLBACK")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         assert await database.write(insert(2)) == 1
 
 
@@ -96,7 +96,7 @@ def test_a_loop_that_ends_with_writes_queued_does_not_end_the_writer(tmp_path: P
     go_on = threading.Event()
 
     async def wait(session: Session) -> int:
-        go_on.wait(10)
+        go_on.wait(60)
         return await insert(1)(session)
 
     async def leave() -> None:
@@ -104,7 +104,7 @@ def test_a_loop_that_ends_with_writes_queued_does_not_end_the_writer(tmp_path: P
         await asyncio.wait(writes, timeout=0.1)
 
     async def come_back() -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await opened.write(insert(3))
             assert await opened.rows("SELECT x FROM t") == [(1,), (2,), (3,)]
             await opened.aclose()
@@ -117,7 +117,7 @@ def test_a_loop_that_ends_with_writes_queued_does_not_end_the_writer(tmp_path: P
 async def test_a_write_after_the_end_is_refused_at_once(tmp_path: Path) -> None:
     opened = SqliteDatabase.open(tmp_path / "db", STEPS)
     await opened.aclose()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         with pytest.raises(StorageUnavailable):
             await opened.write(insert(1))
 

@@ -89,7 +89,7 @@ def test_messages(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_datagrams_reach_a_server(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as server:
         server.bind(str(tmp_path / "log"))
-        server.settimeout(10)
+        server.settimeout(60)
         sink = SyslogSink(Address("unixgram", path=str(tmp_path / "log")), SyslogFormat(tag="t"))
         await sink.send([LINE, ERROR])
         assert [server.recv(4096).partition(b": ")[2] for _ in range(2)] == [b"hello\n", b"oh\n"]
@@ -131,7 +131,7 @@ async def test_lines_go_to_the_journal(tmp_path: Path) -> None:
         await sink.open()
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as server:
         server.bind(str(tmp_path / "socket"))
-        server.settimeout(10)
+        server.settimeout(60)
         await sink.send([ERROR, LogLine(1, 5, b"piece", partial=True)])
         assert server.recv(4096) == (
             b"MESSAGE=oh\nPRIORITY=3\nCONTAINER_NAME=box\nSYSLOG_IDENTIFIER=tag\n"

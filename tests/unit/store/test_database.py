@@ -87,7 +87,7 @@ async def test_results_are_applied_in_the_order_of_the_commits_even_if_the_calle
 
     def slow(connection: sqlite3.Connection) -> str:
         started.set()
-        go_on.wait(10)
+        go_on.wait(60)
         return returning("slow")(connection)  # type: ignore[no-any-return]
 
     leaver = asyncio.ensure_future(db.write(slow, then=applied.append))

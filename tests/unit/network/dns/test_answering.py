@@ -224,7 +224,7 @@ async def ask(port: int, data: bytes, client: str = "127.0.1.2") -> bytes:
     transport, _ = await loop.create_datagram_endpoint(Client, local_addr=(client, 0), remote_addr=("127.0.0.1", port))
     try:
         transport.sendto(data)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             return await future
     finally:
         transport.close()
@@ -268,7 +268,7 @@ async def test_what_no_network_knows_is_asked_elsewhere(
 async def test_a_silent_server_is_asked_last_from_then_on(
     served: tuple[World, int], upstreams: Callable[..., object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("scow.network.dns.forwarding._PATIENCE_S", 0.1)
+    monkeypatch.setattr("scow.network.dns.forwarding._PATIENCE_S", 0.5)
     world, port = served
     silent, there = await upstreams("127.0.5.1", lambda data: b"")  # type: ignore[misc]
     await upstreams("127.0.5.3", external)  # type: ignore[misc]
