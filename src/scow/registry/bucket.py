@@ -85,15 +85,37 @@ class ObstoreBucket:
     async def get(self, key: str, offset: int, count: int) -> AsyncGenerator[bytes, None]:
         if count == 0:
             return _nothing()
+        return self._chunks(await self._open(key, offset, offset + count), key, offset, offset + count)
+
+    async def _open(self, key: str, start: int, end: int) -> Any:
         try:
-            found = await obstore.get_async(
-                self._store, self._prefix + key, options={"range": (offset, offset + count)}
-            )
+            return await obstore.get_async(self._store, self._prefix + key, options={"range": (start, end)})
         except _MISSING as error:
             raise ObjectMissing(key) from error
         except BaseError as error:
             raise StorageUnavailable(f"get {key}: {error}") from error
-        return _chunks(found, key)
+
+    async def _chunks(self, found: Any, key: str, offset: int, end: int) -> AsyncGenerator[bytes, None]:
+        """What is `found` from `offset` to `end`; where it breaks off after some bytes, the rest is asked for.
+
+        obstore's timeout is that of a whole answer, and a client may take longer for it.
+        """
+        while True:
+            begun, why = offset, "the answer ends too early"
+            try:
+                async for chunk in found.stream(min_chunk_size=CHUNK_SIZE):
+                    offset += len(chunk)
+                    yield bytes(chunk)
+            except BaseError as error:
+                why = str(error)
+            if offset >= end:
+                return
+            if offset == begun:
+                raise ConnectionError(f"the object store broke off {key}: {why}")
+            try:
+                found = await self._open(key, offset, end)
+            except (ObjectMissing, StorageUnavailable) as error:
+                raise ConnectionError(f"the object store broke off {key}: {error}") from error
 
     async def size(self, key: str) -> int | None:
         try:
@@ -184,11 +206,3 @@ class ObstoreBucket:
 async def _nothing() -> AsyncGenerator[bytes, None]:
     return
     yield b""
-
-
-async def _chunks(found: Any, key: str) -> AsyncGenerator[bytes, None]:
-    try:
-        async for chunk in found.stream(min_chunk_size=CHUNK_SIZE):
-            yield bytes(chunk)
-    except BaseError as error:
-        raise ConnectionError(f"the object store broke off {key}: {error}") from error

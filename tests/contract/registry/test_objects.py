@@ -8,8 +8,11 @@ import uuid
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
+import obstore
 import pytest
+from obstore.exceptions import GenericError
 
 from scow.oci.digest import Digest
 from scow.registry.bucket_objects import BucketObjects
@@ -225,6 +228,35 @@ class TestBucket:
         s3.failing = 2
         name = await store(objects, [os.urandom(PART + 1), b"end"])
         assert await objects.verify(name)
+
+    @pytest.mark.parametrize("size", [100_000, 0])
+    async def test_the_rest_of_an_answer_that_breaks_off_is_asked_for(
+        self, objects: BucketObjects, monkeypatch: pytest.MonkeyPatch, size: int
+    ) -> None:
+        data, ask = os.urandom(350_000), obstore.get_async
+        name = await store(objects, [data])
+
+        class Cut:
+            """An answer that ends after so many bytes."""
+
+            def __init__(self, found: Any) -> None:
+                self._found = found
+
+            async def stream(self, min_chunk_size: int) -> AsyncIterator[bytes]:
+                async for chunk in self._found.stream(min_chunk_size=min_chunk_size):
+                    yield bytes(chunk)[:size]
+                    break
+                raise GenericError("a timeout")
+
+        async def ask_and_cut(*given: Any, **named: Any) -> Cut:
+            return Cut(await ask(*given, **named))
+
+        monkeypatch.setattr(obstore, "get_async", ask_and_cut)
+        if size:
+            assert await read(objects, name, 0, len(data)) == data
+        else:
+            with pytest.raises(ConnectionError, match="a timeout"):
+                await read(objects, name, 0, len(data))
 
     async def test_bytes_wait_in_files_without_names(
         self, database: SqliteDatabase, settings: Bucket, s3: S3Server, tmp_path: Path
