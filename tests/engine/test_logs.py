@@ -69,6 +69,17 @@ def test_a_log_goes_on_over_restarts(engine: Daemon) -> None:
     assert engine.docker("logs", "box").stdout == "again\nagain\n"
 
 
+def test_following_ends_with_the_run_although_the_container_is_restarted(engine: Daemon) -> None:
+    again = "--restart", "always", "busybox", "sh", "-c", "echo up; read x"
+    engine.docker("run", "-di", "--name", "box", *again)
+    with raw.connected(engine) as follower, raw.connected(engine) as typist:
+        follower.ask("GET", "/v1.50/containers/box/logs?follow=1&stdout=1", headers={"Connection": "close"})
+        follower.until(b"up\n")
+        typist.ask("POST", "/v1.50/containers/box/attach?stdin=1&stream=1", headers=raw.UPGRADE)
+        typist.send(b"\n")
+        follower.rest()
+
+
 def test_until_cuts_a_followed_log(engine: Daemon) -> None:
     engine.docker("run", "-d", "--name", "box", "busybox", "sh", "-c", "echo x; sleep 600")
     done = engine.request("GET", f"/v1.50/containers/box/logs?follow=1&stdout=1&until={time.time() + 0.3:.9f}")

@@ -66,8 +66,8 @@ class Container:
     """One container. `lock` guards every change of its state and of what it holds of the machine.
 
     `next_exit` is done at the end of the current or coming run, `not_running` then and when a restart that was to come
-    is called off, `at_rest` when no restart will follow, `gone` when the container is removed; each future is replaced
-    by a fresh one when it is done, so that a waiter takes the one that is current when it begins to wait.
+    is called off, `gone` when the container is removed; each future is replaced by a fresh one when it is done, so that
+    a waiter takes the one that is current when it begins to wait.
     """
 
     def __init__(self, record: ContainerRecord, folder: Path) -> None:
@@ -77,7 +77,6 @@ class Container:
         loop = asyncio.get_running_loop()
         self.next_exit: asyncio.Future[Outcome] = loop.create_future()
         self.not_running: asyncio.Future[Outcome] = loop.create_future()
-        self.at_rest: asyncio.Future[Outcome] = loop.create_future()
         self.gone: asyncio.Future[Outcome] = loop.create_future()
         self.attachments: set[Attachment] = set()  # those that wait for a run to attach to
         self.execs: dict[str, int] = {}  # running execs: ID -> pid
@@ -109,18 +108,15 @@ class Container:
         """Where conmon writes what the container says."""
         return self.folder / f"{self.id}-json.log"
 
-    def ended(self, outcome: Outcome, *, restarting: bool) -> None:
-        """Tell waiters that a run ended; if it is not to be restarted, those too who wait for it to come to rest."""
+    def ended(self, outcome: Outcome) -> None:
+        """Tell waiters that a run ended, whether it is to be restarted or not."""
         self.dying = False
         self.next_exit = _done(self.next_exit, outcome)
         self.not_running = _done(self.not_running, outcome)
-        if not restarting:
-            self.at_rest = _done(self.at_rest, outcome)
 
     def stopped(self, outcome: Outcome) -> None:
         """Tell those who wait for the container not to run that it won't be restarted."""
         self.not_running = _done(self.not_running, outcome)
-        self.at_rest = _done(self.at_rest, outcome)
 
     @property
     def removing(self) -> bool:
@@ -146,7 +142,7 @@ class Container:
     def removed(self) -> None:
         """Tell all waiters that the container is gone."""
         outcome = Outcome(self.state.exit_code)
-        for future in (self.next_exit, self.not_running, self.at_rest, self.gone):
+        for future in (self.next_exit, self.not_running, self.gone):
             if not future.done():
                 future.set_result(outcome)
 

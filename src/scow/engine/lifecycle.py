@@ -116,7 +116,7 @@ class Lifecycle:
             attachment.connect(None)
         container.attachments.clear()
         # Without the text: who asked for the start gets it, and a client that waits as well would show it twice.
-        container.ended(Outcome(code), restarting=False)
+        container.ended(Outcome(code))
         if container.record.host_config.auto_remove and not container.state.ever_started:
             self._auto_remove(container)
 
@@ -198,7 +198,7 @@ class Lifecycle:
         self._emit_volumes(container, "unmount")
         duration_s = max(0, finished_at - state.started_at) // 10**9 if state.started_at else 0
         self._emit(container, "die", exitCode=str(exit_code), execDuration=str(duration_s))
-        container.ended(Outcome(exit_code, error), restarting=restarting)
+        container.ended(Outcome(exit_code, error))
         if restarting:
             if schedule:
                 self.schedule_restart(container)

@@ -93,7 +93,8 @@ async def open_log(
     if follow and (container.state.live or container.state.status in ("starting", "restarting")):
         ended = asyncio.Event()
         event = ended
-        container.at_rest.add_done_callback(lambda _: event.set())
+        # With the run, not with the last of its restarts: as with docker, whose clients follow each run anew.
+        container.not_running.add_done_callback(lambda _: event.set())
     tty = container.record.config.tty
     lines = read_log(
         await asyncio.to_thread(files_of, container.log_path),
