@@ -40,12 +40,12 @@ def opened(path: Path) -> IO[bytes]:
 
 
 @asynccontextmanager
-async def sending(path: Path) -> AsyncIterator[Sending]:
+async def sending(path: Path, client_address: str = "127.0.0.1") -> AsyncIterator[Sending]:
     """A transport, the client's end of its connection, and an open file with its bytes."""
     loop = asyncio.get_running_loop()
     with socket.create_server(("127.0.0.1", 0)) as listener, opened(path) as file:
         content = file.read()
-        client = socket.create_connection(listener.getsockname())
+        client = socket.create_connection(listener.getsockname(), source_address=(client_address, 0))
         accepted, _ = listener.accept()
         transport, _ = await loop.connect_accepted_socket(Sender, accepted)
         client.setblocking(False)
@@ -102,11 +102,19 @@ async def test_a_part_waits_for_what_was_written_and_not_sent(tmp_path: Path) ->
         await part
 
 
-async def test_the_kernel_gathers_little_for_a_client_that_takes_nothing(tmp_path: Path) -> None:
+async def test_the_kernel_gathers_little_for_a_client_of_the_same_machine(tmp_path: Path) -> None:
     async with sending(tmp_path / "blob") as (transport, client, file, content):
         part = asyncio.create_task(send_part(transport, file, 0, SIZE))
         await until(lambda: unsent(transport) > 0)
         assert unsent(transport) <= 4 * UNSENT_SIZE
+        assert await take(client, SIZE) == content
+        await part
+
+
+async def test_the_kernel_gathers_what_it_likes_for_a_client_elsewhere(tmp_path: Path) -> None:
+    async with sending(tmp_path / "blob", "127.0.0.2") as (transport, client, file, content):
+        part = asyncio.create_task(send_part(transport, file, 0, SIZE))
+        await until(lambda: unsent(transport) > 4 * UNSENT_SIZE)
         assert await take(client, SIZE) == content
         await part
 
