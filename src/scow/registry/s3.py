@@ -28,6 +28,8 @@ from scow.registry.spools import Spool
 TRIES: Final = 5
 TIMEOUT_S: Final = 60.0
 """So long a store may take no byte of a request, and after the last one give no answer."""
+RETRY_S: Final = 120.0
+"""After so long nothing is tried again: a client waits, and what stands before it gives up long before that."""
 CONNECT_TIMEOUT_S: Final = 10.0
 SENDING: Final = 16
 """Objects and parts that are sent at once: each takes memory for what is read of it and for what the socket holds."""
@@ -100,8 +102,10 @@ class S3Bucket(ObstoreBucket):
 
         Raises ObjectMissing and StorageUnavailable.
         """
-        why = ""
+        why, begun = "", time.monotonic()
         for attempt in range(TRIES):
+            if attempt and time.monotonic() - begun >= RETRY_S:
+                break
             if attempt:
                 await asyncio.sleep(random.uniform(0.05, 0.1 * 2**attempt))
             try:

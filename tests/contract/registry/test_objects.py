@@ -298,6 +298,22 @@ class TestBucket:
         for upload_id, _ in await objects.staged():
             await objects.discard(upload_id)
 
+    async def test_a_store_that_does_not_answer_is_not_asked_for_ever(
+        self, objects: BucketObjects, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        tries = 0
+
+        async def never_answered(*given: object) -> None:
+            nonlocal tries
+            tries += 1
+            raise TimeoutError
+
+        monkeypatch.setattr(objects.bucket, "_send", never_answered)
+        monkeypatch.setattr("scow.registry.s3.RETRY_S", 0.0)
+        with pytest.raises(StorageUnavailable):
+            await objects.bucket.begin_parts("blobs/00/key")
+        assert tries == 1
+
     async def test_a_holder_that_lost_the_upload_can_do_nothing_more(
         self, objects: BucketObjects, database: SqliteDatabase, settings: Bucket, monkeypatch: pytest.MonkeyPatch
     ) -> None:
