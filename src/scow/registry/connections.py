@@ -221,9 +221,9 @@ class Connections(Server):
         return Connection(self, loop=self._loop, **self._kwargs)
 
 
-def connection_limit() -> int:
-    """How many connections the descriptors of this process suffice for; each may have an upload besides."""
-    return max((resource.getrlimit(resource.RLIMIT_NOFILE)[0] - RESERVE) // 2, LEAST)
+def connection_limit(files: int = 1) -> int:
+    """How many connections the descriptors of this process suffice for; each may have an upload with `files` more."""
+    return max((resource.getrlimit(resource.RLIMIT_NOFILE)[0] - RESERVE) // (1 + files), LEAST)
 
 
 def raise_descriptor_limit() -> None:

@@ -28,6 +28,7 @@ from scow.registry.registry import Registry
 from scow.registry.replies import HttpReply, Reply, json_reply, refusal_reply
 from scow.registry.settings import Settings
 from scow.registry.shared import SharedTable
+from scow.registry.storage import has_bucket
 from scow.registry.tls import Certificates
 from scow.registry.traces import Traces
 
@@ -40,6 +41,8 @@ LINE_LIMIT: Final = 64 << 10
 LINGER_S: Final = 5
 HANDSHAKE_S: Final = 15
 BACKLOG: Final = 1024
+BUCKET_FILES: Final = 5
+"""Descriptors of an upload to an object store: one part that fills, two that are sent, and what they are sent by."""
 ACCEPTS: Final = 100
 """Connections that are accepted in one turn of the loop, which asyncio has as the same number."""
 
@@ -142,7 +145,7 @@ class Server:
             listener = await asyncio.to_thread(listen, self._settings)
         http = Connections(
             self._handle,
-            limit=connection_limit(),
+            limit=connection_limit(BUCKET_FILES if has_bucket(self._settings) else 1),
             access_log=None,
             logger=http_log,
             keepalive_timeout=KEEP_ALIVE_S,

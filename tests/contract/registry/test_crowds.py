@@ -20,7 +20,7 @@ LIMIT = 5
 
 @pytest.fixture
 async def crowded(serve: Callable[..., Any], settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Running:
-    monkeypatch.setattr(server, "connection_limit", lambda: LIMIT)
+    monkeypatch.setattr(server, "connection_limit", lambda files: LIMIT)
     running: Running = await serve(settings)
     return running
 
@@ -136,6 +136,16 @@ class TestHeads:
         for number in range(3):
             digest = await client.push_blob(data + bytes([number]))
             assert (await client("HEAD", f"/v2/test/repo/blobs/{digest}")).status == 200
+
+
+def test_as_many_connections_are_taken_as_there_are_descriptors_for_with_their_uploads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("resource.getrlimit", lambda _: (1024, 1024))
+    assert connections.connection_limit() == (1024 - connections.RESERVE) // 2
+    assert connections.connection_limit(server.BUCKET_FILES) == (1024 - connections.RESERVE) // 6
+    monkeypatch.setattr("resource.getrlimit", lambda _: (64, 64))
+    assert connections.connection_limit() == connections.LEAST
 
 
 async def test_running_out_of_descriptors_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
