@@ -280,3 +280,32 @@ def test_a_container_gets_the_engines_socket_and_credentials_on_request(engine: 
         *scow, "-e", "DOCKER_CONFIG=/own", "busybox", "sh", "-c", "echo $DOCKER_CONFIG; ls /run/secrets || :"
     )
     assert own.stdout == "/own\n"
+
+
+def test_containers_get_the_proxies_of_the_clients_settings_but_for_those_named(engine: Daemon, tmp_path: Path) -> None:
+    proxies = {"httpProxy": "http://proxy.example:3128", "noProxy": "localhost"}
+    (tmp_path / "config.json").write_text(json.dumps({"proxies": {"default": proxies}}))
+    command = (
+        "--config",
+        str(tmp_path),
+        "run",
+        "--rm",
+        "-e",
+        "no_proxy=own",
+        "busybox",
+        "sh",
+        "-c",
+        "env | grep -i prox",
+    )
+    shown = [sorted(client(*command).stdout.splitlines()) for client in (engine.scow, engine.docker)]
+    wanted = ["HTTP_PROXY=http://proxy.example:3128", "NO_PROXY=localhost"]
+    assert shown == [[*wanted, "http_proxy=http://proxy.example:3128", "no_proxy=own"]] * 2
+
+
+def test_builds_get_the_proxies_of_the_clients_settings_but_for_those_named(engine: Daemon, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"proxies": {"default": {"httpsProxy": "http://proxy.example:3128"}}}')
+    (tmp_path / "Dockerfile").write_text("FROM busybox\nRUN echo $https_proxy,$HTTPS_PROXY > /found\n")
+    own = ("--build-arg", "https_proxy=own")
+    engine.scow("--config", str(tmp_path), "build", "-q", "-t", "proxied", *own, str(tmp_path))
+    assert engine.docker("run", "--rm", "proxied", "cat", "/found").stdout == "own,http://proxy.example:3128\n"
+    engine.docker("rmi", "proxied")

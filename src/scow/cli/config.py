@@ -12,6 +12,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
+PROXY_KEYS = {
+    "HTTP_PROXY": "httpProxy",
+    "HTTPS_PROXY": "httpsProxy",
+    "NO_PROXY": "noProxy",
+    "FTP_PROXY": "ftpProxy",
+    "ALL_PROXY": "allProxy",
+}
+
 
 def default_folder(environment: Mapping[str, str]) -> str:
     """Where the settings live: DOCKER_CONFIG, else ~/.docker."""
@@ -43,6 +51,19 @@ class Config:
     def table(self, key: str) -> dict[str, Any]:
         value = self.values.get(key)
         return value if isinstance(value, dict) else {}
+
+    def proxies(self, host: str) -> dict[str, str]:
+        """The proxies for containers and builds of the engine at `host`: variables, in both cases, and their values."""
+        proxies = self.table("proxies")
+        values = proxies.get(host, proxies.get("default"))
+        if not isinstance(values, dict):
+            return {}
+        found: dict[str, str] = {}
+        for variable, key in PROXY_KEYS.items():
+            value = values.get(key)
+            if isinstance(value, str) and value:
+                found[variable] = found[variable.lower()] = value
+        return found
 
     def save(self) -> None:
         """Write the file, readable by its owner only, by one rename. A symbolic link stays one."""

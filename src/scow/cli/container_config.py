@@ -242,8 +242,8 @@ def attached(options: Options) -> tuple[bool, bool, bool]:
     return "stdin" in streams, "stdout" in streams, "stderr" in streams
 
 
-def make_config(options: Options, environment: Mapping[str, str]) -> dict[str, Any]:
-    """The container's config: the part of the request that is portable."""
+def make_config(options: Options, environment: Mapping[str, str], proxies: Mapping[str, str]) -> dict[str, Any]:
+    """The container's config: the part of the request that is portable. What `--env` names is left out of `proxies`."""
     image, *command = options.args
     stdin, stdout, stderr = attached(options)
     bindings = parse_publish(options.texts("publish"))
@@ -252,6 +252,9 @@ def make_config(options: Options, environment: Mapping[str, str]) -> dict[str, A
     if options.changed("entrypoint"):
         # An empty string takes the image's entrypoint away.
         entrypoint = [options.text("entrypoint")]
+    texts = options.texts("env")
+    named = {text.partition("=")[0] for text in texts}
+    texts = [*(f"{name}={value}" for name, value in proxies.items() if name not in named), *texts]
     config: dict[str, Any] = {
         "Hostname": options.text("hostname"),
         "Domainname": options.text("domainname"),
@@ -263,7 +266,7 @@ def make_config(options: Options, environment: Mapping[str, str]) -> dict[str, A
         "Tty": options.flag("tty"),
         "OpenStdin": options.flag("interactive"),
         "StdinOnce": options.flag("interactive") and stdin,
-        "Env": read_env(options.texts("env-file"), options.texts("env"), environment),
+        "Env": read_env(options.texts("env-file"), texts, environment),
         "Cmd": command or None,
         "Image": image,
         "Volumes": anonymous,
@@ -388,7 +391,12 @@ def make_host_config(options: Options, console: tuple[int, int]) -> dict[str, An
     return host
 
 
-def make_request(options: Options, environment: Mapping[str, str], console: tuple[int, int] = (0, 0)) -> dict[str, Any]:
+def make_request(
+    options: Options,
+    environment: Mapping[str, str],
+    console: tuple[int, int] = (0, 0),
+    proxies: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
     """The body of POST /containers/create. `console` is the terminal's size. Raises CliError."""
     if options.flag("rm") and options.text("restart") not in ("", "no"):
         raise CliError("conflicting options: cannot specify both --restart and --rm", 125)
@@ -397,7 +405,7 @@ def make_request(options: Options, environment: Mapping[str, str], console: tupl
         raise CliError(f"invalid value: {value}. Valid memory swappiness range is 0-100", 125)
     _, endpoints = networking(options)
     return {
-        **make_config(options, environment),
+        **make_config(options, environment, proxies or {}),
         "HostConfig": make_host_config(options, console),
         "NetworkingConfig": {"EndpointsConfig": endpoints},
     }

@@ -57,6 +57,11 @@ class Session:
             self._engine = Engine(self.host, self.environment.get("DOCKER_API_VERSION", ""), headers)
         return self._engine
 
+    @property
+    def proxies(self) -> dict[str, str]:
+        """The variables that the settings give containers and builds of this engine."""
+        return self.config.proxies(self.host.text)
+
     def print(self, text: str = "") -> None:
         """Write a line on stdout."""
         sys.stdout.write(text + "\n")

@@ -171,6 +171,7 @@ def _query(session: Session, options: Options, quiet: bool) -> list[str]:
     for text in options.texts("build-arg"):
         name, equals, value = text.partition("=")
         arguments[name] = value if equals else session.environment.get(name)
+    arguments = {**session.proxies, **arguments}
     if arguments:
         words.append(f"buildargs={quote(dumps(arguments))}")
     if labels := dict(text.partition("=")[::2] for text in options.texts("label")):

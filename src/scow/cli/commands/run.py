@@ -157,7 +157,7 @@ def console_size() -> tuple[int, int]:
 def create(session: Session, options: Options) -> None:
     """Create a container and print its ID."""
     try:
-        request = make_request(options, session.environment, console_size())
+        request = make_request(options, session.environment, console_size(), session.proxies)
         container = create_container(session, options, request)
     except (FlagError, Exit):
         raise
@@ -176,7 +176,7 @@ def run(session: Session, options: Options) -> int:
     """Create a container, attach to it, start it, and wait for its end; returns its exit code."""
     detach, tty = options.flag("detach"), options.flag("tty")
     try:
-        request = make_request(options, session.environment, console_size())
+        request = make_request(options, session.environment, console_size(), session.proxies)
     except FlagError:
         raise
     except CliError as error:
