@@ -194,14 +194,17 @@ async def test_wrong_settings_at_a_hangup_change_nothing(client: Client, service
     assert (await client("GET", "/v2/")).status == 200
 
 
-async def test_settings_that_no_worker_starts_with_change_nothing(client: Client, service: Service) -> None:
-    """They can be read, but what they name is not there: only a worker finds out."""
+async def test_settings_that_no_worker_starts_with_change_nothing(
+    client: Client, service: Service, tmp_path: Path
+) -> None:
+    """What they name is there, but is not what it should be: only a worker finds out."""
     before = service.workers()
     good = service.config.read_text()
-    service.config.write_text(good + "read_only = true\n[auth]\nhtpasswd = '/nowhere/htpasswd'\n")
+    (tmp_path / "htpasswd").write_text("nobody\n")
+    service.config.write_text(good + f"read_only = true\n[auth]\nhtpasswd = '{tmp_path}/htpasswd'\n")
     service.process.send_signal(signal.SIGHUP)
     await until(lambda: "no worker starts with the new ones" in service.log.read_text())
-    assert "/nowhere/htpasswd: auth.htpasswd cannot be read" in service.log.read_text()
+    assert "htpasswd:1: expected name:hash" in service.log.read_text()
     assert service.workers() == before
     victim = min(before)
     os.kill(victim, signal.SIGKILL)  # whoever follows it takes the old settings too
@@ -322,7 +325,7 @@ class TestAlone:
         ("added", "why"),
         [
             ("colour = 1\n", "unknown key colour"),
-            ("[auth]\nhtpasswd = '/nowhere/htpasswd'\n", "/nowhere/htpasswd: auth.htpasswd cannot be read"),
+            ("[auth]\nhtpasswd = '/nowhere/htpasswd'\n", "auth.htpasswd: /nowhere/htpasswd: No such file or directory"),
             ("[tls]\ncert = '/nowhere/cert'\nkey = '/nowhere/key'\n", "/nowhere/cert: No such file or directory"),
             ("listen = '127.0.0.1:1'\n", "listen: can only be changed by a restart"),
             ("workers = 3\n", "workers: can only be changed by a restart"),
