@@ -79,6 +79,10 @@ def unsent(transport: asyncio.Transport) -> int:
     return int(struct.unpack("i", found)[0])
 
 
+def control_of(connection: socket.socket) -> bytes:
+    return connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16).rstrip(b"\0")
+
+
 @pytest.mark.parametrize(
     ("offset", "count"), [(0, SIZE), (1, 1), (4097, 200_001), (SIZE - PIECE_SIZE - 1, PIECE_SIZE + 1)]
 )
@@ -117,6 +121,19 @@ async def test_the_kernel_gathers_what_it_likes_for_a_client_elsewhere(tmp_path:
         await until(lambda: unsent(transport) > 4 * UNSENT_SIZE)
         assert await take(client, SIZE) == content
         await part
+
+
+@pytest.mark.parametrize(("address", "is_local"), [("127.0.0.1", True), ("127.0.0.2", False)])
+async def test_only_clients_of_the_same_machine_are_sent_to_without_the_systems_pace(
+    tmp_path: Path, address: str, is_local: bool
+) -> None:
+    async with sending(tmp_path / "blob", address) as (transport, client, file, _):
+        connection = transport.get_extra_info("socket")
+        others = control_of(connection)
+        part = asyncio.create_task(send_part(transport, file, 0, 100))
+        await take(client, 100)
+        await part
+        assert control_of(connection) == (b"reno" if is_local else others)
 
 
 async def test_nothing_is_read_while_a_part_is_sent(tmp_path: Path) -> None:
