@@ -32,6 +32,24 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", tmp_path], check=True)
 
 
+async def fill_the_disk(session: aiohttp.ClientSession, url: str) -> None:
+    """An upload that goes on until there is no room is refused, and is gone then."""
+    async with session.post(f"{url}/v2/x/blobs/uploads/") as reply:
+        location = url + reply.headers["Location"]
+    for size, status in ((1 << 20, 202), (6 << 20, 507)):
+        async with session.patch(location, data=io.BytesIO(bytes(size))) as reply:
+            assert reply.status == status
+    async with session.get(location) as reply:
+        assert reply.status == 404
+
+
+async def push_a_mebibyte(session: aiohttp.ClientSession, url: str) -> None:
+    data = bytes(1 << 20)
+    digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
+    async with session.post(f"{url}/v2/x/blobs/uploads/?digest={digest}", data=io.BytesIO(data)) as reply:
+        assert reply.status == 201
+
+
 async def test_a_full_disk_refuses_uploads_and_goes_on_serving(small_disk: Path) -> None:
     settings = Settings(listen="127.0.0.1:0", storage=str(small_disk / "s"), gc=Gc(interval_s=0), drain_s=5)
     registry = Registry.open(settings)
@@ -69,18 +87,9 @@ async def test_an_upload_that_fills_the_disk_does_not_keep_it_full(small_disk: P
     url = await server.start()
     try:
         async with aiohttp.ClientSession() as session:
-            async with session.post(f"{url}/v2/x/blobs/uploads/") as reply:
-                location = url + reply.headers["Location"]
-            for size, status in ((1 << 20, 202), (6 << 20, 507)):
-                async with session.patch(location, data=io.BytesIO(bytes(size))) as reply:
-                    assert reply.status == status
+            await fill_the_disk(session, url)
             assert list((small_disk / "s" / "uploads").iterdir()) == []
-            async with session.get(location) as reply:
-                assert reply.status == 404
-            data = bytes(1 << 20)
-            digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
-            async with session.post(f"{url}/v2/x/blobs/uploads/?digest={digest}", data=io.BytesIO(data)) as reply:
-                assert reply.status == 201
+            await push_a_mebibyte(session, url)
     finally:
         await server.aclose()
         await registry.aclose()
@@ -103,18 +112,9 @@ async def test_an_upload_that_fills_the_disk_before_an_object_store_leaves_nothi
     url = await server.start()
     try:
         async with aiohttp.ClientSession() as session:
-            async with session.post(f"{url}/v2/x/blobs/uploads/") as reply:
-                location = url + reply.headers["Location"]
-            for size, status in ((1 << 20, 202), (6 << 20, 507)):
-                async with session.patch(location, data=io.BytesIO(bytes(size))) as reply:
-                    assert reply.status == status
-            async with session.get(location) as reply:
-                assert reply.status == 404
+            await fill_the_disk(session, url)
             assert not store.objects
-            data = bytes(1 << 20)
-            digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
-            async with session.post(f"{url}/v2/x/blobs/uploads/?digest={digest}", data=io.BytesIO(data)) as reply:
-                assert reply.status == 201
+            await push_a_mebibyte(session, url)
         assert not store.uploads
         assert len(store.objects) == 1
     finally:
