@@ -147,10 +147,8 @@ class Creation:
         """Fill in the engine's defaults; what they mean for the caller comes as warnings."""
         host, warnings = discarded(host)
         mode = host.network_mode
-        if mode in ("", "default", "bridge"):
-            mode = (
-                self._config.default_network
-            )  # that of whoever asks for a bridge that isn't there, too, as with dockerd
+        if mode in ("", "default", "bridge"):  # whoever asks for a bridge that isn't there gets none, as with dockerd
+            mode = self._config.default_network
         if config.network_disabled:
             mode = "none"
         if self._remapped:

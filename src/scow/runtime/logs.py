@@ -73,8 +73,8 @@ async def read_log(
 
     `tail` takes the last lines of all streams, before the other conditions; `since_ns` and `until_ns` are inclusive.
     With `follow` the last file is read as it grows, until the event is set and the file is at its end. `joined` lets
-    one item hold many lines. Without `timed` times may be 0, and most pieces of a line come in one
-    item. Close the generator if you leave it early.
+    one item hold many lines. Without `timed` times may be 0, and most pieces of a line come in one item. Close the
+    generator if you leave it early.
     """
     files = [paths] if isinstance(paths, Path) else list(paths)
     streams = frozenset(number for number, wanted in ((STDOUT, stdout), (STDERR, stderr)) if wanted)
